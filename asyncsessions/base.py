@@ -1,0 +1,915 @@
+"""The base class of all stores: every shared semantic, once.
+
+A store fills eight hooks; each is one atomic action of its server or file. Everything else
+(validation, encoding, group commit, windows, expiry, cancellation, error translation, life
+cycle) happens here and means the same on every store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from types import TracebackType
+from typing import Any, Self, TypeVar, final
+
+import anyio
+import msgspec
+
+from asyncsessions import codec, history, transfer
+from asyncsessions.batching import GroupCommit, Outcome
+from asyncsessions.errors import (
+    CorruptSessionError,
+    InvalidMessageError,
+    MessageTooLargeError,
+    SessionStoreError,
+    StoreClosedError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from asyncsessions.hooks import (
+    Append,
+    Appended,
+    Change,
+    Replace,
+    Replaced,
+    Scan,
+    Tail,
+    Update,
+    Window,
+)
+from asyncsessions.ids import check_session_id
+from asyncsessions.models import (
+    Checkpoint,
+    ImportReport,
+    JSONValue,
+    Message,
+    SearchHit,
+    SessionData,
+    SessionInfo,
+    SessionPage,
+)
+from asyncsessions.protocols import SessionStore
+from asyncsessions.search import search_newest
+
+__all__ = ["BaseSessionStore"]
+
+T = TypeVar("T")
+Write = Append | Update
+
+logger = logging.getLogger("asyncsessions.store")
+
+_PAGE = Window(limit=1000, oldest=True, max_bytes=4 << 20)
+# Long loops over messages give way to the event loop so often.
+_SLICE_SECONDS = 0.001
+_RECORD_FIELDS = ("agent_name", "user_id", "agent_id", "gateway_session_id")
+
+
+class BaseSessionStore(SessionStore, ABC):
+    """Implements `SessionStore` on a few hooks.
+
+    Args:
+        max_messages: Retention: older messages are dropped for good in the same step as an
+            append, tool calls together with their results. None keeps everything.
+        ttl_seconds: A session vanishes so long after its last write. None: never.
+        max_message_bytes: The largest message, in bytes of JSON.
+        clock: Returns seconds since the epoch.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    #: What a driver raises when its server or disk fails; becomes `StoreUnavailableError`.
+    _driver_errors: tuple[type[Exception], ...] = (OSError,)
+
+    def __init__(
+        self,
+        *,
+        max_messages: int | None = None,
+        ttl_seconds: float | None = None,
+        max_message_bytes: int = 8 << 20,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        _check_positive("max_messages", max_messages)
+        _check_positive("ttl_seconds", ttl_seconds)
+        _check_positive("max_message_bytes", max_message_bytes)
+        self._max_messages = max_messages
+        self._ttl_seconds = ttl_seconds
+        self._max_message_bytes = max_message_bytes
+        self._clock = clock
+        self._writes: GroupCommit[Write, Any] = GroupCommit(self._flush)
+        self._opening: asyncio.Task[None] | None = None
+        self._is_open = False
+        self._is_closed = False
+        self._actions: set[asyncio.Task[Any]] = set()
+
+    # The hooks, which a store fills.
+
+    async def _open(self) -> None:
+        """Get ready: connect, create what is missing. Called once, before any other hook."""
+
+    async def _close(self) -> None:
+        """Let go of everything that this store owns. Called once; no write is under way."""
+
+    @abstractmethod
+    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
+        """Append to many sessions, in as few round trips as possible.
+
+        The appends of one session are stored in their order. Each append is atomic by itself,
+        and the others go on where one fails. Inside the session's atomic step: a session that
+        has expired by ``now`` counts as absent, `hooks.admit` decides whether to store,
+        ``seq`` continues from the highest one ever given in the session, the key is remembered,
+        retention drops what `history.messages_to_drop` says, and ``updated_at`` and the expiry
+        move. What is returned as stored is durable and readable by every process.
+
+        Returns:
+            For each append its result, the error for its caller, or a future of either.
+        """
+
+    @abstractmethod
+    async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
+        """Change the records of many sessions; each update is atomic, as in `_append`.
+
+        An expired session counts as absent. What the changes mean: `hooks.apply_changes`.
+
+        Returns:
+            For each update the values of its changes; None where the session doesn't exist and
+            isn't to be created; the error for its caller; or a future of these.
+        """
+
+    @abstractmethod
+    async def _replace(self, replace: Replace) -> Replaced | None:
+        """Remove a session's newest messages for good and add others, in one atomic step.
+
+        Returns:
+            None where nothing was done: ``if_newest`` is another message, or the session doesn't
+            exist (or has expired) and isn't to be created.
+        """
+
+    @abstractmethod
+    async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        """Remove a session with everything that belongs to it, for good.
+
+        Args:
+            session_id: The session.
+            expired_at: Only if it has expired by this time.
+
+        Returns:
+            Whether there was a session to remove.
+        """
+
+    @abstractmethod
+    async def _head(self, session_id: str) -> SessionInfo | None:
+        """Return a session's record; None where there is none."""
+
+    @abstractmethod
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        """Return messages, at a cost that depends on the window and not on the history.
+
+        Returns:
+            None where there is no session.
+        """
+
+    @abstractmethod
+    async def _scan(self, scan: Scan) -> Sequence[SessionInfo]:
+        """Return the sessions that `Scan.matches`, in its order."""
+
+    async def _ping(self) -> None:
+        """Raise one of ``_driver_errors`` if the store can't be used now."""
+
+    async def _locate(self, session_id: str, damaged: bytes) -> tuple[str | None, int | None]:
+        """Return the path and line of a damaged message, for the error; None where unknown."""
+        return None, None
+
+    # Life cycle.
+
+    @final
+    async def __aenter__(self) -> Self:
+        await self._ensure_open()
+        return self
+
+    @final
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @final
+    async def aclose(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._writes.aclose()
+        if self._actions:
+            await asyncio.wait(self._actions)
+        if self._is_open:
+            self._is_open = False
+            await self._close()
+
+    @final
+    async def ping(self) -> None:
+        await self._read(self._ping)
+
+    async def _ensure_open(self) -> None:
+        if self._is_closed:
+            raise StoreClosedError
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open_once())
+        opening = self._opening
+        try:
+            await asyncio.shield(opening)
+        except Exception:
+            # The next call tries again.
+            if self._opening is opening:
+                self._opening = None
+            raise
+
+    async def _open_once(self) -> None:
+        try:
+            await self._open()
+        except self._driver_errors as exc:
+            raise self._unavailable(exc, None) from exc
+        self._is_open = True
+
+    # How hooks are called.
+
+    def _unavailable(self, exc: Exception, session_id: str | None) -> SessionStoreError:
+        if isinstance(exc, SessionStoreError):
+            return exc
+        which = "" if session_id is None else f" for session {session_id!r}"
+        text = f"{type(self).__name__} failed{which}: {exc}"
+        return StoreUnavailableError(text, session_id=session_id)
+
+    async def _read(self, hook: Callable[..., Awaitable[T]], *args: Any) -> T:
+        if not self._is_open or self._is_closed:
+            await self._ensure_open()
+        try:
+            return await hook(*args)
+        except self._driver_errors as exc:
+            session_id = args[0] if args and isinstance(args[0], str) else None
+            raise self._unavailable(exc, session_id) from exc
+
+    async def _act(self, session_id: str, action: Coroutine[Any, Any, T]) -> T:
+        """Await a write that isn't batched; a cancelled caller still sees it through."""
+        try:
+            if not self._is_open or self._is_closed:
+                await self._ensure_open()
+        except BaseException:
+            action.close()
+            raise
+        task = asyncio.get_running_loop().create_task(action)
+        self._actions.add(task)
+        task.add_done_callback(self._actions.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # Marks it as seen; the caller is told of the cancellation.
+            raise
+        except self._driver_errors as exc:
+            raise self._unavailable(exc, session_id) from exc
+
+    async def _flush(self, batch: list[Write]) -> list[Outcome[Any]]:
+        """Hand a batch to `_append` and `_update`, and return the outcomes in its order."""
+        outcomes: list[Any] = [None] * len(batch)
+        appends = [index for index, write in enumerate(batch) if type(write) is Append]
+        updates = [index for index, write in enumerate(batch) if type(write) is Update]
+        hook: Callable[[Any], Awaitable[Sequence[Outcome[Any]]]]
+        for indexes, hook in ((appends, self._append), (updates, self._update)):
+            if not indexes:
+                continue
+            results: Sequence[Outcome[Any]]
+            try:
+                results = await hook([batch[index] for index in indexes])
+            except Exception as exc:  # noqa: BLE001  # it reaches the callers of this half only
+                results = [exc] * len(indexes)
+            for index, result in zip(indexes, results, strict=True):
+                outcomes[index] = result
+        return outcomes
+
+    async def _write(self, write: Write, size: int) -> Any:
+        if not self._is_open or self._is_closed:
+            await self._ensure_open()
+        try:
+            return await self._writes.submit(write.session_id, write, size)
+        except self._driver_errors as exc:
+            raise self._unavailable(exc, write.session_id) from exc
+
+    # Append.
+
+    @final
+    async def add_message(
+        self,
+        session_id: str,
+        role: str,
+        content: Any,
+        metadata: dict[str, Any] | None = None,
+        *,
+        tool_calls: list[Any] | None = None,
+        tool_call_id: str | None = None,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> bool:
+        message = Message(
+            role,
+            content,
+            0.0,
+            {} if metadata is None else metadata,
+            tool_calls,
+            tool_call_id,
+            name,
+        )
+        append = self._prepare(session_id, (message,), idempotency_key, None)
+        await self._write(append, len(append.bodies[0]))
+        return True
+
+    @final
+    async def append(
+        self,
+        session_id: str,
+        messages: Sequence[Message | Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        expected_seq: int | None = None,
+    ) -> list[Message]:
+        given = codec.messages_from(messages)
+        append = self._prepare(session_id, given, idempotency_key, expected_seq)
+        if not given and expected_seq is None:
+            return []
+        try:
+            done: Appended = await self._write(append, sum(map(len, append.bodies)))
+        except VersionConflictError as exc:
+            exc.messages = await self.get_messages(session_id, after=exc.expected_seq)
+            raise
+        return [
+            msgspec.structs.replace(
+                message, seq=done.first_seq + index, timestamp=message.timestamp or done.now
+            )
+            for index, message in enumerate(given)
+        ]
+
+    def _prepare(
+        self,
+        session_id: str,
+        messages: Sequence[Message],
+        idempotency_key: str | None,
+        expected_seq: int | None,
+    ) -> Append:
+        """Check and encode an append; nothing is written before all of it is valid."""
+        check_session_id(session_id)
+        now = self._clock()
+        keep = self._max_messages
+        try:
+            return Append(
+                session_id,
+                tuple(self._encode(message, now) for message in messages),
+                () if keep is None else tuple(map(history.is_tool_result, messages)),
+                now,
+                keep,
+                self._ttl_seconds,
+                None if expected_seq is None else _check_limit("expected_seq", expected_seq),
+                _check_key(idempotency_key),
+                "" if idempotency_key is None else codec.digest_messages(messages),
+            )
+        except InvalidMessageError as exc:
+            exc.session_id = session_id
+            raise
+
+    def _encode(self, message: Message, now: float) -> bytes:
+        if not message.timestamp:
+            message = msgspec.structs.replace(message, timestamp=now)
+        return codec.encode_message(message, self._max_message_bytes)
+
+    @final
+    async def add_user_message(
+        self, session_id: str, content: Any, metadata: dict[str, Any] | None = None
+    ) -> bool:
+        return await self.add_message(session_id, "user", content, metadata)
+
+    @final
+    async def add_assistant_message(
+        self, session_id: str, content: Any, metadata: dict[str, Any] | None = None
+    ) -> bool:
+        return await self.add_message(session_id, "assistant", content, metadata)
+
+    # Streaming turns.
+
+    @final
+    async def upsert_partial_assistant_message(
+        self, session_id: str, content: str, *, finalize: bool = False
+    ) -> bool:
+        message = Message("assistant", content, 0.0, {} if finalize else {"partial": True})
+        (body,) = self._prepare(session_id, (message,), None, None).bodies
+
+        def edit(newest: Message | None) -> Replace | None:
+            seq = 0 if newest is None else newest.seq
+            is_partial = newest is not None and _is_partial(newest)
+            if finalize and not content:
+                return self._replacement(session_id, seq, if_newest=seq) if is_partial else None
+            return self._replacement(
+                session_id,
+                seq if is_partial else seq + 1,
+                bodies=(body,),
+                if_newest=seq,
+                in_place=is_partial,
+                create=True,
+            )
+
+        await self._edit_newest(session_id, edit)
+        return True
+
+    @final
+    async def discard_partial_assistant_message(self, session_id: str) -> bool:
+        def edit(newest: Message | None) -> Replace | None:
+            if newest is None or not _is_partial(newest):
+                return None
+            return self._replacement(session_id, newest.seq, if_newest=newest.seq)
+
+        await self._edit_newest(session_id, edit)
+        return True
+
+    @final
+    async def pop_message(self, session_id: str) -> Message | None:
+        def edit(newest: Message | None) -> Replace | None:
+            if newest is None:
+                return None
+            return self._replacement(session_id, newest.seq, if_newest=newest.seq)
+
+        return await self._edit_newest(session_id, edit)
+
+    def _replacement(self, session_id: str, from_seq: int, **fields: Any) -> Replace:
+        fields.setdefault("bodies", ())
+        return Replace(
+            session_id,
+            from_seq,
+            now=self._clock(),
+            ttl_seconds=self._ttl_seconds,
+            **fields,
+        )
+
+    async def _edit_newest(
+        self, session_id: str, edit: Callable[[Message | None], Replace | None]
+    ) -> Message | None:
+        """Replace the newest message, as ``edit`` says; return what it was.
+
+        It is compare-and-swap on the newest ``seq``: whoever finds that another writer was first
+        looks again. One of the contenders always gets through.
+        """
+        while True:
+            newest = next(iter(await self.get_messages(session_id, limit=1)), None)
+            replace = edit(newest)
+            if replace is None:
+                return newest
+            if await self._act(session_id, self._replace(replace)) is not None:
+                return newest
+            if newest is None and not replace.create:
+                return None
+
+    # Read.
+
+    @final
+    async def get_chat_history(
+        self, session_id: str, max_messages: int | None = None
+    ) -> list[dict[str, Any]]:
+        window = await self._messages(session_id, limit=_check_limit("max_messages", max_messages))
+        return await _sliced(Message.to_chat, history.drop_orphan_results(window))
+
+    @final
+    async def get_messages(
+        self,
+        session_id: str,
+        *,
+        limit: int | None = None,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> list[Message]:
+        return await self._messages(
+            session_id,
+            limit=_check_limit("limit", limit),
+            before=_check_limit("before", before),
+            after=_check_limit("after", after) or 0,
+            oldest=after is not None and before is None,
+        )
+
+    async def _messages(self, session_id: str, **window: Any) -> list[Message]:
+        check_session_id(session_id)
+        if window.get("limit") == 0:
+            return []
+        tail = await self._read(self._tail, session_id, Window(**window))
+        if tail is None or (tail.expires_at is not None and tail.expires_at <= self._clock()):
+            return []
+        return await self._decode(session_id, tail.messages)
+
+    async def _decode(self, session_id: str, bodies: Sequence[bytes]) -> list[Message]:
+        messages: list[Message] = []
+        try:
+            await _sliced(codec.decode_message, bodies, messages)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            path, line = await self._locate(session_id, bodies[len(messages)])
+            detail = f"a message can't be decoded: {exc}"
+            raise CorruptSessionError(
+                detail, session_id=session_id, path=path, line=line
+            ) from exc
+        return messages
+
+    @final
+    async def iter_messages(
+        self, session_id: str, *, after: int = 0, before: int | None = None
+    ) -> AsyncIterator[Message]:
+        page = msgspec.structs.asdict(_PAGE) | {"before": before}
+        while messages := await self._messages(session_id, **page | {"after": after}):
+            for message in messages:
+                yield message
+            after = messages[-1].seq
+
+    @final
+    async def session_exists(self, session_id: str) -> bool:
+        return await self._info(session_id) is not None
+
+    async def _info(self, session_id: str) -> SessionInfo | None:
+        check_session_id(session_id)
+        info = await self._read(self._head, session_id)
+        return None if info is None or info.is_expired(self._clock()) else info
+
+    @final
+    async def get_session(
+        self, session_id: str, *, max_messages: int | None = None
+    ) -> SessionData:
+        limit = _check_limit("max_messages", max_messages)
+        info = await self._info(session_id)
+        if info is None:
+            return SessionData(session_id=session_id)
+        messages = await self._messages(session_id, limit=limit, before=info.last_seq + 1)
+        fields = {name: getattr(info, name) for name in info.__struct_fields__}
+        return SessionData(**fields, messages=messages)
+
+    @final
+    async def get_working_history(
+        self, session_id: str, max_messages: int | None = None
+    ) -> list[dict[str, Any]]:
+        limit = _check_limit("max_messages", max_messages)
+        info = await self._info(session_id)
+        checkpoint = None if info is None else info.checkpoint
+        after = 0 if checkpoint is None else checkpoint.seq
+        window = await self._messages(session_id, limit=limit, after=after)
+        return await _sliced(Message.to_chat, history.working_history(checkpoint, window))
+
+    @final
+    async def window(
+        self, session_id: str, around_seq: int | None = None, *, window: int = 5
+    ) -> list[Message]:
+        _check_limit("window", window)
+        if _check_limit("around_seq", around_seq) is None:
+            return await self._messages(session_id, limit=window + 1)
+        older = await self._messages(session_id, limit=window + 1, before=around_seq + 1)
+        newer = await self._messages(session_id, limit=window, after=around_seq, oldest=True)
+        return older + newer
+
+    # Rewrite.
+
+    @final
+    async def set_chat_history(
+        self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
+    ) -> bool:
+        given = codec.messages_from(messages)
+        if self._max_messages is not None:
+            excess = len(given) - self._max_messages
+            given = given[history.messages_to_drop(map(history.is_tool_result, given), excess) :]
+        bodies = self._prepare(session_id, given, None, None).bodies
+        replace = self._replacement(
+            session_id, 1, bodies=bodies, drop_checkpoint=True, create=True
+        )
+        await self._act(session_id, self._replace(replace))
+        return True
+
+    @final
+    async def clear_session(self, session_id: str) -> bool:
+        check_session_id(session_id)
+        replace = self._replacement(session_id, 1, drop_checkpoint=True)
+        done = await self._act(session_id, self._replace(replace))
+        return done is not None and (done.removed > 0 or done.had_checkpoint)
+
+    @final
+    async def delete_session(self, session_id: str) -> bool:
+        check_session_id(session_id)
+        # What has expired is gone already, as far as a caller can tell.
+        existed = await self._info(session_id) is not None
+        return await self._act(session_id, self._delete(session_id)) and existed
+
+    @final
+    async def append_compaction_checkpoint(
+        self,
+        session_id: str,
+        summary: str,
+        *,
+        role: str = "system",
+        tokens_before: int = 0,
+        tokens_after: int = 0,
+        metadata: dict[str, Any] | None = None,
+        seq: int | None = None,
+    ) -> bool:
+        if not isinstance(summary, str) or not summary.strip():
+            raise InvalidMessageError("summary is text that isn't blank", field="summary")
+        codec.encode_message(Message(role, summary), self._max_message_bytes)
+        codec.check_json_object(metadata or {}, "metadata")
+        if _check_limit("seq", seq) is None:
+            # Read first: a message that comes in meanwhile isn't covered, and stays visible.
+            info = await self._info(session_id)
+            seq = 0 if info is None else info.last_seq
+        now = self._clock()
+        checkpoint = Checkpoint(
+            summary, seq or 0, role, tokens_before, tokens_after, now, metadata or {}
+        )
+        await self._change(session_id, Change(("checkpoint",), "set", checkpoint))
+        return True
+
+    # Record.
+
+    async def _change(self, session_id: str, *changes: Change, **options: Any) -> Any:
+        """Apply changes to the record in one atomic step; return their values."""
+        check_session_id(session_id)
+        for change in changes:
+            # `Checkpoint` is checked by its maker.
+            if not isinstance(change.value, Checkpoint):
+                codec.check_json(change.value, ".".join(change.path))
+        encoded = codec.encode_json(changes)
+        if len(encoded) > self._max_message_bytes:
+            raise MessageTooLargeError(size=len(encoded), limit=self._max_message_bytes)
+        options.setdefault("ttl_seconds", self._ttl_seconds)
+        update = Update(session_id, changes, self._clock(), **options)
+        return await self._write(update, len(encoded))
+
+    @final
+    async def update_session_metadata(self, session_id: str, /, **fields: Any) -> bool:
+        check_session_id(session_id)
+        changes = []
+        for field, value in fields.items():
+            if value is not None:
+                changes.append(Change(("metadata", field), "set", value))
+                if field in {"agent_name", "user_id", "agent_id"}:
+                    changes.append(_set_text(field, value))
+        if changes:
+            await self._change(session_id, *changes)
+        return True
+
+    @final
+    async def merge_session_metadata_map(
+        self,
+        session_id: str,
+        key: str,
+        updates: Mapping[str, Any],
+        *,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> bool:
+        path = ("metadata", _check_text("key", key))
+        absent = [_change("default", (*path, name), item) for name, item in (defaults or {}).items()]
+        present = [_change("set", (*path, name), item) for name, item in updates.items()]
+        await self._change(session_id, *absent, *present)
+        return True
+
+    @final
+    async def rename_session(self, session_id: str, title: str) -> bool:
+        text = _check_text("title", title).strip()
+        path = ("metadata", "title")
+        await self._change(session_id, Change(path, "set" if text else "remove", text or None))
+        return True
+
+    @final
+    async def set_agent_info(
+        self, session_id: str, agent_name: str | None = None, user_id: str | None = None
+    ) -> bool:
+        return await self._set_texts(session_id, agent_name=agent_name, user_id=user_id)
+
+    @final
+    async def set_gateway_info(
+        self,
+        session_id: str,
+        gateway_session_id: str | None = None,
+        agent_id: str | None = None,
+    ) -> bool:
+        return await self._set_texts(
+            session_id, gateway_session_id=gateway_session_id, agent_id=agent_id
+        )
+
+    async def _set_texts(self, session_id: str, **fields: str | None) -> bool:
+        changes = [_set_text(field, text) for field, text in fields.items() if text]
+        await self._change(session_id, *changes)
+        return True
+
+    # State.
+
+    @final
+    async def get_state(
+        self, session_id: str, key: str | None = None, default: JSONValue = None
+    ) -> JSONValue:
+        info = await self._info(session_id)
+        state: dict[str, JSONValue] = {} if info is None else info.state
+        return state if key is None else state.get(key, default)
+
+    @final
+    async def set_state(self, session_id: str, key: str, value: JSONValue) -> None:
+        await self._change(session_id, _change("set", ("state", key), value))
+
+    @final
+    async def update_state(
+        self, session_id: str, values: Mapping[str, JSONValue], *, remove: Iterable[str] = ()
+    ) -> None:
+        changes = [_change("set", ("state", key), value) for key, value in values.items()]
+        changes += [_change("remove", ("state", key)) for key in remove]
+        await self._change(session_id, *changes)
+
+    @final
+    async def increment_state(self, session_id: str, key: str, by: float = 1) -> float:
+        if isinstance(by, bool) or not isinstance(by, int | float):
+            text = f"by is a number, not {type(by).__name__}"
+            raise InvalidMessageError(text, field="by", session_id=session_id)
+        values = await self._change(session_id, _change("increment", ("state", key), by))
+        total: float = values[0]
+        return total
+
+    # Find.
+
+    @final
+    async def list_sessions(
+        self,
+        limit: int = 50,
+        cursor: str | None = None,
+        *,
+        agent_name: str | None = None,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        gateway_session_id: str | None = None,
+    ) -> SessionPage:
+        texts = (agent_name, user_id, agent_id, gateway_session_id)
+        fields = zip(_RECORD_FIELDS, texts, strict=True)
+        where = {field: text for field, text in fields if text is not None}
+        below = None if cursor is None else _decode_cursor(cursor)
+        if not _check_limit("limit", limit):
+            return SessionPage([], cursor)
+        # One more than asked for tells whether there is another page.
+        scan = Scan(limit + 1, self._clock(), below, where)
+        found = await self._read(self._scan, scan)
+        page = found[:limit]
+        return SessionPage(page, _encode_cursor(page[-1]) if len(found) > limit else None)
+
+    @final
+    async def get_sessions_by_agent(self, agent_name: str, limit: int = 10) -> list[SessionInfo]:
+        return await self.list_sessions(limit, agent_name=agent_name)
+
+    @final
+    async def get_by_gateway_session(self, gateway_session_id: str) -> SessionData | None:
+        page = await self.list_sessions(1, gateway_session_id=gateway_session_id)
+        return await self.get_session(page[0].session_id) if page else None
+
+    @final
+    async def recent(self, *, limit: int = 10) -> list[SessionInfo]:
+        return await self.list_sessions(limit)
+
+    async def search(self, query: str, *, limit: int = 5, window: int = 5) -> list[SearchHit]:
+        _check_limit("limit", limit)
+        _check_limit("window", window)
+        return await search_newest(self, query, limit=limit, window=window)
+
+    # Move.
+
+    @final
+    async def export_session(self, session_id: str) -> dict[str, Any]:
+        check_session_id(session_id)
+        return await transfer.export_session(self, session_id)
+
+    @final
+    async def export_all(self) -> AsyncIterator[dict[str, Any]]:
+        async for part in transfer.export_all(self):
+            yield part
+
+    @final
+    async def import_sessions(
+        self,
+        sessions: Mapping[str, Any] | Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        overwrite: bool = False,
+        max_sessions: int | None = None,
+    ) -> ImportReport:
+        limit = _check_limit("max_sessions", max_sessions)
+        return await transfer.import_sessions(
+            self, sessions, self._restore, overwrite=overwrite, max_sessions=limit
+        )
+
+    async def _restore(self, info: SessionInfo, messages: Sequence[Message]) -> None:
+        """Store imported messages and, unless it is a later part, their session's record."""
+        append = self._prepare(info.session_id, messages, None, None)
+        if info.updated_at:
+            append = msgspec.structs.replace(append, now=info.updated_at)
+        await self._write(append, sum(map(len, append.bodies)))
+        changes = transfer.record_changes(info)
+        if changes:
+            left = None if info.expires_at is None else info.expires_at - append.now
+            update = Update(info.session_id, changes, append.now, ttl_seconds=left)
+            await self._write(update, 0)
+
+    # Expiry.
+
+    @final
+    async def expire_session(self, session_id: str, seconds: float | None) -> bool:
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds={seconds}: give 0 or more, or None for never")
+        done = await self._change(
+            session_id, create=False, ttl_seconds=seconds, persist=seconds is None
+        )
+        return done is not None
+
+    @final
+    async def purge_expired(self) -> int:
+        purged = 0
+        while True:
+            now = self._clock()
+            found = await self._read(self._scan, Scan(100, now, expired=True))
+            for info in found:
+                delete = self._delete(info.session_id, expired_at=now)
+                purged += await self._act(info.session_id, delete)
+            if len(found) < 100:  # noqa: PLR2004  # the last page
+                return purged
+
+
+def _change(kind: Any, path: tuple[str, ...], value: JSONValue = None) -> Change:
+    for key in path[1:]:
+        _check_text(path[0], key)
+    return Change(path, kind, value)
+
+
+def _set_text(field: str, value: object) -> Change:
+    return Change((field,), "set", _check_text(field, value))
+
+
+def _check_text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        text = f"{field} is text, not {type(value).__name__}"
+        raise InvalidMessageError(text, field=field)
+    return value
+
+
+def _check_key(key: str | None) -> str | None:
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 512):  # noqa: PLR2004
+        text = "idempotency_key is text of 1 to 512 characters"
+        raise InvalidMessageError(text, field="idempotency_key")
+    return key
+
+
+def _check_limit(name: str, value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{name}={value!r}: give a whole number from 0 up")
+    return value
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value!r}: give a number above 0")
+
+
+def _is_partial(message: Message) -> bool:
+    return message.role == "assistant" and bool(message.metadata.get("partial"))
+
+
+async def _sliced(
+    function: Callable[[Any], T], items: Sequence[Any], results: list[T] | None = None
+) -> list[T]:
+    """Map a function over items without ever holding the event loop for long."""
+    results = [] if results is None else results
+    deadline = time.perf_counter() + _SLICE_SECONDS
+    for index, item in enumerate(items):
+        results.append(function(item))
+        if not index & 15 and time.perf_counter() > deadline:
+            await asyncio.sleep(0)
+            deadline = time.perf_counter() + _SLICE_SECONDS
+    return results
+
+
+def _encode_cursor(info: SessionInfo) -> str:
+    raw = codec.encode_json((info.updated_at, info.session_id))
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> tuple[float, str]:
+    try:
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        return msgspec.json.decode(raw, type=tuple[float, str])
+    except (binascii.Error, msgspec.DecodeError, TypeError, ValueError) as exc:
+        raise ValueError("the cursor isn't one that list_sessions returned") from exc

@@ -1,0 +1,251 @@
+"""Group commit: callers that write at the same time share one round trip.
+
+While one flush is under way, newcomers queue; when it returns, all of them go in the next one.
+There is no timer, so a lone caller waits for nobody. The scheme is the group commit of
+databases (DeWitt et al., "Implementation Techniques for Main Memory Database Systems", 1984).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeAlias, TypeVar
+
+import anyio
+
+from asyncsessions.errors import StoreClosedError
+
+__all__ = ["GroupCommit", "Outcome"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
+"""What became of one item: its result, its error, or a future where that isn't known yet."""
+
+
+class _Entry(Generic[Item, Result]):
+    """One caller's item, from submission to its outcome."""
+
+    __slots__ = ("caller", "item", "key", "size", "taken", "unheard")
+
+    def __init__(self, key: str, item: Item, size: int, caller: asyncio.Future[Result]) -> None:
+        self.key = key
+        self.item = item
+        self.size = size
+        self.caller = caller
+        self.taken = False
+        # Set by a caller that was cancelled while its item was under way, and waits for the end.
+        self.unheard: asyncio.Future[None] | None = None
+
+    def answer(self, outcome: Result | BaseException) -> None:
+        if self.unheard is not None and not self.unheard.done():
+            self.unheard.set_result(None)
+        if self.caller.done():
+            return
+        if isinstance(outcome, asyncio.CancelledError):
+            self.caller.cancel()
+        elif isinstance(outcome, BaseException):
+            self.caller.set_exception(outcome)
+        else:
+            self.caller.set_result(outcome)
+
+    async def settle(self) -> None:
+        """Wait for the outcome on behalf of a cancelled caller; a second cancel stops that."""
+        self.unheard = asyncio.get_running_loop().create_future()
+        with anyio.CancelScope(shield=True):
+            await self.unheard
+
+
+class _Hold(Generic[Item, Result]):
+    """A key with an outcome that isn't known yet, and what waits behind it."""
+
+    __slots__ = ("behind", "unknown")
+
+    def __init__(self) -> None:
+        self.unknown = 0
+        self.behind: deque[_Entry[Item, Result]] = deque()
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Collects concurrent items and hands them over in batches, one batch at a time.
+
+    Guarantees:
+
+    * Items with the same key are flushed in the order of submission.
+    * An item that fails does so alone.
+    * A cancelled item that is still queued is never flushed. One that is under way completes,
+      and only then does its caller see the cancellation.
+    * The queue is bounded: callers wait for room, first come first served.
+
+    Args:
+        flush: Takes the items of one batch and returns one outcome for each, in order. An
+            exception that it raises fails the whole batch. Where an outcome is a future, later
+            items of that key wait for it while other keys go on.
+        max_items: The most items in one batch.
+        max_bytes: The most bytes in one batch; a larger item goes alone.
+        max_queued_items: How many items may wait before callers do.
+        max_queued_bytes: How many bytes may wait before callers do.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[list[Item]], Awaitable[Sequence[Outcome[Result]]]],
+        *,
+        max_items: int = 512,
+        max_bytes: int = 16 << 20,
+        max_queued_items: int = 16_384,
+        max_queued_bytes: int = 64 << 20,
+    ) -> None:
+        self._flush = flush
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._max_queued_items = max_queued_items
+        self._max_queued_bytes = max_queued_bytes
+        self._queue: deque[_Entry[Item, Result]] = deque()
+        self._held: dict[str, _Hold[Item, Result]] = {}
+        # Queued and held entries together.
+        self._items = 0
+        self._bytes = 0
+        self._waiting_for_room: deque[asyncio.Future[None]] = deque()
+        self._drainer: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._closed = False
+
+    async def submit(self, key: str, item: Item, size: int) -> Result:
+        """Flush an item together with whatever else is waiting, and return its result.
+
+        Args:
+            key: Items with the same key keep their order.
+            item: Anything that ``flush`` understands.
+            size: Its approximate size in bytes.
+
+        Raises:
+            StoreClosedError: `aclose` was called before.
+            Exception: Whatever ``flush`` gave as this item's outcome.
+        """
+        while self._is_full():
+            await self._wait_for_room()
+        if self._closed:
+            raise StoreClosedError
+        entry = _Entry(key, item, size, asyncio.get_running_loop().create_future())
+        self._queue.append(entry)
+        self._items += 1
+        self._bytes += size
+        self._start()
+        try:
+            return await entry.caller
+        except asyncio.CancelledError:
+            if entry.taken and entry.caller.cancelled():
+                await entry.settle()
+            raise
+
+    async def aclose(self) -> None:
+        """Refuse new items, and return when every item that was taken has its outcome."""
+        self._closed = True
+        self._let_in()
+        if self._drainer is None and not self._held:
+            return
+        if self._idle is None:
+            self._idle = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._idle)
+
+    def _is_full(self) -> bool:
+        if self._closed:
+            return False
+        return self._items >= self._max_queued_items or self._bytes >= self._max_queued_bytes
+
+    async def _wait_for_room(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting_for_room.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # If it was this caller's turn already, it passes to the next one.
+            self._let_in()
+            raise
+
+    def _let_in(self) -> None:
+        room = self._max_queued_items - self._items
+        while self._waiting_for_room and (self._closed or (room > 0 and not self._is_full())):
+            turn = self._waiting_for_room.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                room -= 1
+
+    def _start(self) -> None:
+        if self._drainer is None and self._queue:
+            self._drainer = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                batch = self._take()
+                self._let_in()
+                if batch:
+                    await self._flush_batch(batch)
+                # Callers that were just answered may submit again before the next batch leaves.
+                await asyncio.sleep(0)
+        finally:
+            self._drainer = None
+            self._note_idle()
+
+    def _take(self) -> list[_Entry[Item, Result]]:
+        batch: list[_Entry[Item, Result]] = []
+        size = 0
+        while self._queue and len(batch) < self._max_items:
+            entry = self._queue[0]
+            if batch and size + entry.size > self._max_bytes:
+                break
+            self._queue.popleft()
+            if entry.key in self._held:
+                self._held[entry.key].behind.append(entry)
+                continue
+            self._items -= 1
+            self._bytes -= entry.size
+            if not entry.caller.done():
+                entry.taken = True
+                size += entry.size
+                batch.append(entry)
+        return batch
+
+    async def _flush_batch(self, batch: list[_Entry[Item, Result]]) -> None:
+        outcomes: Sequence[Outcome[Result]]
+        try:
+            outcomes = await self._flush([entry.item for entry in batch])
+        except asyncio.CancelledError as exc:
+            # The event loop is shutting down; no caller may hang on a batch without an end.
+            for entry in batch:
+                entry.answer(exc)
+            raise
+        except Exception as exc:  # noqa: BLE001  # it reaches every caller of the batch
+            outcomes = [exc] * len(batch)
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, asyncio.Future):
+                self._hold(entry, outcome)
+            else:
+                entry.answer(outcome)
+
+    def _hold(self, entry: _Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
+        hold = self._held.setdefault(entry.key, _Hold())
+        hold.unknown += 1
+
+        def release(outcome: asyncio.Future[Result]) -> None:
+            if outcome.cancelled():
+                entry.answer(asyncio.CancelledError())
+            else:
+                entry.answer(outcome.exception() or outcome.result())
+            hold.unknown -= 1
+            if not hold.unknown:
+                del self._held[entry.key]
+                self._queue.extendleft(reversed(hold.behind))
+                self._start()
+                self._note_idle()
+
+        outcome.add_done_callback(release)
+
+    def _note_idle(self) -> None:
+        if self._idle is not None and self._drainer is None and not self._held:
+            self._idle.set_result(None)
+            self._idle = None

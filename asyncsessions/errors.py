@@ -1,0 +1,185 @@
+"""Every error of this library, in one tree.
+
+    SessionStoreError
+    ├── InvalidSessionIdError      (also a ValueError)
+    ├── InvalidMessageError        (also a ValueError)
+    │   └── MessageTooLargeError
+    ├── VersionConflictError
+    ├── IdempotencyConflictError
+    ├── CorruptSessionError
+    ├── SessionNotFoundError       (also a LookupError)
+    ├── LockTimeoutError           (also a TimeoutError)
+    ├── StoreUnavailableError
+    └── StoreClosedError
+
+An error's text says what happened, to which session, and what to do. It never holds message
+content or credentials. An error of the operating system or of a driver is chained as the cause.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncsessions.models import Message
+
+__all__ = [
+    "CorruptSessionError",
+    "IdempotencyConflictError",
+    "InvalidMessageError",
+    "InvalidSessionIdError",
+    "LockTimeoutError",
+    "MessageTooLargeError",
+    "SessionNotFoundError",
+    "SessionStoreError",
+    "StoreClosedError",
+    "StoreUnavailableError",
+    "VersionConflictError",
+]
+
+
+class SessionStoreError(Exception):
+    """The root of every error that this library raises for a store.
+
+    Attributes:
+        session_id: The session concerned; None where no single session is.
+    """
+
+    def __init__(self, text: str, *, session_id: str | None = None) -> None:
+        super().__init__(text)
+        self.session_id = session_id
+
+
+class InvalidSessionIdError(SessionStoreError, ValueError):
+    """The id is empty, too long, or not text that UTF-8 can hold. Nothing was written."""
+
+
+class InvalidMessageError(SessionStoreError, ValueError):
+    """A value can't be stored as JSON or breaks the contract. Nothing was written.
+
+    Attributes:
+        field: The offending field as a path, such as ``metadata.tags[2]``.
+    """
+
+    def __init__(self, text: str, *, field: str, session_id: str | None = None) -> None:
+        super().__init__(text, session_id=session_id)
+        self.field = field
+
+
+class MessageTooLargeError(InvalidMessageError):
+    """One message is larger than the store's ``max_message_bytes``. Nothing was written.
+
+    Attributes:
+        size: The message's size in bytes; a lower bound where it was refused unencoded.
+        limit: The store's ``max_message_bytes``.
+    """
+
+    def __init__(self, *, size: int, limit: int, session_id: str | None = None) -> None:
+        super().__init__(
+            f"a message of at least {size} bytes is over max_message_bytes={limit}; "
+            "shorten it or raise the store's limit",
+            field="content",
+            session_id=session_id,
+        )
+        self.size = size
+        self.limit = limit
+
+
+class VersionConflictError(SessionStoreError):
+    """Another writer was first: ``expected_seq`` isn't the newest message. Nothing was written.
+
+    Attributes:
+        expected_seq: What the caller gave.
+        last_seq: The session's newest ``seq`` at that moment.
+        messages: The messages after ``expected_seq``, oldest first: what the caller missed.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        *,
+        expected_seq: int,
+        last_seq: int,
+        messages: list[Message] | None = None,
+    ) -> None:
+        super().__init__(
+            f"session {session_id!r} is at seq {last_seq}, not {expected_seq}; "
+            "read what was missed from .messages and try again",
+            session_id=session_id,
+        )
+        self.expected_seq = expected_seq
+        self.last_seq = last_seq
+        self.messages = [] if messages is None else messages
+
+
+class IdempotencyConflictError(SessionStoreError):
+    """The idempotency key was used before for other content. Nothing was written.
+
+    Attributes:
+        idempotency_key: The key.
+    """
+
+    def __init__(self, session_id: str, idempotency_key: str) -> None:
+        super().__init__(
+            f"idempotency key {idempotency_key!r} already stored other messages in session "
+            f"{session_id!r}; use a new key for new content",
+            session_id=session_id,
+        )
+        self.idempotency_key = idempotency_key
+
+
+class CorruptSessionError(SessionStoreError):
+    """What is stored for this session is damaged. The bytes are kept; others are unaffected.
+
+    Attributes:
+        path: The damaged file; None where the store has no files.
+        line: The damaged line, counted from 1; None where it isn't known.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        session_id: str | None = None,
+        path: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        where = "" if path is None else f" in {path}" if line is None else f" in {path}:{line}"
+        which = "a session" if session_id is None else f"session {session_id!r}"
+        super().__init__(f"{which} is damaged{where}: {detail}", session_id=session_id)
+        self.path = path
+        self.line = line
+
+
+class SessionNotFoundError(SessionStoreError, LookupError):
+    """The operation needs a session that doesn't exist."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"there is no session {session_id!r}", session_id=session_id)
+
+
+class LockTimeoutError(SessionStoreError, TimeoutError):
+    """Another process held the session's lock for too long. Nothing was written.
+
+    Attributes:
+        timeout: How long this call waited, in seconds.
+    """
+
+    def __init__(self, session_id: str, *, timeout: float) -> None:
+        super().__init__(
+            f"session {session_id!r} stayed locked by another process for {timeout:g} s; "
+            "try again, or look for a stopped process that holds the lock",
+            session_id=session_id,
+        )
+        self.timeout = timeout
+
+
+class StoreUnavailableError(SessionStoreError):
+    """The server, disk or directory refused or couldn't be reached; the cause is chained."""
+
+
+class StoreClosedError(SessionStoreError):
+    """The store was closed, so it takes no more calls."""
+
+    def __init__(self) -> None:
+        super().__init__("this store is closed; open a new one")

@@ -1,0 +1,97 @@
+"""Windows over a conversation that keep tool calls and their results together.
+
+Both spellings of chat APIs count: ``tool_calls`` with ``tool_call_id`` (OpenAI), and content
+parts of the types ``tool_use`` and ``tool_result`` (Anthropic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from asyncsessions.models import Checkpoint, Message
+
+__all__ = ["drop_orphan_results", "is_tool_result", "messages_to_drop", "working_history"]
+
+
+def is_tool_result(message: Message) -> bool:
+    """Whether a message answers a tool call, and so means nothing without it."""
+    if message.role == "tool" or message.tool_call_id is not None:
+        return True
+    return bool(_part_ids(message.content, "tool_result", "tool_use_id"))
+
+
+def _part_ids(content: object, kind: str, key: str) -> list[Any]:
+    if not isinstance(content, list):
+        return []
+    return [
+        part.get(key) for part in content if isinstance(part, dict) and part.get("type") == kind
+    ]
+
+
+def _called_ids(message: Message) -> list[Any]:
+    calls = message.tool_calls or ()
+    ids = [call.get("id") for call in calls if isinstance(call, dict)]
+    return ids + _part_ids(message.content, "tool_use", "id")
+
+
+def _answered_ids(message: Message) -> list[Any]:
+    if message.tool_call_id is not None:
+        return [message.tool_call_id]
+    return _part_ids(message.content, "tool_result", "tool_use_id")
+
+
+def drop_orphan_results(window: Sequence[Message]) -> list[Message]:
+    """Return the newest messages of a conversation without results whose call was cut off.
+
+    A window that starts at the first message of its session is returned as it is: nothing was
+    cut off there.
+
+    Args:
+        window: Stored messages, oldest first, up to the newest one.
+    """
+    if not window or window[0].seq == 1:
+        return list(window)
+    called: set[Any] = set()
+    kept = []
+    for message in window:
+        if is_tool_result(message):
+            answered = _answered_ids(message)
+            # A result without an id belongs to whichever call came before it.
+            if not (called.issuperset(answered) if answered else called):
+                continue
+        called.update(_called_ids(message))
+        kept.append(message)
+    return kept
+
+
+def messages_to_drop(is_result: Iterable[bool], excess: int) -> int:
+    """Return how many of the oldest messages retention drops so that pairs stay whole.
+
+    The cut never falls between a call and its results: it moves on past the results, and where
+    the conversation ends with them, back to before their call. So more than the limit may stay,
+    and the newest exchange is never lost.
+
+    Args:
+        is_result: For each kept message, oldest first, whether it is a tool result. Consumed
+            only as far as needed.
+        excess: How many messages are over the limit.
+    """
+    if excess <= 0:
+        return 0
+    boundary = 0
+    for index, result in enumerate(is_result):
+        if not result:
+            if index >= excess:
+                return index
+            boundary = index
+    return boundary
+
+
+def working_history(checkpoint: Checkpoint | None, window: Sequence[Message]) -> list[Message]:
+    """Return what a model should see: the summary, if any, then the messages after it."""
+    if checkpoint is None:
+        return drop_orphan_results(window)
+    summary = Message(checkpoint.role, checkpoint.summary, checkpoint.timestamp)
+    newer = [message for message in window if message.seq > checkpoint.seq]
+    return [summary, *drop_orphan_results(newer)]

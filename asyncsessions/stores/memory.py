@@ -1,0 +1,196 @@
+"""Sessions in this process's memory: for tests, demos and throw-away bots."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+import msgspec
+
+from asyncsessions._compat import override
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.codec import decode_message, with_seq
+from asyncsessions.errors import SessionStoreError
+from asyncsessions.history import is_tool_result, messages_to_drop
+from asyncsessions.hooks import (
+    Append,
+    Appended,
+    KeyRecord,
+    Replace,
+    Replaced,
+    Scan,
+    Tail,
+    Update,
+    Window,
+    admit,
+    apply_changes,
+    renewed,
+)
+from asyncsessions.models import JSONValue, SessionInfo
+
+__all__ = ["InMemorySessionStore"]
+
+
+class InMemorySessionStore(BaseSessionStore):
+    """Keeps sessions in memory, as encoded bytes; nothing outlives the object.
+
+    No hook awaits anything, so each is atomic on its event loop. For use from one event loop.
+    """
+
+    _driver_errors = ()
+
+    @override
+    async def _open(self) -> None:
+        self._sessions: dict[str, _Session] = {}
+
+    @override
+    async def _close(self) -> None:
+        self._sessions = {}
+
+    @override
+    async def _append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
+        return [self._session(append.session_id, append.now).append(append) for append in batch]
+
+    @override
+    async def _update(
+        self, batch: Sequence[Update]
+    ) -> list[list[JSONValue] | SessionStoreError | None]:
+        return [self._apply(update) for update in batch]
+
+    def _apply(self, update: Update) -> list[JSONValue] | SessionStoreError | None:
+        session = self._existing(update.session_id, update.now)
+        if session is None and not update.create:
+            return None
+        session = self._session(update.session_id, update.now)
+        try:
+            session.info, values = apply_changes(session.info, update)
+        except SessionStoreError as exc:
+            return exc
+        return values
+
+    def _existing(self, session_id: str, now: float) -> _Session | None:
+        session = self._sessions.get(session_id)
+        return None if session is None or session.info.is_expired(now) else session
+
+    def _session(self, session_id: str, now: float) -> _Session:
+        """Return the session, a new one where there is none or it has expired."""
+        session = self._existing(session_id, now)
+        if session is None:
+            session = self._sessions[session_id] = _Session(session_id)
+        return session
+
+    @override
+    async def _replace(self, replace: Replace) -> Replaced | None:
+        session = self._existing(replace.session_id, replace.now)
+        newest = session.seqs[-1] if session is not None and session.seqs else 0
+        if replace.if_newest not in (None, newest) or (session is None and not replace.create):
+            return None
+        return self._session(replace.session_id, replace.now).replace(replace)
+
+    @override
+    async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        session = self._sessions.get(session_id)
+        if session is None or (expired_at is not None and not session.info.is_expired(expired_at)):
+            return False
+        del self._sessions[session_id]
+        return True
+
+    @override
+    async def _head(self, session_id: str) -> SessionInfo | None:
+        session = self._sessions.get(session_id)
+        return None if session is None else session.info
+
+    @override
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        session = self._sessions.get(session_id)
+        return None if session is None else Tail(session.read(window), session.info.expires_at)
+
+    @override
+    async def _scan(self, scan: Scan) -> list[SessionInfo]:
+        infos = (session.info for session in self._sessions.values())
+        found = [info for info in infos if scan.matches(info)]
+        found.sort(key=lambda info: (info.updated_at, info.session_id), reverse=True)
+        return found[: scan.limit]
+
+
+class _Session:
+    """One session: its record, and its messages in parallel lists."""
+
+    def __init__(self, session_id: str) -> None:
+        self.info = SessionInfo(session_id=session_id)
+        self.seqs: list[int] = []
+        self.bodies: list[bytes] = []
+        self.keys: dict[str, KeyRecord] = {}
+        # When to look for keys that are no longer needed: whenever they have doubled.
+        self._prune_at = 64
+
+    def append(self, append: Append) -> Appended | SessionStoreError:
+        known = None if append.key is None else self.keys.get(append.key)
+        outcome = admit(append, last_seq=self.info.last_seq, known=known)
+        if outcome is not None:
+            return outcome
+        first_seq = self.info.last_seq + 1
+        self._add(append.bodies)
+        if append.keep is not None:
+            results = (is_tool_result(decode_message(body)) for body in self.bodies)
+            drop = messages_to_drop(results, len(self.seqs) - append.keep)
+            del self.seqs[:drop], self.bodies[:drop]
+        self._touch(append)
+        if append.key is not None:
+            count = len(append.bodies)
+            record = KeyRecord(append.key, first_seq, count, append.digest, append.now)
+            self._remember(record, append.now)
+        return Appended(first_seq, append.now)
+
+    def replace(self, replace: Replace) -> Replaced:
+        cut = bisect.bisect_left(self.seqs, replace.from_seq)
+        removed = len(self.seqs) - cut
+        had_checkpoint = self.info.checkpoint is not None
+        del self.seqs[cut:], self.bodies[cut:]
+        if replace.in_place:
+            first_seq = replace.from_seq
+            self.seqs.append(first_seq)
+            self.bodies.append(with_seq(replace.bodies[0], first_seq))
+        else:
+            first_seq = self.info.last_seq + 1
+            self._add(replace.bodies)
+        if replace.drop_checkpoint:
+            self.info = msgspec.structs.replace(self.info, checkpoint=None)
+        self._touch(replace)
+        return Replaced(removed, first_seq, had_checkpoint)
+
+    def read(self, window: Window) -> list[bytes]:
+        start = bisect.bisect_right(self.seqs, window.after)
+        end = len(self.seqs)
+        if window.before is not None:
+            end = bisect.bisect_left(self.seqs, window.before)
+        if window.limit is not None and end - start > window.limit:
+            if window.oldest:
+                end = start + window.limit
+            else:
+                start = end - window.limit
+        return self.bodies[start:end]
+
+    def _add(self, bodies: Sequence[bytes]) -> None:
+        seq = self.info.last_seq
+        for body in bodies:
+            seq += 1
+            self.seqs.append(seq)
+            self.bodies.append(with_seq(body, seq))
+        self.info = msgspec.structs.replace(self.info, last_seq=seq)
+
+    def _touch(self, write: Append | Replace) -> None:
+        self.info = msgspec.structs.replace(
+            self.info,
+            created_at=self.info.created_at or write.now,
+            updated_at=write.now,
+            message_count=len(self.seqs),
+            expires_at=renewed(self.info.expires_at, write),
+        )
+
+    def _remember(self, record: KeyRecord, now: float) -> None:
+        self.keys[record.key] = record
+        if len(self.keys) >= self._prune_at:
+            oldest = self.seqs[0] if self.seqs else self.info.last_seq + 1
+            self.keys = {k: record for k, record in self.keys.items() if record.is_needed(oldest, now)}
+            self._prune_at = 2 * len(self.keys) + 64

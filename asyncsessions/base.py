@@ -8,17 +8,12 @@ cycle) happens here and means the same on every store.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Mapping,
     Sequence,
@@ -26,20 +21,12 @@ from collections.abc import (
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
 
-import anyio
 import msgspec
 
 from asyncsessions import codec, history, transfer
-from asyncsessions.batching import GroupCommit, Outcome
-from asyncsessions.errors import (
-    CorruptSessionError,
-    InvalidMessageError,
-    MessageTooLargeError,
-    SessionStoreError,
-    StoreClosedError,
-    StoreUnavailableError,
-    VersionConflictError,
-)
+from asyncsessions.batching import Outcome
+from asyncsessions.engine import Engine
+from asyncsessions.errors import CorruptSessionError, InvalidMessageError, VersionConflictError
 from asyncsessions.hooks import (
     Append,
     Appended,
@@ -63,19 +50,28 @@ from asyncsessions.models import (
     SessionPage,
 )
 from asyncsessions.protocols import SessionStore
+from asyncsessions.requests import (
+    Policy,
+    check_limit,
+    check_text,
+    decode_cursor,
+    encode_cursor,
+    make_append,
+    make_changes,
+    make_update,
+)
 from asyncsessions.search import search_newest
 
 __all__ = ["BaseSessionStore"]
 
 T = TypeVar("T")
-Write = Append | Update
 
-logger = logging.getLogger("asyncsessions.store")
-
+# What a long read holds in memory at a time.
 _PAGE = Window(limit=1000, oldest=True, max_bytes=4 << 20)
 # Long loops over messages give way to the event loop so often.
 _SLICE_SECONDS = 0.001
-_RECORD_FIELDS = ("agent_name", "user_id", "agent_id", "gateway_session_id")
+_PURGE_PAGE = 100
+_LOOKED_UP = ("agent_name", "user_id", "agent_id", "gateway_session_id")
 
 
 class BaseSessionStore(SessionStore, ABC):
@@ -103,18 +99,8 @@ class BaseSessionStore(SessionStore, ABC):
         max_message_bytes: int = 8 << 20,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _check_positive("max_messages", max_messages)
-        _check_positive("ttl_seconds", ttl_seconds)
-        _check_positive("max_message_bytes", max_message_bytes)
-        self._max_messages = max_messages
-        self._ttl_seconds = ttl_seconds
-        self._max_message_bytes = max_message_bytes
-        self._clock = clock
-        self._writes: GroupCommit[Write, Any] = GroupCommit(self._flush)
-        self._opening: asyncio.Task[None] | None = None
-        self._is_open = False
-        self._is_closed = False
-        self._actions: set[asyncio.Task[Any]] = set()
+        self._policy = Policy(max_messages, ttl_seconds, max_message_bytes, clock)
+        self._engine = Engine(self)
 
     # The hooks, which a store fills.
 
@@ -198,7 +184,7 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     async def __aenter__(self) -> Self:
-        await self._ensure_open()
+        await self._engine.open()
         return self
 
     @final
@@ -208,110 +194,15 @@ class BaseSessionStore(SessionStore, ABC):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        await self._engine.aclose()
 
     @final
     async def aclose(self) -> None:
-        if self._is_closed:
-            return
-        self._is_closed = True
-        await self._writes.aclose()
-        if self._actions:
-            await asyncio.wait(self._actions)
-        if self._is_open:
-            self._is_open = False
-            await self._close()
+        await self._engine.aclose()
 
     @final
     async def ping(self) -> None:
-        await self._read(self._ping)
-
-    async def _ensure_open(self) -> None:
-        if self._is_closed:
-            raise StoreClosedError
-        if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open_once())
-        opening = self._opening
-        try:
-            await asyncio.shield(opening)
-        except Exception:
-            # The next call tries again.
-            if self._opening is opening:
-                self._opening = None
-            raise
-
-    async def _open_once(self) -> None:
-        try:
-            await self._open()
-        except self._driver_errors as exc:
-            raise self._unavailable(exc, None) from exc
-        self._is_open = True
-
-    # How hooks are called.
-
-    def _unavailable(self, exc: Exception, session_id: str | None) -> SessionStoreError:
-        if isinstance(exc, SessionStoreError):
-            return exc
-        which = "" if session_id is None else f" for session {session_id!r}"
-        text = f"{type(self).__name__} failed{which}: {exc}"
-        return StoreUnavailableError(text, session_id=session_id)
-
-    async def _read(self, hook: Callable[..., Awaitable[T]], *args: Any) -> T:
-        if not self._is_open or self._is_closed:
-            await self._ensure_open()
-        try:
-            return await hook(*args)
-        except self._driver_errors as exc:
-            session_id = args[0] if args and isinstance(args[0], str) else None
-            raise self._unavailable(exc, session_id) from exc
-
-    async def _act(self, session_id: str, action: Coroutine[Any, Any, T]) -> T:
-        """Await a write that isn't batched; a cancelled caller still sees it through."""
-        try:
-            if not self._is_open or self._is_closed:
-                await self._ensure_open()
-        except BaseException:
-            action.close()
-            raise
-        task = asyncio.get_running_loop().create_task(action)
-        self._actions.add(task)
-        task.add_done_callback(self._actions.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()  # Marks it as seen; the caller is told of the cancellation.
-            raise
-        except self._driver_errors as exc:
-            raise self._unavailable(exc, session_id) from exc
-
-    async def _flush(self, batch: list[Write]) -> list[Outcome[Any]]:
-        """Hand a batch to `_append` and `_update`, and return the outcomes in its order."""
-        outcomes: list[Any] = [None] * len(batch)
-        appends = [index for index, write in enumerate(batch) if type(write) is Append]
-        updates = [index for index, write in enumerate(batch) if type(write) is Update]
-        hook: Callable[[Any], Awaitable[Sequence[Outcome[Any]]]]
-        for indexes, hook in ((appends, self._append), (updates, self._update)):
-            if not indexes:
-                continue
-            results: Sequence[Outcome[Any]]
-            try:
-                results = await hook([batch[index] for index in indexes])
-            except Exception as exc:  # noqa: BLE001  # it reaches the callers of this half only
-                results = [exc] * len(indexes)
-            for index, result in zip(indexes, results, strict=True):
-                outcomes[index] = result
-        return outcomes
-
-    async def _write(self, write: Write, size: int) -> Any:
-        if not self._is_open or self._is_closed:
-            await self._ensure_open()
-        try:
-            return await self._writes.submit(write.session_id, write, size)
-        except self._driver_errors as exc:
-            raise self._unavailable(exc, write.session_id) from exc
+        await self._engine.read(self._ping)
 
     # Append.
 
@@ -337,8 +228,10 @@ class BaseSessionStore(SessionStore, ABC):
             tool_call_id,
             name,
         )
-        append = self._prepare(session_id, (message,), idempotency_key, None)
-        await self._write(append, len(append.bodies[0]))
+        append = make_append(
+            self._policy, session_id, (message,), idempotency_key=idempotency_key
+        )
+        await self._engine.write(append, len(append.bodies[0]))
         return True
 
     @final
@@ -351,11 +244,17 @@ class BaseSessionStore(SessionStore, ABC):
         expected_seq: int | None = None,
     ) -> list[Message]:
         given = codec.messages_from(messages)
-        append = self._prepare(session_id, given, idempotency_key, expected_seq)
+        append = make_append(
+            self._policy,
+            session_id,
+            given,
+            idempotency_key=idempotency_key,
+            expected_seq=expected_seq,
+        )
         if not given and expected_seq is None:
             return []
         try:
-            done: Appended = await self._write(append, sum(map(len, append.bodies)))
+            done: Appended = await self._engine.write(append, sum(map(len, append.bodies)))
         except VersionConflictError as exc:
             exc.messages = await self.get_messages(session_id, after=exc.expected_seq)
             raise
@@ -365,38 +264,6 @@ class BaseSessionStore(SessionStore, ABC):
             )
             for index, message in enumerate(given)
         ]
-
-    def _prepare(
-        self,
-        session_id: str,
-        messages: Sequence[Message],
-        idempotency_key: str | None,
-        expected_seq: int | None,
-    ) -> Append:
-        """Check and encode an append; nothing is written before all of it is valid."""
-        check_session_id(session_id)
-        now = self._clock()
-        keep = self._max_messages
-        try:
-            return Append(
-                session_id,
-                tuple(self._encode(message, now) for message in messages),
-                () if keep is None else tuple(map(history.is_tool_result, messages)),
-                now,
-                keep,
-                self._ttl_seconds,
-                None if expected_seq is None else _check_limit("expected_seq", expected_seq),
-                _check_key(idempotency_key),
-                "" if idempotency_key is None else codec.digest_messages(messages),
-            )
-        except InvalidMessageError as exc:
-            exc.session_id = session_id
-            raise
-
-    def _encode(self, message: Message, now: float) -> bytes:
-        if not message.timestamp:
-            message = msgspec.structs.replace(message, timestamp=now)
-        return codec.encode_message(message, self._max_message_bytes)
 
     @final
     async def add_user_message(
@@ -417,7 +284,7 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, content: str, *, finalize: bool = False
     ) -> bool:
         message = Message("assistant", content, 0.0, {} if finalize else {"partial": True})
-        (body,) = self._prepare(session_id, (message,), None, None).bodies
+        (body,) = make_append(self._policy, session_id, (message,)).bodies
 
         def edit(newest: Message | None) -> Replace | None:
             seq = 0 if newest is None else newest.seq
@@ -457,12 +324,9 @@ class BaseSessionStore(SessionStore, ABC):
 
     def _replacement(self, session_id: str, from_seq: int, **fields: Any) -> Replace:
         fields.setdefault("bodies", ())
+        policy = self._policy
         return Replace(
-            session_id,
-            from_seq,
-            now=self._clock(),
-            ttl_seconds=self._ttl_seconds,
-            **fields,
+            session_id, from_seq, now=policy.clock(), ttl_seconds=policy.ttl_seconds, **fields
         )
 
     async def _edit_newest(
@@ -478,7 +342,7 @@ class BaseSessionStore(SessionStore, ABC):
             replace = edit(newest)
             if replace is None:
                 return newest
-            if await self._act(session_id, self._replace(replace)) is not None:
+            if await self._engine.act(session_id, self._replace, replace) is not None:
                 return newest
             if newest is None and not replace.create:
                 return None
@@ -489,7 +353,7 @@ class BaseSessionStore(SessionStore, ABC):
     async def get_chat_history(
         self, session_id: str, max_messages: int | None = None
     ) -> list[dict[str, Any]]:
-        window = await self._messages(session_id, limit=_check_limit("max_messages", max_messages))
+        window = await self._messages(session_id, limit=check_limit("max_messages", max_messages))
         return await _sliced(Message.to_chat, history.drop_orphan_results(window))
 
     @final
@@ -503,9 +367,9 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> list[Message]:
         return await self._messages(
             session_id,
-            limit=_check_limit("limit", limit),
-            before=_check_limit("before", before),
-            after=_check_limit("after", after) or 0,
+            limit=check_limit("limit", limit),
+            before=check_limit("before", before),
+            after=check_limit("after", after) or 0,
             oldest=after is not None and before is None,
         )
 
@@ -513,8 +377,8 @@ class BaseSessionStore(SessionStore, ABC):
         check_session_id(session_id)
         if window.get("limit") == 0:
             return []
-        tail = await self._read(self._tail, session_id, Window(**window))
-        if tail is None or (tail.expires_at is not None and tail.expires_at <= self._clock()):
+        tail = await self._engine.read(self._tail, session_id, Window(**window))
+        if tail is None or (tail.expires_at is not None and tail.expires_at <= self._policy.clock()):
             return []
         return await self._decode(session_id, tail.messages)
 
@@ -546,14 +410,14 @@ class BaseSessionStore(SessionStore, ABC):
 
     async def _info(self, session_id: str) -> SessionInfo | None:
         check_session_id(session_id)
-        info = await self._read(self._head, session_id)
-        return None if info is None or info.is_expired(self._clock()) else info
+        info = await self._engine.read(self._head, session_id)
+        return None if info is None or info.is_expired(self._policy.clock()) else info
 
     @final
     async def get_session(
         self, session_id: str, *, max_messages: int | None = None
     ) -> SessionData:
-        limit = _check_limit("max_messages", max_messages)
+        limit = check_limit("max_messages", max_messages)
         info = await self._info(session_id)
         if info is None:
             return SessionData(session_id=session_id)
@@ -565,7 +429,7 @@ class BaseSessionStore(SessionStore, ABC):
     async def get_working_history(
         self, session_id: str, max_messages: int | None = None
     ) -> list[dict[str, Any]]:
-        limit = _check_limit("max_messages", max_messages)
+        limit = check_limit("max_messages", max_messages)
         info = await self._info(session_id)
         checkpoint = None if info is None else info.checkpoint
         after = 0 if checkpoint is None else checkpoint.seq
@@ -576,8 +440,8 @@ class BaseSessionStore(SessionStore, ABC):
     async def window(
         self, session_id: str, around_seq: int | None = None, *, window: int = 5
     ) -> list[Message]:
-        _check_limit("window", window)
-        if _check_limit("around_seq", around_seq) is None:
+        check_limit("window", window)
+        if check_limit("around_seq", around_seq) is None:
             return await self._messages(session_id, limit=window + 1)
         older = await self._messages(session_id, limit=window + 1, before=around_seq + 1)
         newer = await self._messages(session_id, limit=window, after=around_seq, oldest=True)
@@ -590,21 +454,21 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
     ) -> bool:
         given = codec.messages_from(messages)
-        if self._max_messages is not None:
-            excess = len(given) - self._max_messages
+        if self._policy.max_messages is not None:
+            excess = len(given) - self._policy.max_messages
             given = given[history.messages_to_drop(map(history.is_tool_result, given), excess) :]
-        bodies = self._prepare(session_id, given, None, None).bodies
+        bodies = make_append(self._policy, session_id, given).bodies
         replace = self._replacement(
             session_id, 1, bodies=bodies, drop_checkpoint=True, create=True
         )
-        await self._act(session_id, self._replace(replace))
+        await self._engine.act(session_id, self._replace, replace)
         return True
 
     @final
     async def clear_session(self, session_id: str) -> bool:
         check_session_id(session_id)
         replace = self._replacement(session_id, 1, drop_checkpoint=True)
-        done = await self._act(session_id, self._replace(replace))
+        done = await self._engine.act(session_id, self._replace, replace)
         return done is not None and (done.removed > 0 or done.had_checkpoint)
 
     @final
@@ -612,7 +476,7 @@ class BaseSessionStore(SessionStore, ABC):
         check_session_id(session_id)
         # What has expired is gone already, as far as a caller can tell.
         existed = await self._info(session_id) is not None
-        return await self._act(session_id, self._delete(session_id)) and existed
+        return await self._engine.act(session_id, self._delete, session_id) and existed
 
     @final
     async def append_compaction_checkpoint(
@@ -628,13 +492,13 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> bool:
         if not isinstance(summary, str) or not summary.strip():
             raise InvalidMessageError("summary is text that isn't blank", field="summary")
-        codec.encode_message(Message(role, summary), self._max_message_bytes)
+        codec.encode_message(Message(role, summary), self._policy.max_message_bytes)
         codec.check_json_object(metadata or {}, "metadata")
-        if _check_limit("seq", seq) is None:
+        if check_limit("seq", seq) is None:
             # Read first: a message that comes in meanwhile isn't covered, and stays visible.
             info = await self._info(session_id)
             seq = 0 if info is None else info.last_seq
-        now = self._clock()
+        now = self._policy.clock()
         checkpoint = Checkpoint(
             summary, seq or 0, role, tokens_before, tokens_after, now, metadata or {}
         )
@@ -645,27 +509,15 @@ class BaseSessionStore(SessionStore, ABC):
 
     async def _change(self, session_id: str, *changes: Change, **options: Any) -> Any:
         """Apply changes to the record in one atomic step; return their values."""
-        check_session_id(session_id)
-        for change in changes:
-            # `Checkpoint` is checked by its maker.
-            if not isinstance(change.value, Checkpoint):
-                codec.check_json(change.value, ".".join(change.path))
-        encoded = codec.encode_json(changes)
-        if len(encoded) > self._max_message_bytes:
-            raise MessageTooLargeError(size=len(encoded), limit=self._max_message_bytes)
-        options.setdefault("ttl_seconds", self._ttl_seconds)
-        update = Update(session_id, changes, self._clock(), **options)
-        return await self._write(update, len(encoded))
+        update, size = make_update(self._policy, session_id, changes, **options)
+        return await self._engine.write(update, size)
 
     @final
     async def update_session_metadata(self, session_id: str, /, **fields: Any) -> bool:
         check_session_id(session_id)
-        changes = []
-        for field, value in fields.items():
-            if value is not None:
-                changes.append(Change(("metadata", field), "set", value))
-                if field in {"agent_name", "user_id", "agent_id"}:
-                    changes.append(_set_text(field, value))
+        given = {field: value for field, value in fields.items() if value is not None}
+        changes = make_changes("set", "metadata", given)
+        changes += [_set_text(field, given[field]) for field in _LOOKED_UP[:3] if field in given]
         if changes:
             await self._change(session_id, *changes)
         return True
@@ -679,15 +531,14 @@ class BaseSessionStore(SessionStore, ABC):
         *,
         defaults: Mapping[str, Any] | None = None,
     ) -> bool:
-        path = ("metadata", _check_text("key", key))
-        absent = [_change("default", (*path, name), item) for name, item in (defaults or {}).items()]
-        present = [_change("set", (*path, name), item) for name, item in updates.items()]
+        absent = make_changes("default", "metadata", defaults or {}, key)
+        present = make_changes("set", "metadata", updates, key)
         await self._change(session_id, *absent, *present)
         return True
 
     @final
     async def rename_session(self, session_id: str, title: str) -> bool:
-        text = _check_text("title", title).strip()
+        text = check_text("title", title).strip()
         path = ("metadata", "title")
         await self._change(session_id, Change(path, "set" if text else "remove", text or None))
         return True
@@ -726,14 +577,14 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     async def set_state(self, session_id: str, key: str, value: JSONValue) -> None:
-        await self._change(session_id, _change("set", ("state", key), value))
+        await self._change(session_id, *make_changes("set", "state", {key: value}))
 
     @final
     async def update_state(
         self, session_id: str, values: Mapping[str, JSONValue], *, remove: Iterable[str] = ()
     ) -> None:
-        changes = [_change("set", ("state", key), value) for key, value in values.items()]
-        changes += [_change("remove", ("state", key)) for key in remove]
+        changes = make_changes("set", "state", values)
+        changes += make_changes("remove", "state", dict.fromkeys(remove))
         await self._change(session_id, *changes)
 
     @final
@@ -741,7 +592,7 @@ class BaseSessionStore(SessionStore, ABC):
         if isinstance(by, bool) or not isinstance(by, int | float):
             text = f"by is a number, not {type(by).__name__}"
             raise InvalidMessageError(text, field="by", session_id=session_id)
-        values = await self._change(session_id, _change("increment", ("state", key), by))
+        values = await self._change(session_id, *make_changes("increment", "state", {key: by}))
         total: float = values[0]
         return total
 
@@ -759,16 +610,16 @@ class BaseSessionStore(SessionStore, ABC):
         gateway_session_id: str | None = None,
     ) -> SessionPage:
         texts = (agent_name, user_id, agent_id, gateway_session_id)
-        fields = zip(_RECORD_FIELDS, texts, strict=True)
+        fields = zip(_LOOKED_UP, texts, strict=True)
         where = {field: text for field, text in fields if text is not None}
-        below = None if cursor is None else _decode_cursor(cursor)
-        if not _check_limit("limit", limit):
+        below = None if cursor is None else decode_cursor(cursor)
+        if not check_limit("limit", limit):
             return SessionPage([], cursor)
         # One more than asked for tells whether there is another page.
-        scan = Scan(limit + 1, self._clock(), below, where)
-        found = await self._read(self._scan, scan)
+        scan = Scan(limit + 1, self._policy.clock(), below, where)
+        found = await self._engine.read(self._scan, scan)
         page = found[:limit]
-        return SessionPage(page, _encode_cursor(page[-1]) if len(found) > limit else None)
+        return SessionPage(page, encode_cursor(page[-1]) if len(found) > limit else None)
 
     @final
     async def get_sessions_by_agent(self, agent_name: str, limit: int = 10) -> list[SessionInfo]:
@@ -784,8 +635,8 @@ class BaseSessionStore(SessionStore, ABC):
         return await self.list_sessions(limit)
 
     async def search(self, query: str, *, limit: int = 5, window: int = 5) -> list[SearchHit]:
-        _check_limit("limit", limit)
-        _check_limit("window", window)
+        check_limit("limit", limit)
+        check_limit("window", window)
         return await search_newest(self, query, limit=limit, window=window)
 
     # Move.
@@ -808,22 +659,23 @@ class BaseSessionStore(SessionStore, ABC):
         overwrite: bool = False,
         max_sessions: int | None = None,
     ) -> ImportReport:
-        limit = _check_limit("max_sessions", max_sessions)
+        limit = check_limit("max_sessions", max_sessions)
         return await transfer.import_sessions(
             self, sessions, self._restore, overwrite=overwrite, max_sessions=limit
         )
 
     async def _restore(self, info: SessionInfo, messages: Sequence[Message]) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
-        append = self._prepare(info.session_id, messages, None, None)
-        if info.updated_at:
-            append = msgspec.structs.replace(append, now=info.updated_at)
-        await self._write(append, sum(map(len, append.bodies)))
-        changes = transfer.record_changes(info)
-        if changes:
-            left = None if info.expires_at is None else info.expires_at - append.now
-            update = Update(info.session_id, changes, append.now, ttl_seconds=left)
-            await self._write(update, 0)
+        append = make_append(self._policy, info.session_id, messages)
+        now = info.updated_at or append.now
+        left = None if info.expires_at is None else info.expires_at - now
+        update, size = make_update(
+            self._policy, info.session_id, transfer.record_changes(info), now=now, ttl_seconds=left
+        )
+        append = msgspec.structs.replace(append, now=now)
+        await self._engine.write(append, sum(map(len, append.bodies)))
+        if update.changes or left is not None:
+            await self._engine.write(update, size)
 
     # Expiry.
 
@@ -840,48 +692,17 @@ class BaseSessionStore(SessionStore, ABC):
     async def purge_expired(self) -> int:
         purged = 0
         while True:
-            now = self._clock()
-            found = await self._read(self._scan, Scan(100, now, expired=True))
+            now = self._policy.clock()
+            found = await self._engine.read(self._scan, Scan(_PURGE_PAGE, now, expired=True))
             for info in found:
-                delete = self._delete(info.session_id, expired_at=now)
-                purged += await self._act(info.session_id, delete)
-            if len(found) < 100:  # noqa: PLR2004  # the last page
+                sid = info.session_id
+                purged += await self._engine.act(sid, self._delete, sid, expired_at=now)
+            if len(found) < _PURGE_PAGE:
                 return purged
 
 
-def _change(kind: Any, path: tuple[str, ...], value: JSONValue = None) -> Change:
-    for key in path[1:]:
-        _check_text(path[0], key)
-    return Change(path, kind, value)
-
-
 def _set_text(field: str, value: object) -> Change:
-    return Change((field,), "set", _check_text(field, value))
-
-
-def _check_text(field: str, value: object) -> str:
-    if not isinstance(value, str):
-        text = f"{field} is text, not {type(value).__name__}"
-        raise InvalidMessageError(text, field=field)
-    return value
-
-
-def _check_key(key: str | None) -> str | None:
-    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 512):  # noqa: PLR2004
-        text = "idempotency_key is text of 1 to 512 characters"
-        raise InvalidMessageError(text, field="idempotency_key")
-    return key
-
-
-def _check_limit(name: str, value: int | None) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise ValueError(f"{name}={value!r}: give a whole number from 0 up")
-    return value
-
-
-def _check_positive(name: str, value: float | None) -> None:
-    if value is not None and not 0 < value < float("inf"):
-        raise ValueError(f"{name}={value!r}: give a number above 0")
+    return Change((field,), "set", check_text(field, value))
 
 
 def _is_partial(message: Message) -> bool:
@@ -900,16 +721,3 @@ async def _sliced(
             await asyncio.sleep(0)
             deadline = time.perf_counter() + _SLICE_SECONDS
     return results
-
-
-def _encode_cursor(info: SessionInfo) -> str:
-    raw = codec.encode_json((info.updated_at, info.session_id))
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str) -> tuple[float, str]:
-    try:
-        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        return msgspec.json.decode(raw, type=tuple[float, str])
-    except (binascii.Error, msgspec.DecodeError, TypeError, ValueError) as exc:
-        raise ValueError("the cursor isn't one that list_sessions returned") from exc

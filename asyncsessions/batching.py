@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 import anyio
+import msgspec
 
 from asyncsessions.errors import StoreClosedError
 
@@ -25,31 +26,28 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 """What became of one item: its result, its error, or a future where that isn't known yet."""
 
 
-class _Entry(Generic[Item, Result]):
-    """One caller's item, from submission to its outcome."""
+class _Entry(msgspec.Struct, Generic[Item, Result], eq=False):
+    """One caller's item, from submission to its outcome; a struct because one is made per call."""
 
-    __slots__ = ("caller", "item", "key", "size", "taken", "unheard")
-
-    def __init__(self, key: str, item: Item, size: int, caller: asyncio.Future[Result]) -> None:
-        self.key = key
-        self.item = item
-        self.size = size
-        self.caller = caller
-        self.taken = False
-        # Set by a caller that was cancelled while its item was under way, and waits for the end.
-        self.unheard: asyncio.Future[None] | None = None
+    key: str
+    item: Item
+    size: int
+    caller: asyncio.Future[Result]
+    taken: bool = False
+    # Set by a caller that was cancelled while its item was under way, and waits for the end.
+    unheard: asyncio.Future[None] | None = None
 
     def answer(self, outcome: Result | BaseException) -> None:
         if self.unheard is not None and not self.unheard.done():
             self.unheard.set_result(None)
         if self.caller.done():
             return
-        if isinstance(outcome, asyncio.CancelledError):
-            self.caller.cancel()
-        elif isinstance(outcome, BaseException):
-            self.caller.set_exception(outcome)
-        else:
+        if not isinstance(outcome, BaseException):
             self.caller.set_result(outcome)
+        elif isinstance(outcome, asyncio.CancelledError):
+            self.caller.cancel()
+        else:
+            self.caller.set_exception(outcome)
 
     async def settle(self) -> None:
         """Wait for the outcome on behalf of a cancelled caller; a second cancel stops that."""
@@ -125,19 +123,24 @@ class GroupCommit(Generic[Item, Result]):
             StoreClosedError: `aclose` was called before.
             Exception: Whatever ``flush`` gave as this item's outcome.
         """
-        while self._is_full():
+        while self._items >= self._max_queued_items or self._bytes >= self._max_queued_bytes:
+            if self._closed:
+                break
             await self._wait_for_room()
         if self._closed:
             raise StoreClosedError
-        entry = _Entry(key, item, size, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        caller: asyncio.Future[Result] = loop.create_future()
+        entry = _Entry(key, item, size, caller)
         self._queue.append(entry)
         self._items += 1
         self._bytes += size
-        self._start()
+        if self._drainer is None:
+            self._drainer = loop.create_task(self._drain())
         try:
-            return await entry.caller
+            return await caller
         except asyncio.CancelledError:
-            if entry.taken and entry.caller.cancelled():
+            if entry.taken and caller.cancelled():
                 await entry.settle()
             raise
 
@@ -151,11 +154,6 @@ class GroupCommit(Generic[Item, Result]):
             self._idle = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._idle)
 
-    def _is_full(self) -> bool:
-        if self._closed:
-            return False
-        return self._items >= self._max_queued_items or self._bytes >= self._max_queued_bytes
-
     async def _wait_for_room(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting_for_room.append(turn)
@@ -168,15 +166,13 @@ class GroupCommit(Generic[Item, Result]):
 
     def _let_in(self) -> None:
         room = self._max_queued_items - self._items
-        while self._waiting_for_room and (self._closed or (room > 0 and not self._is_full())):
+        if self._bytes >= self._max_queued_bytes:
+            room = 0
+        while self._waiting_for_room and (self._closed or room > 0):
             turn = self._waiting_for_room.popleft()
             if not turn.done():
                 turn.set_result(None)
                 room -= 1
-
-    def _start(self) -> None:
-        if self._drainer is None and self._queue:
-            self._drainer = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
         try:
@@ -192,6 +188,18 @@ class GroupCommit(Generic[Item, Result]):
             self._note_idle()
 
     def _take(self) -> list[_Entry[Item, Result]]:
+        if not self._held and self._items <= self._max_items and self._bytes <= self._max_bytes:
+            # All of them, which is the rule; the rest of this method is for the exceptions.
+            batch = [entry for entry in self._queue if not entry.caller.done()]
+            self._queue.clear()
+            self._items = self._bytes = 0
+        else:
+            batch = self._take_some()
+        for entry in batch:
+            entry.taken = True
+        return batch
+
+    def _take_some(self) -> list[_Entry[Item, Result]]:
         batch: list[_Entry[Item, Result]] = []
         size = 0
         while self._queue and len(batch) < self._max_items:
@@ -205,7 +213,6 @@ class GroupCommit(Generic[Item, Result]):
             self._items -= 1
             self._bytes -= entry.size
             if not entry.caller.done():
-                entry.taken = True
                 size += entry.size
                 batch.append(entry)
         return batch
@@ -240,7 +247,8 @@ class GroupCommit(Generic[Item, Result]):
             if not hold.unknown:
                 del self._held[entry.key]
                 self._queue.extendleft(reversed(hold.behind))
-                self._start()
+                if self._queue and self._drainer is None:
+                    self._drainer = asyncio.get_running_loop().create_task(self._drain())
                 self._note_idle()
 
         outcome.add_done_callback(release)

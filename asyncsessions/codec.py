@@ -83,10 +83,13 @@ def _is_json(value: object, depth: int) -> bool:
     if not depth:
         return False
     if kind is dict:
-        return all(
-            type(key) is str and _is_json(item, depth - 1)
-            for key, item in value.items()  # type: ignore[attr-defined]  # as above
-        )
+        # On the hot path of every append with metadata, so without a generator or a call each.
+        for key, item in value.items():  # type: ignore[attr-defined]  # as above
+            if type(key) is not str:
+                return False
+            if type(item) not in _SCALARS and not _is_json(item, depth - 1):
+                return False
+        return True
     if kind is list or kind is tuple:
         return all(_is_json(item, depth - 1) for item in value)  # type: ignore[attr-defined]  # as above
     return False
@@ -142,33 +145,37 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
 
 
 def _check_message(message: Message) -> None:
-    if not isinstance(message.role, str) or not message.role:
+    role, content, timestamp, metadata = (
+        message.role,
+        message.content,
+        message.timestamp,
+        message.metadata,
+    )
+    if not isinstance(role, str) or not role:
         raise InvalidMessageError("role is text that isn't empty", field="role")
-    content = message.content
     if type(content) is not str and content is not None:
-        if not isinstance(content, list):
-            text = f"content is text, a list or None, not {type(content).__name__}"
-            raise InvalidMessageError(text, field="content")
-        check_json(content, "content")
-    timestamp = message.timestamp
+        _check_list(content, "content", "text, a list or None")
     if type(timestamp) is not float and type(timestamp) is not int:
         text = f"timestamp is in seconds since the epoch, not {type(timestamp).__name__}"
         raise InvalidMessageError(text, field="timestamp")
     if not math.isfinite(timestamp):
         raise InvalidMessageError(f"timestamp is {timestamp}", field="timestamp")
-    if message.metadata != {}:
-        check_json_object(message.metadata, "metadata")
+    if type(metadata) is not dict or metadata:
+        check_json_object(metadata, "metadata")
     if message.tool_calls is not None:
-        if not isinstance(message.tool_calls, list):
-            text = f"tool_calls is a list or None, not {type(message.tool_calls).__name__}"
-            raise InvalidMessageError(text, field="tool_calls")
-        check_json(message.tool_calls, "tool_calls")
-    for field, value in (("tool_call_id", message.tool_call_id), ("name", message.name)):
-        if value is not None and not isinstance(value, str):
-            text = f"{field} is text or None, not {type(value).__name__}"
-            raise InvalidMessageError(text, field=field)
-    if message.extra != {}:
+        _check_list(message.tool_calls, "tool_calls", "a list or None")
+    if message.tool_call_id is not None and not isinstance(message.tool_call_id, str):
+        raise InvalidMessageError("tool_call_id is text or None", field="tool_call_id")
+    if message.name is not None and not isinstance(message.name, str):
+        raise InvalidMessageError("name is text or None", field="name")
+    if message.extra:
         check_json_object(message.extra, "extra")
+
+
+def _check_list(value: object, field: str, wanted: str) -> None:
+    if not isinstance(value, list):
+        raise InvalidMessageError(f"{field} is {wanted}, not {type(value).__name__}", field=field)
+    check_json(value, field)
 
 
 def _field_with_surrogate(message: Message) -> str:

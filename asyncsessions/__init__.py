@@ -1,0 +1,87 @@
+"""An async-first store for the conversations of bots, agents and gateways.
+
+    async with open_store("jsonl://data") as store:
+        await store.add_message("chat-1", "user", "Hello")
+        history = await store.get_chat_history("chat-1", max_messages=20)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from asyncsessions.errors import (
+    CorruptSessionError,
+    IdempotencyConflictError,
+    InvalidMessageError,
+    InvalidSessionIdError,
+    LockTimeoutError,
+    MessageTooLargeError,
+    SessionNotFoundError,
+    SessionStoreError,
+    StoreClosedError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from asyncsessions.models import (
+    Checkpoint,
+    ImportReport,
+    Message,
+    SearchHit,
+    SessionData,
+    SessionInfo,
+    SessionPage,
+)
+from asyncsessions.protocols import AsyncSessionStoreProtocol, SessionStore, check_async_store
+from asyncsessions.registry import open_store
+
+if TYPE_CHECKING:
+    from asyncsessions.base import BaseSessionStore
+    from asyncsessions.stores.json import JSONSessionStore
+    from asyncsessions.stores.jsonl import JSONLinesSessionStore
+    from asyncsessions.stores.memory import InMemorySessionStore
+
+__all__ = [
+    "AsyncSessionStoreProtocol",
+    "BaseSessionStore",
+    "Checkpoint",
+    "CorruptSessionError",
+    "IdempotencyConflictError",
+    "ImportReport",
+    "InMemorySessionStore",
+    "InvalidMessageError",
+    "InvalidSessionIdError",
+    "JSONLinesSessionStore",
+    "JSONSessionStore",
+    "LockTimeoutError",
+    "Message",
+    "MessageTooLargeError",
+    "SearchHit",
+    "SessionData",
+    "SessionInfo",
+    "SessionNotFoundError",
+    "SessionPage",
+    "SessionStore",
+    "SessionStoreError",
+    "StoreClosedError",
+    "StoreUnavailableError",
+    "VersionConflictError",
+    "check_async_store",
+    "open_store",
+]
+
+__version__ = "0.1.0"
+
+# Loaded at first use, so that importing the package stays cheap and loads no driver.
+_LAZY = {
+    "BaseSessionStore": "asyncsessions.base",
+    "InMemorySessionStore": "asyncsessions.stores.memory",
+    "JSONLinesSessionStore": "asyncsessions.stores.jsonl",
+    "JSONSessionStore": "asyncsessions.stores.json",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,154 @@
+"""Runs a store's hooks: opens it once, batches its writes, settles and translates.
+
+It is a part of `BaseSessionStore` rather than a base class of its own, so that a store's private
+names can't clash with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from asyncsessions.batching import GroupCommit, Outcome
+from asyncsessions.errors import SessionStoreError, StoreClosedError, StoreUnavailableError
+from asyncsessions.hooks import Append, Update
+
+if TYPE_CHECKING:
+    from asyncsessions.base import BaseSessionStore
+
+__all__ = ["Engine"]
+
+T = TypeVar("T")
+
+
+class Engine:
+    """The life cycle of one store and its calls to the hooks.
+
+    Args:
+        store: The store whose hooks it calls.
+    """
+
+    def __init__(self, store: BaseSessionStore) -> None:
+        self._store = store
+        self._writes: GroupCommit[Append | Update, Any] = GroupCommit(self._flush)
+        self._opening: asyncio.Task[None] | None = None
+        self._actions: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
+        # Whether calls may go ahead; the hot paths look here before they call `open`.
+        self.is_ready = False
+
+    async def open(self) -> None:
+        """Open the store unless it is open; concurrent callers wait for the same attempt."""
+        if self._is_closed:
+            raise StoreClosedError
+        if self.is_ready:
+            return
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+        opening = self._opening
+        try:
+            await asyncio.shield(opening)
+        finally:
+            # After a failure the next call tries again.
+            if opening.done() and self._opening is opening:
+                self._opening = None
+
+    async def _open(self) -> None:
+        try:
+            await self._store._open()
+        except Exception as exc:
+            raise self._translate(exc, None) from exc
+        self.is_ready = True
+
+    async def aclose(self) -> None:
+        """Complete what is under way and close the store; again is a no-op."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        was_open, self.is_ready = self.is_ready, False
+        await self._writes.aclose()
+        if self._actions:
+            await asyncio.wait(self._actions)
+        if was_open:
+            await self._store._close()
+
+    async def read(self, hook: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Await a hook that only reads."""
+        if not self.is_ready:
+            await self.open()
+        try:
+            return await hook(*args)
+        except Exception as exc:
+            session_id = args[0] if args and isinstance(args[0], str) else None
+            raise self._translate(exc, session_id) from exc.__cause__ or exc
+
+    async def act(
+        self, session_id: str, hook: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kw: Any
+    ) -> T:
+        """Await a hook that writes; a cancelled caller still sees it through."""
+        if not self.is_ready:
+            await self.open()
+        task = asyncio.get_running_loop().create_task(hook(*args, **kw))
+        self._actions.add(task)
+        task.add_done_callback(self._actions.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # Marks it as seen; the caller learns of the cancellation.
+            raise
+        except Exception as exc:
+            raise self._translate(exc, session_id) from exc.__cause__ or exc
+
+    def write(self, write: Append | Update, size: int) -> Awaitable[Any]:
+        """Return an awaitable of a write's outcome in the next group commit."""
+        if self.is_ready:
+            return self._writes.submit(write.session_id, write, size)
+        return self._open_and_write(write, size)
+
+    async def _open_and_write(self, write: Append | Update, size: int) -> Any:
+        await self.open()
+        return await self._writes.submit(write.session_id, write, size)
+
+    async def _flush(self, batch: list[Append | Update]) -> Sequence[Outcome[Any]]:
+        appends = [index for index, write in enumerate(batch) if type(write) is Append]
+        if len(appends) == len(batch):
+            return await self._flush_half(self._store._append, batch)
+        updates = [index for index, write in enumerate(batch) if type(write) is Update]
+        outcomes: list[Any] = [None] * len(batch)
+        hook: Callable[[Any], Awaitable[Sequence[Outcome[Any]]]]
+        for indexes, hook in ((appends, self._store._append), (updates, self._store._update)):
+            if indexes:
+                half = await self._flush_half(hook, [batch[index] for index in indexes])
+                for index, outcome in zip(indexes, half, strict=True):
+                    outcomes[index] = outcome
+        return outcomes
+
+    async def _flush_half(
+        self,
+        hook: Callable[[Any], Awaitable[Sequence[Outcome[Any]]]],
+        batch: list[Append | Update],
+    ) -> Sequence[Outcome[Any]]:
+        try:
+            return await hook(batch)
+        except Exception as exc:  # noqa: BLE001  # becomes the outcome of each write
+            return [self._chained(exc, write.session_id) for write in batch]
+
+    def _chained(self, exc: Exception, session_id: str | None) -> Exception:
+        error = self._translate(exc, session_id)
+        if error is not exc:
+            error.__cause__ = exc
+        return error
+
+    def _translate(self, exc: Exception, session_id: str | None) -> Exception:
+        """Return this library's error for a driver's, and any other as it is."""
+        if isinstance(exc, SessionStoreError) or not isinstance(exc, self._store._driver_errors):
+            return exc
+        which = "" if session_id is None else f" for session {session_id!r}"
+        text = f"{type(self._store).__name__} failed{which}: {exc}"
+        return StoreUnavailableError(text, session_id=session_id)

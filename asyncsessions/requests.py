@@ -1,0 +1,217 @@
+"""Checked requests: what a caller gave becomes what a hook takes, or a typed error.
+
+Nothing here does I/O, so whatever is refused here was never written.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from asyncsessions.codec import (
+    check_json,
+    digest_messages,
+    encode_json,
+    encode_message,
+)
+from asyncsessions.errors import InvalidMessageError, MessageTooLargeError
+from asyncsessions.history import is_tool_result
+from asyncsessions.hooks import Append, Change, Update
+from asyncsessions.ids import check_session_id
+from asyncsessions.models import Checkpoint, JSONValue, Message, SessionInfo
+
+__all__ = [
+    "Policy",
+    "check_limit",
+    "check_text",
+    "decode_cursor",
+    "encode_cursor",
+    "make_append",
+    "make_changes",
+    "make_update",
+]
+
+_MAX_KEY = 512
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """The options that every store has; see `BaseSessionStore`."""
+
+    max_messages: int | None = None
+    ttl_seconds: float | None = None
+    max_message_bytes: int = 8 << 20
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        for name in ("max_messages", "ttl_seconds", "max_message_bytes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value!r}: give a number above 0")
+
+
+def make_append(
+    policy: Policy,
+    session_id: str,
+    messages: Sequence[Message],
+    *,
+    idempotency_key: str | None = None,
+    expected_seq: int | None = None,
+) -> Append:
+    """Return a checked append, its messages encoded.
+
+    Raises:
+        InvalidSessionIdError: The id isn't valid.
+        InvalidMessageError: A message or the key isn't valid; names the field.
+        ValueError: ``expected_seq`` is negative.
+    """
+    check_session_id(session_id)
+    now = policy.clock()
+    keep = policy.max_messages
+    digest = ""
+    try:
+        if len(messages) == 1:  # The hot path, without a comprehension's frame.
+            bodies: tuple[bytes, ...] = (_encode(messages[0], now, policy.max_message_bytes),)
+        else:
+            bodies = tuple(_encode(each, now, policy.max_message_bytes) for each in messages)
+        if idempotency_key is not None:
+            _check_key(idempotency_key)
+            digest = digest_messages(messages)
+    except InvalidMessageError as exc:
+        exc.session_id = session_id
+        raise
+    if expected_seq is not None:
+        check_limit("expected_seq", expected_seq)
+    return Append(
+        session_id,
+        bodies,
+        () if keep is None else tuple(map(is_tool_result, messages)),
+        now,
+        keep,
+        policy.ttl_seconds,
+        expected_seq,
+        idempotency_key,
+        digest,
+    )
+
+
+def _encode(message: Message, now: float, max_bytes: int) -> bytes:
+    if not message.timestamp:
+        message = Message(
+            message.role,
+            message.content,
+            now,
+            message.metadata,
+            message.tool_calls,
+            message.tool_call_id,
+            message.name,
+            0,
+            message.extra,
+        )
+    return encode_message(message, max_bytes)
+
+
+def make_changes(kind: Any, area: str, values: Mapping[str, JSONValue], *keys: str) -> list[Change]:
+    """Return one change for each key of a record's area.
+
+    Raises:
+        InvalidMessageError: A key isn't text.
+    """
+    for key in (*keys, *values):
+        check_text(f"a key of {area}", key)
+    return [Change((area, *keys, key), kind, value) for key, value in values.items()]
+
+
+def make_update(
+    policy: Policy, session_id: str, changes: Sequence[Change], **options: Any
+) -> tuple[Update, int]:
+    """Return a checked update, and its size in bytes.
+
+    Raises:
+        InvalidSessionIdError: The id isn't valid.
+        InvalidMessageError: A value isn't JSON; names the path.
+        MessageTooLargeError: The changes are over ``max_message_bytes``.
+    """
+    check_session_id(session_id)
+    try:
+        for change in changes:
+            value = change.value
+            if isinstance(value, Checkpoint):
+                value = msgspec.to_builtins(value)
+            check_json(value, ".".join(change.path))
+        size = _size(changes, policy.max_message_bytes)
+    except InvalidMessageError as exc:
+        exc.session_id = session_id
+        raise
+    options.setdefault("ttl_seconds", policy.ttl_seconds)
+    options.setdefault("now", policy.clock())
+    return Update(session_id, tuple(changes), **options), size
+
+
+def _size(changes: Sequence[Change], max_bytes: int) -> int:
+    try:
+        size = len(encode_json(changes))
+    except UnicodeEncodeError as exc:
+        field = next(iter(changes)).path[0]
+        text = f"{field} holds a lone surrogate, which UTF-8 can't; decode the text correctly first"
+        raise InvalidMessageError(text, field=field) from UnicodeError(exc.reason)
+    if size > max_bytes:
+        raise MessageTooLargeError(size=size, limit=max_bytes)
+    return size
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
+        text = f"idempotency_key is text of 1 to {_MAX_KEY} characters"
+        raise InvalidMessageError(text, field="idempotency_key")
+    try:
+        key.encode()
+    except UnicodeEncodeError as exc:
+        text = "idempotency_key holds a lone surrogate"
+        raise InvalidMessageError(text, field="idempotency_key") from exc
+
+
+def check_text(field: str, value: object) -> str:
+    """Return a value that must be text.
+
+    Raises:
+        InvalidMessageError: It isn't.
+    """
+    if not isinstance(value, str):
+        text = f"{field} is text, not {type(value).__name__}"
+        raise InvalidMessageError(text, field=field)
+    return value
+
+
+def check_limit(name: str, value: int | None) -> int | None:
+    """Return a number that must be None or whole and not negative.
+
+    Raises:
+        ValueError: It isn't.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{name}={value!r}: give a whole number from 0 up")
+    return value
+
+
+def encode_cursor(info: SessionInfo) -> str:
+    """Return the cursor that continues a list after this session."""
+    raw = encode_json((info.updated_at, info.session_id))
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> tuple[float, str]:
+    """Return ``(updated_at, session_id)`` of the session that a cursor was made from.
+
+    Raises:
+        ValueError: It isn't such a cursor.
+    """
+    try:
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        return msgspec.json.decode(raw, type=tuple[float, str])
+    except (binascii.Error, msgspec.DecodeError, TypeError, ValueError) as exc:
+        raise ValueError("the cursor isn't one that list_sessions returned") from exc

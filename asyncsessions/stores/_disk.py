@@ -1,0 +1,131 @@
+"""The file operations that the file stores use, in one place.
+
+Stores do nothing to a disk but through a `Disk`, so a test can hand them one that records,
+fails or tears what is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+__all__ = ["Disk"]
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # Far past any data, because Windows keeps others from reading the locked byte.
+    _LOCKED_BYTE = 1 << 62
+
+    def _try_lock(fd: int) -> None:
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(fd: int) -> None:
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+    def _read_at(fd: int, size: int, offset: int) -> bytes:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size)
+
+    def _write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, data)
+else:
+    import fcntl
+
+    def _try_lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+    _read_at = os.pread
+    _write_at = os.pwrite
+
+_BINARY = getattr(os, "O_BINARY", 0)
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_BUSY = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
+
+
+class Disk:
+    """The operating system's files. Every method raises `OSError` where the system refuses."""
+
+    def open(self, path: Path, *, create: bool = False) -> int:
+        """Open a file to read and write; ``create`` makes an empty one, for this user only."""
+        flags = os.O_RDWR | _BINARY | _CLOEXEC | (os.O_CREAT if create else 0)
+        return os.open(path, flags, 0o600)
+
+    def open_to_read(self, path: Path) -> int:
+        """Open a file that exists, to read."""
+        return os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC)
+
+    def close(self, fd: int) -> None:
+        """Close a file, which also gives up its lock."""
+        os.close(fd)
+
+    def try_lock(self, fd: int) -> bool:
+        """Take the exclusive lock of a file; return False where another holder has it."""
+        try:
+            _try_lock(fd)
+        except OSError as exc:
+            if exc.errno in _BUSY:
+                return False
+            raise
+        return True
+
+    def unlock(self, fd: int) -> None:
+        """Give up the lock of a file."""
+        _unlock(fd)
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """Return up to ``size`` bytes at ``offset``; fewer only at the end of the file."""
+        data = _read_at(fd, size, offset)
+        while len(data) < size:
+            more = _read_at(fd, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        """Write all of ``data`` at ``offset``."""
+        written = _write_at(fd, data, offset)
+        # A disk that fills up, or a file over the size limit, takes a part first.
+        while written < len(data):
+            written += _write_at(fd, memoryview(data)[written:], offset + written)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut a file off."""
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        """Return when a file's content, and its size, would survive a power loss."""
+        if sys.platform == "darwin":
+            # On macOS only this flushes the drive's own cache.
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        elif sys.platform == "win32":
+            os.fsync(fd)
+        else:
+            os.fdatasync(fd)
+
+    def sync_directory(self, path: Path) -> None:
+        """Return when the names in a directory would survive a power loss."""
+        if sys.platform == "win32":
+            return  # NTFS journals names; a directory can't be opened there.
+        fd = os.open(path, os.O_RDONLY | _CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Give a file another file's name, in one step; the other is gone."""
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file's name."""
+        os.unlink(path)

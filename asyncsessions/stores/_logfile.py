@@ -1,0 +1,569 @@
+"""Writing one JSON Lines session file, under its lock."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from asyncsessions.codec import decode_message, encode_json, with_seq
+from asyncsessions.errors import SessionStoreError
+from asyncsessions.history import is_tool_result, messages_to_drop
+from asyncsessions.hooks import (
+    Append,
+    Appended,
+    KeyRecord,
+    Replace,
+    Replaced,
+    Update,
+    Window,
+    admit,
+    apply_changes,
+    renewed,
+)
+from asyncsessions.models import JSONValue, SessionInfo
+from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._log import HEADER, KEY, RECORD, Commit, LogReader, commit_line, seq_of
+
+__all__ = ["SessionFile"]
+
+logger = logging.getLogger("asyncsessions.jsonl")
+
+# A reader checks the last flush, so a larger one is followed by an empty one.
+_FLUSH_BYTES = 1 << 18
+# A file is rewritten when so many of its bytes are dead, and they are more than half of it.
+_DEAD_BYTES = 1 << 16
+_GAPS = 32
+
+_decode_key = msgspec.json.Decoder(KeyRecord).decode
+_EMPTY = SessionInfo(session_id="")
+
+
+def record_line(info: SessionInfo) -> bytes:
+    """Return the line of a record, without its defaults and without the commit's counters."""
+    counters = {"last_seq", "message_count", "updated_at", "expires_at"}
+    fields = {
+        name: getattr(info, name)
+        for name in info.__struct_fields__
+        if name not in counters and getattr(info, name) != getattr(_EMPTY, name)
+    }
+    return b"%b%b}\n" % (RECORD, encode_json(fields))
+
+
+def header_line(session_id: str) -> bytes:
+    """Return the first line of a file."""
+    return b'%b"session_id":%b}\n' % (HEADER, encode_json(session_id))
+
+
+class _Draft:
+    """A flush that is being put together."""
+
+    def __init__(self, commit: Commit, end: int) -> None:
+        self.commit = msgspec.structs.replace(commit, gaps=list(commit.gaps))
+        self.end = end
+        self.lines: list[bytes] = []
+        self.keys: dict[str, KeyRecord] = {}
+        self.record_size = 0
+        self.is_changed = False
+
+    def add(self, line: bytes) -> int:
+        """Add a line; return the offset that it will have."""
+        offset = self.end
+        self.lines.append(line)
+        self.end += len(line)
+        self.is_changed = True
+        return offset
+
+    def add_messages(self, bodies: Iterable[bytes]) -> int:
+        """Add messages with new ``seq``; return the first one."""
+        commit = self.commit
+        first = commit.seq + 1
+        for body in bodies:
+            commit.seq += 1
+            offset = self.add(with_seq(body, commit.seq) + b"\n")
+            if not commit.count:
+                commit.first, commit.first_at = commit.seq, offset
+            commit.count += 1
+        commit.tail = self.end
+        return first
+
+    def set_record(self, info: SessionInfo) -> None:
+        line = record_line(info)
+        self.record_size = len(line)
+        self.commit.record = self.add(line)
+
+    def touch(self, write: Append | Update | Replace) -> None:
+        self.commit.updated_at = write.now
+        self.commit.expires_at = renewed(self.commit.expires_at, write)
+        self.is_changed = True
+
+
+class SessionFile:
+    """One session's file, for one writer at a time.
+
+    Call `acquire`, then the writing methods, then `sync`, then `release`, all in one thread.
+    The file stays open in between; what is known of its end is used again only if its size and
+    name show that nobody else wrote.
+
+    Args:
+        disk: How to read and write.
+        path: The file; it needn't exist.
+        session_id: Whose file it is.
+        is_synced: Whether `sync` waits for the disk.
+    """
+
+    def __init__(self, disk: Disk, path: Path, session_id: str, *, is_synced: bool) -> None:
+        self._disk = disk
+        self._path = path
+        self._session_id = session_id
+        self._is_synced = is_synced
+        # Threads of this process share the open file and with it the lock of the system.
+        self._mutex = threading.Lock()
+        self._fd = -1
+        self._commit = Commit()
+        self._end = 0  # Past the newest commit line.
+        self._synced_end = 0
+        self._is_known = False  # Whether the fields above describe the file.
+        self._is_new = False  # Whether its name was never synced.
+        self._info: SessionInfo | None = None
+        self._record_size = 0
+        self._keys: dict[str, KeyRecord] | None = None
+
+    # Locking.
+
+    def acquire(self, *, create: bool, load: bool = True) -> bool:
+        """Take the lock; return False at once where another thread or process has it.
+
+        Args:
+            create: Whether to make the file if there is none.
+            load: Whether to read the end of the file; `delete` alone does without.
+
+        Raises:
+            CorruptSessionError: The end of the file is damaged.
+            FileNotFoundError: There is no file, and ``create`` is false.
+        """
+        if not self._mutex.acquire(blocking=False):
+            return False
+        try:
+            is_held = self._lock_file(create=create, load=load)
+        except BaseException:
+            self._forget()
+            self._mutex.release()
+            raise
+        if not is_held:
+            self._mutex.release()
+        return is_held
+
+    def _lock_file(self, *, create: bool, load: bool) -> bool:
+        while True:
+            if self._fd < 0:
+                self._fd = self._disk.open(self._path, create=create)
+            if not self._disk.try_lock(self._fd):
+                return False
+            ours = os.fstat(self._fd)
+            try:
+                named = os.stat(self._path)
+            except FileNotFoundError:
+                named = None
+            if named is not None and (named.st_ino, named.st_dev) == (ours.st_ino, ours.st_dev):
+                break
+            # Another process rewrote or deleted the file before the lock was ours.
+            self._forget()
+        if load and (not self._is_known or self._end != ours.st_size):
+            self._load(ours.st_size)
+        return True
+
+    def release(self) -> None:
+        """Give up the lock."""
+        try:
+            if self._is_known and not self._end:
+                # Nothing came of the session that this file was made for.
+                self._disk.unlink(self._path)
+                self._forget()
+            elif self._is_known:
+                self._compact_if_due()
+                self._disk.unlock(self._fd)
+            elif self._fd >= 0:
+                self._disk.unlock(self._fd)
+        finally:
+            self._mutex.release()
+
+    def close(self) -> None:
+        """Close the file unless a thread is using it."""
+        if self._mutex.acquire(blocking=False):
+            self._forget()
+            self._mutex.release()
+
+    def _forget(self) -> None:
+        """Close the file, and with it the lock, and start over at the next `acquire`."""
+        fd, self._fd = self._fd, -1
+        self._is_known = False
+        self._info = self._keys = None
+        if fd >= 0:
+            self._disk.close(fd)
+
+    # Reading under the lock.
+
+    def _reader(self) -> LogReader:
+        return LogReader(self._disk, self._fd, self._path, self._session_id)
+
+    def _load(self, size: int) -> None:
+        """Learn the end of the file, and remove what a crash left behind it."""
+        found = self._reader().read_commit(size)
+        self._commit, self._end = found or (Commit(), 0)
+        if self._end < size:
+            self._save_torn(self._end, size)
+            self._disk.truncate(self._fd, self._end)
+        self._synced_end = self._end
+        self._is_new = found is None
+        self._info = None
+        self._keys = None
+        self._is_known = True
+
+    def _save_torn(self, start: int, end: int) -> None:
+        """Keep the bytes of an unfinished flush beside the file, in case somebody wants them."""
+        torn = self._disk.open(self._path.with_suffix(".torn"), create=True)
+        try:
+            self._disk.write(torn, self._reader().read(start, end - start), os.fstat(torn).st_size)
+        finally:
+            self._disk.close(torn)
+        logger.warning("removed %d bytes of an unfinished write from %s", end - start, self._path)
+
+    def _exists(self, now: float) -> bool:
+        expires_at = self._commit.expires_at
+        return self._end > 0 and (expires_at is None or expires_at > now)
+
+    def _record(self) -> SessionInfo:
+        if self._info is None:
+            self._info = self._reader().read_record(self._commit)
+            self._record_size = len(record_line(self._info))
+        return self._info
+
+    def _known_keys(self) -> dict[str, KeyRecord]:
+        """Return the idempotency keys; the file is searched once for as long as nobody else writes."""
+        if self._keys is None:
+            keys = {}
+            reader = self._reader()
+            for offset, line in reader.lines(0, self._end):
+                if line.startswith(KEY):
+                    try:
+                        record = _decode_key(line)
+                    except msgspec.DecodeError as exc:
+                        reader.corrupt(offset, f"an idempotency key can't be decoded: {exc}")
+                    keys[record.key] = record
+            self._keys = keys
+        return self._keys
+
+    # Writing.
+
+    def append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
+        """Append, all in one write; see `BaseSessionStore._append`."""
+        draft = self._begin(batch[0].now)
+        outcomes = [self._add(draft, append) for append in batch]
+        keep = batch[-1].keep
+        if keep is not None and draft.commit.count > keep:
+            self._drop_oldest(draft, draft.commit.count - keep)
+        self._finish(draft)
+        return outcomes
+
+    def _add(self, draft: _Draft, append: Append) -> Appended | SessionStoreError:
+        known = None
+        if append.key is not None:
+            known = draft.keys.get(append.key)
+            if known is None and self._exists(append.now):
+                known = self._known_keys().get(append.key)
+        outcome = admit(append, last_seq=draft.commit.seq, known=known)
+        if outcome is not None:
+            return outcome
+        first = draft.add_messages(append.bodies)
+        if append.key is not None:
+            record = KeyRecord(append.key, first, len(append.bodies), append.digest, append.now)
+            draft.keys[append.key] = record
+            draft.add(encode_json(record) + b"\n")
+        draft.touch(append)
+        return Appended(first, append.now)
+
+    def update(self, batch: Sequence[Update]) -> list[list[JSONValue] | SessionStoreError | None]:
+        """Change the record, all in one write; see `BaseSessionStore._update`."""
+        exists = self._exists(batch[0].now)
+        info = self._record() if exists else SessionInfo(session_id=self._session_id)
+        outcomes: list[list[JSONValue] | SessionStoreError | None] = []
+        done: list[Update] = []
+        for update in batch:
+            if not (exists or done or update.create):
+                outcomes.append(None)
+                continue
+            try:
+                info, values = apply_changes(info, update)
+            except SessionStoreError as exc:
+                outcomes.append(exc)
+                continue
+            outcomes.append(values)
+            done.append(update)
+        if not done:
+            return outcomes
+        draft = self._begin(batch[0].now, info)
+        if exists and any(update.changes for update in done):
+            draft.commit.dead += self._record_size
+            draft.set_record(info)
+        for update in done:
+            draft.touch(update)
+        # An update without changes only moves the expiry.
+        draft.commit.updated_at = info.updated_at
+        self._finish(draft, info)
+        return outcomes
+
+    def replace(self, replace: Replace) -> Replaced | None:
+        """Replace the newest messages; see `BaseSessionStore._replace`."""
+        exists = self._exists(replace.now)
+        commit = self._commit if exists else Commit()
+        newest = 0
+        if commit.count:
+            newest = seq_of(self._reader().read_messages(commit, Window(limit=1))[0])
+        if replace.if_newest not in (None, newest) or not (exists or replace.create):
+            return None
+        info = self._record() if exists else SessionInfo(session_id=self._session_id)
+        had_checkpoint = info.checkpoint is not None
+        if replace.drop_checkpoint:
+            info = msgspec.structs.replace(info, checkpoint=None)
+        if not exists or (replace.from_seq <= commit.first and not replace.in_place):
+            removed, first = commit.count, commit.seq + 1
+            if not exists:
+                info = msgspec.structs.replace(info, created_at=replace.now)
+            self._rewrite(info, replace)
+            return Replaced(removed, first, had_checkpoint)
+        draft = self._begin(replace.now)
+        removed, first = self._replace_tail(draft, replace)
+        if replace.drop_checkpoint and had_checkpoint:
+            draft.set_record(info)
+        draft.touch(replace)
+        self._finish(draft, info)
+        return Replaced(removed, first, had_checkpoint)
+
+    def _replace_tail(self, draft: _Draft, replace: Replace) -> tuple[int, int]:
+        commit = draft.commit
+        gone = self._reader().read_messages(commit, Window(after=replace.from_seq - 1))
+        commit.dead += sum(len(line) + 1 for line in gone)
+        commit.count -= len(gone)
+        if replace.in_place:
+            commit.repeats = True
+            line = with_seq(replace.bodies[0], replace.from_seq) + b"\n"
+            offset = draft.add(line)
+            if not commit.count:
+                commit.first, commit.first_at = replace.from_seq, offset
+            commit.count += 1
+            commit.tail = draft.end
+            return len(gone), replace.from_seq
+        if gone:
+            commit.gaps.append((replace.from_seq, commit.seq))
+        return len(gone), draft.add_messages(replace.bodies)
+
+    def _drop_oldest(self, draft: _Draft, excess: int) -> None:
+        """Move the start of what is kept, in ``draft``, past messages over the limit."""
+        places: list[tuple[int, int]] = []
+
+        def results() -> Iterator[bool]:
+            for offset, seq, line in self._live_with(draft):
+                places.append((offset, seq))
+                yield is_tool_result(decode_message(line))
+
+        drop = messages_to_drop(results(), excess)
+        if drop:
+            offset, seq = places[drop]
+            draft.commit.dead += offset - draft.commit.first_at
+            draft.commit.count -= drop
+            draft.commit.first, draft.commit.first_at = seq, offset
+
+    def _live_with(self, draft: _Draft) -> Iterator[tuple[int, int, bytes]]:
+        """Iterate over live messages, those of the draft included."""
+        if self._commit.count and draft.commit.first_at < self._end:
+            yield from self._reader().live(self._commit)
+        offset = draft.end - sum(map(len, draft.lines))
+        for line in draft.lines:
+            if line.startswith(b'{"seq":'):
+                yield offset, seq_of(line), line
+            offset += len(line)
+
+    def _begin(self, now: float, info: SessionInfo | None = None) -> _Draft:
+        """Return an empty draft; for a new session, one with its header and record."""
+        if self._exists(now):
+            return _Draft(self._commit, self._end)
+        if self._end:
+            self._start_over()
+        draft = _Draft(Commit(), 0)
+        draft.add(header_line(self._session_id))
+        draft.set_record(info or SessionInfo(session_id=self._session_id, created_at=now))
+        draft.is_changed = False
+        return draft
+
+    def _start_over(self) -> None:
+        """Put an empty file in place of an expired session's, of which nothing may come back."""
+        new = self._path.with_suffix(".tmp")
+        fd = self._disk.open(new, create=True)
+        try:
+            self._disk.try_lock(fd)
+            self._disk.truncate(fd, 0)
+            self._disk.replace(new, self._path)
+        except BaseException:
+            self._disk.close(fd)
+            raise
+        self._forget()
+        self._fd = fd
+        self._load(0)
+
+    def _finish(self, draft: _Draft, info: SessionInfo | None = None) -> None:
+        """Write a draft, and take over what it says."""
+        if not draft.is_changed:
+            return
+        body = b"".join(draft.lines)
+        data = body + commit_line(draft.commit, body)
+        if len(body) > _FLUSH_BYTES:
+            data += commit_line(draft.commit, b"")
+        try:
+            self._disk.write(self._fd, data, self._end)
+        except BaseException:
+            self._undo()
+            raise
+        self._end += len(data)
+        self._commit = draft.commit
+        if draft.record_size:
+            self._record_size = draft.record_size
+            self._info = info
+        if self._keys is not None:
+            self._keys.update(draft.keys)
+
+    def _undo(self) -> None:
+        """Remove what was written but not synced; nobody was told that it is stored."""
+        try:
+            self._disk.truncate(self._fd, self._synced_end)
+        finally:
+            self._forget()
+
+    def sync(self) -> None:
+        """Make what was written durable; on failure it is removed again."""
+        if self._end == self._synced_end:
+            return
+        if self._is_synced:
+            try:
+                self._disk.sync(self._fd)
+                if self._is_new:
+                    self._disk.sync_directory(self._path.parent)
+            except BaseException:
+                self._undo()
+                raise
+        self._synced_end = self._end
+        self._is_new = False
+
+    def _compact_if_due(self) -> None:
+        """Rewrite the file without what is dead in it, if that is most of it."""
+        commit = self._commit
+        is_mostly_dead = commit.dead > _DEAD_BYTES and 2 * commit.dead > self._end
+        if not (is_mostly_dead or len(commit.gaps) > _GAPS):
+            return
+        try:
+            self._rewrite(self._record(), None)
+        except OSError as exc:
+            # The file is whole as it is; the next write tries again.
+            logger.warning("could not compact %s: %s", self._path, exc)
+
+    def delete(self, expired_at: float | None) -> bool:
+        """Remove the file and what lies beside it; see `BaseSessionStore._delete`."""
+        if expired_at is not None and self._exists(expired_at):
+            return False
+        existed = os.fstat(self._fd).st_size > 0
+        self._disk.unlink(self._path)
+        try:
+            self._disk.unlink(self._path.with_suffix(".torn"))
+        except FileNotFoundError:
+            pass
+        if self._is_synced:
+            self._disk.sync_directory(self._path.parent)
+        self._forget()
+        return existed
+
+    def _rewrite(self, info: SessionInfo, replace: Replace | None) -> None:
+        """Put a new file in place of this one, with the messages of ``replace`` or the live ones.
+
+        The new file is locked before it gets the name, so nobody writes to it before its name
+        is durable, too.
+        """
+        draft = self._new_draft(info, replace)
+        new = self._path.with_suffix(".tmp")
+        fd = self._disk.open(new, create=True)
+        try:
+            self._disk.try_lock(fd)
+            self._disk.truncate(fd, 0)
+            end = 0
+            for _ in self._fill(draft, replace):
+                if draft.end - end > _FLUSH_BYTES:
+                    end = self._write_part(fd, draft, end)
+            end = self._write_part(fd, draft, end)
+            if self._is_synced:
+                self._disk.sync(fd)
+            self._disk.replace(new, self._path)
+        except BaseException:
+            self._disk.close(fd)
+            raise
+        self._forget()
+        self._fd = fd
+        self._commit, self._end, self._synced_end = draft.commit, end, end
+        self._info, self._record_size = info, draft.record_size
+        self._is_known, self._is_new = True, False
+        if self._is_synced:
+            self._disk.sync_directory(self._path.parent)
+
+    def _new_draft(self, info: SessionInfo, replace: Replace | None) -> _Draft:
+        old = self._commit
+        draft = _Draft(Commit(updated_at=old.updated_at, expires_at=old.expires_at), 0)
+        if replace is not None:
+            if not self._exists(replace.now):
+                draft.commit.expires_at = None
+            draft.touch(replace)
+        draft.add(header_line(self._session_id))
+        draft.set_record(info)
+        return draft
+
+    def _fill(self, draft: _Draft, replace: Replace | None) -> Iterator[None]:
+        """Add what stays of the file, yielding after each line."""
+        commit = draft.commit
+        last_seq = self._commit.seq
+        now = commit.updated_at
+        if replace is not None and not self._exists(replace.now):
+            last_seq = 0
+        else:
+            oldest = self._commit.first if replace is None else last_seq + 1
+            for record in self._known_keys().values():
+                if record.is_needed(oldest, now):
+                    draft.add(encode_json(record) + b"\n")
+                    yield
+        if replace is not None:
+            commit.seq = last_seq
+            for body in replace.bodies:
+                draft.add_messages((body,))
+                yield
+            return
+        for _, seq, line in self._reader().live(self._commit):
+            offset = draft.add(line)
+            # Each part commits what it holds, so that a search by seq finds its way.
+            commit.seq = seq
+            if not commit.count:
+                commit.first, commit.first_at = seq, offset
+            commit.count += 1
+            commit.tail = draft.end
+            yield
+        commit.seq = last_seq
+        if not commit.count:
+            commit.first = last_seq + 1
+
+    def _write_part(self, fd: int, draft: _Draft, end: int) -> int:
+        """Write a draft's lines and their commit to a new file; return the file's new end."""
+        body = b"".join(draft.lines)
+        data = body + commit_line(draft.commit, body)
+        self._disk.write(fd, data, end)
+        draft.lines.clear()
+        draft.end = end + len(data)
+        return draft.end

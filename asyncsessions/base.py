@@ -11,7 +11,6 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import (
-    AsyncIterable,
     AsyncIterator,
     Callable,
     Iterable,
@@ -49,7 +48,7 @@ from asyncsessions.models import (
     SessionInfo,
     SessionPage,
 )
-from asyncsessions.protocols import SessionStore
+from asyncsessions.protocols import Sessions, SessionStore
 from asyncsessions.requests import (
     Policy,
     check_limit,
@@ -101,6 +100,15 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> None:
         self._policy = Policy(max_messages, ttl_seconds, max_message_bytes, clock)
         self._engine = Engine(self)
+
+    @classmethod
+    @abstractmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """Return a store for a URL; options win over those in its query.
+
+        Raises:
+            ValueError: The URL or an option isn't valid; names it.
+        """
 
     # The hooks, which a store fills.
 
@@ -178,6 +186,7 @@ class BaseSessionStore(SessionStore, ABC):
 
     async def _locate(self, session_id: str, damaged: bytes) -> tuple[str | None, int | None]:
         """Return the path and line of a damaged message, for the error; None where unknown."""
+        del session_id, damaged  # Only a store with files knows.
         return None, None
 
     # Life cycle.
@@ -389,9 +398,8 @@ class BaseSessionStore(SessionStore, ABC):
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             path, line = await self._locate(session_id, bodies[len(messages)])
             detail = f"a message can't be decoded: {exc}"
-            raise CorruptSessionError(
-                detail, session_id=session_id, path=path, line=line
-            ) from exc
+            error = CorruptSessionError(detail, session_id=session_id, path=path, line=line)
+            raise error from exc
         return messages
 
     @final
@@ -441,7 +449,8 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, around_seq: int | None = None, *, window: int = 5
     ) -> list[Message]:
         check_limit("window", window)
-        if check_limit("around_seq", around_seq) is None:
+        check_limit("around_seq", around_seq)
+        if around_seq is None:
             return await self._messages(session_id, limit=window + 1)
         older = await self._messages(session_id, limit=window + 1, before=around_seq + 1)
         newer = await self._messages(session_id, limit=window, after=around_seq, oldest=True)
@@ -474,8 +483,11 @@ class BaseSessionStore(SessionStore, ABC):
     @final
     async def delete_session(self, session_id: str) -> bool:
         check_session_id(session_id)
-        # What has expired is gone already, as far as a caller can tell.
-        existed = await self._info(session_id) is not None
+        try:
+            # What has expired is gone already, as far as a caller can tell.
+            existed = await self._info(session_id) is not None
+        except CorruptSessionError:
+            existed = True
         return await self._engine.act(session_id, self._delete, session_id) and existed
 
     @final
@@ -654,7 +666,7 @@ class BaseSessionStore(SessionStore, ABC):
     @final
     async def import_sessions(
         self,
-        sessions: Mapping[str, Any] | Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        sessions: Sessions,
         *,
         overwrite: bool = False,
         max_sessions: int | None = None,

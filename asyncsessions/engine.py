@@ -59,8 +59,8 @@ class Engine:
     async def _open(self) -> None:
         try:
             await self._store._open()
-        except Exception as exc:
-            raise self._translate(exc, None) from exc
+        except self._store._driver_errors as exc:
+            raise self._translated(exc, None) from exc
         self.is_ready = True
 
     async def aclose(self) -> None:
@@ -81,9 +81,11 @@ class Engine:
             await self.open()
         try:
             return await hook(*args)
-        except Exception as exc:
+        except SessionStoreError:
+            raise
+        except self._store._driver_errors as exc:
             session_id = args[0] if args and isinstance(args[0], str) else None
-            raise self._translate(exc, session_id) from exc.__cause__ or exc
+            raise self._translated(exc, session_id) from exc
 
     async def act(
         self, session_id: str, hook: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kw: Any
@@ -102,8 +104,10 @@ class Engine:
             if not task.cancelled():
                 task.exception()  # Marks it as seen; the caller learns of the cancellation.
             raise
-        except Exception as exc:
-            raise self._translate(exc, session_id) from exc.__cause__ or exc
+        except SessionStoreError:
+            raise
+        except self._store._driver_errors as exc:
+            raise self._translated(exc, session_id) from exc
 
     def write(self, write: Append | Update, size: int) -> Awaitable[Any]:
         """Return an awaitable of a write's outcome in the next group commit."""
@@ -136,19 +140,15 @@ class Engine:
     ) -> Sequence[Outcome[Any]]:
         try:
             return await hook(batch)
-        except Exception as exc:  # noqa: BLE001  # becomes the outcome of each write
-            return [self._chained(exc, write.session_id) for write in batch]
+        except SessionStoreError as exc:
+            return [exc] * len(batch)
+        except self._store._driver_errors as exc:
+            return [self._translated(exc, write.session_id) for write in batch]
 
-    def _chained(self, exc: Exception, session_id: str | None) -> Exception:
-        error = self._translate(exc, session_id)
-        if error is not exc:
-            error.__cause__ = exc
-        return error
-
-    def _translate(self, exc: Exception, session_id: str | None) -> Exception:
-        """Return this library's error for a driver's, and any other as it is."""
-        if isinstance(exc, SessionStoreError) or not isinstance(exc, self._store._driver_errors):
-            return exc
+    def _translated(self, exc: Exception, session_id: str | None) -> StoreUnavailableError:
+        """Return this library's error for a driver's."""
         which = "" if session_id is None else f" for session {session_id!r}"
         text = f"{type(self._store).__name__} failed{which}: {exc}"
-        return StoreUnavailableError(text, session_id=session_id)
+        error = StoreUnavailableError(text, session_id=session_id)
+        error.__cause__ = exc
+        return error

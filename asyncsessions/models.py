@@ -7,7 +7,7 @@ codec fills it straight from the stored bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -68,7 +68,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     def to_dict(self) -> dict[str, Any]:
         """Return role and content, and every other field that is set, as a new dict."""
-        data = cast("dict[str, Any]", msgspec.structs.asdict(self))
+        data = msgspec.structs.asdict(self)
         extra = data.pop("extra")
         kept = {
             key: value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 from asyncsessions.models import (
     ImportReport,
@@ -21,7 +21,12 @@ from asyncsessions.models import (
     SessionPage,
 )
 
-__all__ = ["AsyncSessionStoreProtocol", "SessionStore", "check_async_store"]
+__all__ = ["AsyncSessionStoreProtocol", "SessionStore", "Sessions", "check_async_store"]
+
+Sessions: TypeAlias = (
+    Mapping[str, Any] | Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
+)
+"""Exported sessions: a stream of objects, or one object with the list under ``sessions``."""
 
 
 @runtime_checkable
@@ -468,12 +473,15 @@ class SessionStore(AsyncSessionStoreProtocol, Protocol):
         """Iterate over all sessions as JSON objects, in bounded memory.
 
         A long session comes in several objects: each after its first has ``"part"`` 2, 3, ...
+
+        Raises:
+            CorruptSessionError: A session is damaged; only after all others were returned.
         """
         ...
 
     async def import_sessions(
         self,
-        sessions: Mapping[str, Any] | Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        sessions: Sessions,
         *,
         overwrite: bool = False,
         max_sessions: int | None = None,

@@ -40,5 +40,5 @@ def open_store(url: str, **options: Any) -> BaseSessionStore:
         shown = f"{scheme}://..." if scheme else repr(url)
         raise ValueError(f"no store for {shown}; known are {known}")
     module, _, name = target.partition(":")
-    store: type[BaseSessionStore] = getattr(importlib.import_module(module), name)
-    return store.from_url(url, **options)
+    kind: type[BaseSessionStore] = getattr(importlib.import_module(module), name)
+    return kind.from_url(url, **options)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from asyncsessions.errors import CorruptSessionError
 from asyncsessions.models import Message, SearchHit, SessionInfo
 
 if TYPE_CHECKING:
     from asyncsessions.protocols import SessionStore
 
 __all__ = ["MESSAGES_SEARCHED", "SESSIONS_SEARCHED", "search_newest"]
+
+logger = logging.getLogger("asyncsessions.search")
 
 SESSIONS_SEARCHED = 1000
 MESSAGES_SEARCHED = 1000
@@ -30,7 +34,11 @@ async def search_newest(
     for _ in range(SESSIONS_SEARCHED // _PAGE):
         page = await store.list_sessions(_PAGE, cursor)
         for info in page:
-            messages = await store.get_messages(info.session_id, limit=MESSAGES_SEARCHED)
+            try:
+                messages = await store.get_messages(info.session_id, limit=MESSAGES_SEARCHED)
+            except CorruptSessionError as exc:
+                logger.warning("left out of the search: %s", exc)
+                continue
             hit = _match(info, messages, phrase, window)
             if hit is not None:
                 hits.append(hit)

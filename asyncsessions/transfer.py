@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from asyncsessions import codec
-from asyncsessions.errors import SessionNotFoundError, SessionStoreError
+from asyncsessions.errors import CorruptSessionError, SessionNotFoundError, SessionStoreError
 from asyncsessions.hooks import Change
 from asyncsessions.models import Checkpoint, ImportReport, Message, SessionInfo
 
 if TYPE_CHECKING:
-    from asyncsessions.protocols import SessionStore
+    from asyncsessions.protocols import Sessions, SessionStore
 
 __all__ = ["export_all", "export_session", "import_sessions", "record_changes"]
 
@@ -63,6 +62,7 @@ async def export_session(store: SessionStore, session_id: str) -> dict[str, Any]
 async def export_all(store: SessionStore) -> AsyncIterator[dict[str, Any]]:
     """Iterate over all sessions in parts; see `SessionStore.export_all`."""
     seen: set[str] = set()
+    damaged: CorruptSessionError | None = None
     while True:
         # A session that is written meanwhile moves to the front of the list, past the cursor,
         # so the list is read again until it holds nothing new.
@@ -74,30 +74,32 @@ async def export_all(store: SessionStore) -> AsyncIterator[dict[str, Any]]:
                 if info.session_id not in seen:
                     seen.add(info.session_id)
                     found = True
-                    async for part in _parts(store, info):
-                        yield part
+                    try:
+                        async for part in _parts(store, info):
+                            yield part
+                    except CorruptSessionError as exc:
+                        damaged = damaged or exc
             cursor = page.next_cursor
             if cursor is None:
                 break
         if not found:
-            return
+            break
+    if damaged is not None:
+        raise damaged
 
 
 async def _parts(store: SessionStore, info: SessionInfo) -> AsyncIterator[dict[str, Any]]:
     data: dict[str, Any] = _record(info) | {"messages": []}
     size = 0
     number = 1
-    async with aclosing(
-        store.iter_messages(info.session_id, before=info.last_seq + 1)  # type: ignore[type-var]  # an async generator
-    ) as messages:
-        async for message in messages:
-            if len(data["messages"]) == _PART_MESSAGES or size > _PART_BYTES:
-                yield data
-                number += 1
-                size = 0
-                data = {"session_id": info.session_id, "part": number, "messages": []}
-            data["messages"].append(message.to_dict())
-            size += len(message.content) if isinstance(message.content, str) else 0
+    async for message in store.iter_messages(info.session_id, before=info.last_seq + 1):
+        if len(data["messages"]) == _PART_MESSAGES or size > _PART_BYTES:
+            yield data
+            number += 1
+            size = 0
+            data = {"session_id": info.session_id, "part": number, "messages": []}
+        data["messages"].append(message.to_dict())
+        size += len(message.content) if isinstance(message.content, str) else 0
     yield data
 
 
@@ -111,7 +113,7 @@ def _record(info: SessionInfo) -> dict[str, Any]:
 
 async def import_sessions(
     store: SessionStore,
-    sessions: Mapping[str, Any] | Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+    sessions: Sessions,
     restore: Restore,
     *,
     overwrite: bool,
@@ -197,10 +199,10 @@ class _Import:
 
 
 async def _iterate(
-    sessions: Mapping[str, Any] | Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+    sessions: Sessions,
 ) -> AsyncIterator[Mapping[str, Any]]:
     if isinstance(sessions, Mapping):
-        sessions = sessions["sessions"] if "sessions" in sessions else [sessions]
+        sessions = sessions["sessions"] if "sessions" in sessions else [sessions]  # noqa: SIM401  # mypy
     if isinstance(sessions, AsyncIterable):
         async for data in sessions:
             yield data

@@ -143,13 +143,9 @@ class FileStore(BaseSessionStore):
         self._in_use: dict[str, int] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
+    @override
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
-        """Return a store for ``scheme://DIRECTORY?durability=os&...``; see `open_store`.
-
-        Raises:
-            ValueError: There is no directory, or an option isn't valid.
-        """
         parts = urlsplit(url)
         directory = unquote(parts.netloc + parts.path)
         if not directory:

@@ -106,6 +106,14 @@ def seq_of(line: bytes) -> int:
     return int(line[len(MESSAGE) : line.index(b",")])
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
 class LogReader:
     """Reads one open session file; the file may grow meanwhile.
 
@@ -153,7 +161,9 @@ class LogReader:
         A crash leaves the start of what was written, or pages of zeros in its place; no line of
         ours holds a zero byte. Anything else was damaged after it was written.
         """
-        return line.startswith(_KNOWN) or b"\0" in line or not line.endswith(b"\n")
+        if b"\0" in line or not line.endswith(b"\n"):
+            return True
+        return line.startswith(_KNOWN) and _is_json(line)
 
     def _verified(self, offset: int, line: bytes) -> Commit | None:
         """Return the commit of a line; None if a crash tore its flush."""
@@ -165,7 +175,7 @@ class LogReader:
             return parsed.commit
         if b"\0" in body:
             return None
-        self.corrupt(self._damaged_line(start, body), "it was changed after it was written")
+        self.corrupt(self._damaged_line(offset), "it was changed after it was written")
 
     def _parse_commit(self, offset: int, line: bytes) -> _CommitLine:
         try:
@@ -173,16 +183,16 @@ class LogReader:
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             self.corrupt(offset, f"a commit line can't be decoded: {exc}")
 
-    def _damaged_line(self, start: int, body: bytes) -> int:
+    def _damaged_line(self, end: int) -> int:
         """Return the offset of the first line in a damaged flush that isn't JSON, if any."""
-        offset = start
-        for line in body.splitlines(keepends=True):
-            try:
-                msgspec.json.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                return offset
-            offset += len(line)
-        return start
+        first = damaged = end
+        for offset, line in self._lines_back(end):
+            if line.startswith(COMMIT):
+                break
+            first = offset
+            if not _is_json(line):
+                damaged = offset
+        return first if damaged == end else damaged
 
     def read_record(self, commit: Commit) -> SessionInfo:
         """Return the session's record, with the counters of a commit."""

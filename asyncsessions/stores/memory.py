@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from typing import Any, Self
 
 import msgspec
 
@@ -38,6 +39,13 @@ class InMemorySessionStore(BaseSessionStore):
     """
 
     _driver_errors = ()
+
+    @override
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        if url != "memory://":
+            raise ValueError(f"{url!r}: write memory://, and give options as arguments")
+        return cls(**options)
 
     @override
     async def _open(self) -> None:

@@ -7,7 +7,6 @@ cycle) happens here and means the same on every store.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import (
@@ -48,14 +47,16 @@ from asyncsessions.models import (
     SessionInfo,
     SessionPage,
 )
+from asyncsessions.pacing import Pacer, paced_map
 from asyncsessions.protocols import Sessions, SessionStore
 from asyncsessions.requests import (
     Policy,
+    append_all,
+    append_one,
     check_limit,
     check_text,
     decode_cursor,
     encode_cursor,
-    make_append,
     make_changes,
     make_update,
 )
@@ -67,8 +68,6 @@ T = TypeVar("T")
 
 # What a long read holds in memory at a time.
 _PAGE = Window(limit=1000, oldest=True, max_bytes=4 << 20)
-# Long loops over messages give way to the event loop so often.
-_SLICE_SECONDS = 0.001
 _PURGE_PAGE = 100
 _LOOKED_UP = ("agent_name", "user_id", "agent_id", "gateway_session_id")
 
@@ -237,9 +236,12 @@ class BaseSessionStore(SessionStore, ABC):
             tool_call_id,
             name,
         )
-        append = make_append(
-            self._policy, session_id, (message,), idempotency_key=idempotency_key
-        )
+        if codec.is_large(message):
+            append = await append_all(
+                self._policy, session_id, (message,), idempotency_key=idempotency_key
+            )
+        else:
+            append = append_one(self._policy, session_id, message, idempotency_key)
         await self._engine.write(append, len(append.bodies[0]))
         return True
 
@@ -252,8 +254,8 @@ class BaseSessionStore(SessionStore, ABC):
         idempotency_key: str | None = None,
         expected_seq: int | None = None,
     ) -> list[Message]:
-        given = codec.messages_from(messages)
-        append = make_append(
+        given = await self._given(messages)
+        append = await append_all(
             self._policy,
             session_id,
             given,
@@ -267,12 +269,22 @@ class BaseSessionStore(SessionStore, ABC):
         except VersionConflictError as exc:
             exc.messages = await self.get_messages(session_id, after=exc.expected_seq)
             raise
-        return [
-            msgspec.structs.replace(
+
+        def stored(index: int) -> Message:
+            message = given[index]
+            return msgspec.structs.replace(
                 message, seq=done.first_seq + index, timestamp=message.timestamp or done.now
             )
-            for index, message in enumerate(given)
-        ]
+
+        return await paced_map(stored, range(len(given)))
+
+    @staticmethod
+    async def _given(messages: Sequence[Message | Mapping[str, Any]]) -> Sequence[Message]:
+        if isinstance(messages, str | bytes | Mapping):
+            text = f"messages is a list of messages, not {type(messages).__name__}"
+            raise InvalidMessageError(text, field="messages")
+        numbered = list(enumerate(messages))
+        return await paced_map(lambda pair: codec.message_from(*pair), numbered)
 
     @final
     async def add_user_message(
@@ -293,7 +305,7 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, content: str, *, finalize: bool = False
     ) -> bool:
         message = Message("assistant", content, 0.0, {} if finalize else {"partial": True})
-        (body,) = make_append(self._policy, session_id, (message,)).bodies
+        (body,) = append_one(self._policy, session_id, message, None).bodies
 
         def edit(newest: Message | None) -> Replace | None:
             seq = 0 if newest is None else newest.seq
@@ -363,7 +375,15 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, max_messages: int | None = None
     ) -> list[dict[str, Any]]:
         window = await self._messages(session_id, limit=check_limit("max_messages", max_messages))
-        return await _sliced(Message.to_chat, history.drop_orphan_results(window))
+        return await self._to_chat(window)
+
+    @staticmethod
+    async def _to_chat(window: Sequence[Message]) -> list[dict[str, Any]]:
+        pairs = history.PairFilter(window)
+        chat = await paced_map(
+            lambda message: message.to_chat() if pairs.keeps(message) else None, window
+        )
+        return [turn for turn in chat if turn is not None]
 
     @final
     async def get_messages(
@@ -387,14 +407,16 @@ class BaseSessionStore(SessionStore, ABC):
         if window.get("limit") == 0:
             return []
         tail = await self._engine.read(self._tail, session_id, Window(**window))
-        if tail is None or (tail.expires_at is not None and tail.expires_at <= self._policy.clock()):
+        if tail is None or (
+            tail.expires_at is not None and tail.expires_at <= self._policy.clock()
+        ):
             return []
         return await self._decode(session_id, tail.messages)
 
     async def _decode(self, session_id: str, bodies: Sequence[bytes]) -> list[Message]:
         messages: list[Message] = []
         try:
-            await _sliced(codec.decode_message, bodies, messages)
+            await paced_map(codec.decode_message, bodies, messages)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             path, line = await self._locate(session_id, bodies[len(messages)])
             detail = f"a message can't be decoded: {exc}"
@@ -407,9 +429,12 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, *, after: int = 0, before: int | None = None
     ) -> AsyncIterator[Message]:
         page = msgspec.structs.asdict(_PAGE) | {"before": before}
+        pacer = Pacer()
         while messages := await self._messages(session_id, **page | {"after": after}):
-            for message in messages:
+            for index, message in enumerate(messages):
                 yield message
+                if not index & 15:
+                    await pacer.pause()
             after = messages[-1].seq
 
     @final
@@ -422,9 +447,7 @@ class BaseSessionStore(SessionStore, ABC):
         return None if info is None or info.is_expired(self._policy.clock()) else info
 
     @final
-    async def get_session(
-        self, session_id: str, *, max_messages: int | None = None
-    ) -> SessionData:
+    async def get_session(self, session_id: str, *, max_messages: int | None = None) -> SessionData:
         limit = check_limit("max_messages", max_messages)
         info = await self._info(session_id)
         if info is None:
@@ -442,7 +465,8 @@ class BaseSessionStore(SessionStore, ABC):
         checkpoint = None if info is None else info.checkpoint
         after = 0 if checkpoint is None else checkpoint.seq
         window = await self._messages(session_id, limit=limit, after=after)
-        return await _sliced(Message.to_chat, history.working_history(checkpoint, window))
+        chat = await self._to_chat(window)
+        return chat if checkpoint is None else [checkpoint.to_chat(), *chat]
 
     @final
     async def window(
@@ -462,14 +486,12 @@ class BaseSessionStore(SessionStore, ABC):
     async def set_chat_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
     ) -> bool:
-        given = codec.messages_from(messages)
+        given = await self._given(messages)
         if self._policy.max_messages is not None:
             excess = len(given) - self._policy.max_messages
             given = given[history.messages_to_drop(map(history.is_tool_result, given), excess) :]
-        bodies = make_append(self._policy, session_id, given).bodies
-        replace = self._replacement(
-            session_id, 1, bodies=bodies, drop_checkpoint=True, create=True
-        )
+        bodies = (await append_all(self._policy, session_id, given)).bodies
+        replace = self._replacement(session_id, 1, bodies=bodies, drop_checkpoint=True, create=True)
         await self._engine.act(session_id, self._replace, replace)
         return True
 
@@ -678,7 +700,7 @@ class BaseSessionStore(SessionStore, ABC):
 
     async def _restore(self, info: SessionInfo, messages: Sequence[Message]) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
-        append = make_append(self._policy, info.session_id, messages)
+        append = await append_all(self._policy, info.session_id, messages)
         now = info.updated_at or append.now
         left = None if info.expires_at is None else info.expires_at - now
         update, size = make_update(
@@ -719,17 +741,3 @@ def _set_text(field: str, value: object) -> Change:
 
 def _is_partial(message: Message) -> bool:
     return message.role == "assistant" and bool(message.metadata.get("partial"))
-
-
-async def _sliced(
-    function: Callable[[Any], T], items: Sequence[Any], results: list[T] | None = None
-) -> list[T]:
-    """Map a function over items without ever holding the event loop for long."""
-    results = [] if results is None else results
-    deadline = time.perf_counter() + _SLICE_SECONDS
-    for index, item in enumerate(items):
-        results.append(function(item))
-        if not index & 15 and time.perf_counter() > deadline:
-            await asyncio.sleep(0)
-            deadline = time.perf_counter() + _SLICE_SECONDS
-    return results

@@ -8,31 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 
 from asyncsessions.errors import InvalidMessageError, MessageTooLargeError
 from asyncsessions.models import Message, SessionInfo
+from asyncsessions.pacing import Pacer
 
 __all__ = [
     "MAX_DEPTH",
+    "MessageDigest",
     "check_json",
     "check_json_object",
     "decode_info",
     "decode_json",
     "decode_message",
-    "digest_messages",
     "encode_info",
     "encode_json",
+    "encode_large_message",
     "encode_message",
-    "messages_from",
+    "is_large",
+    "message_from",
     "with_seq",
 ]
 
 # Deeper values would exhaust the stack of one parser or another.
 MAX_DEPTH = 64
+
+# The codec works on a text without a break, about 1 ms for each million characters.
+_LARGE_TEXT = 1 << 18
+_TEXT_SLICE = 1 << 16
 
 encode_json = msgspec.json.Encoder().encode
 decode_json = msgspec.json.Decoder().decode
@@ -118,7 +124,7 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
     """Check a message and return it as a JSON object, without ``seq``.
 
     Args:
-        message: As the caller gave it, with its timestamp set.
+        message: With its timestamp set, and without a ``seq``.
         max_bytes: The size, in bytes of JSON, above which it is refused.
 
     Raises:
@@ -130,15 +136,11 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
     # A text that is too long in characters alone is refused before it costs an encoding.
     if type(content) is str and len(content) > max_bytes:
         raise MessageTooLargeError(size=len(content), limit=max_bytes)
-    if message.seq:
-        message = msgspec.structs.replace(message, seq=0)
     try:
         body = encode_json(message)
     except UnicodeEncodeError as exc:
-        field = _field_with_surrogate(message)
-        text = f"{field} holds a lone surrogate, which UTF-8 can't; decode the text correctly first"
-        # The driver's error would quote the content, so it isn't chained.
-        raise InvalidMessageError(text, field=field) from UnicodeError(exc.reason)
+        # The codec's own error would quote the content.
+        raise _surrogate_error(_field_with_surrogate(message)) from UnicodeError(exc.reason)
     if len(body) > max_bytes:
         raise MessageTooLargeError(size=len(body), limit=max_bytes)
     return body
@@ -178,6 +180,11 @@ def _check_list(value: object, field: str, wanted: str) -> None:
     check_json(value, field)
 
 
+def _surrogate_error(field: str) -> InvalidMessageError:
+    text = f"{field} holds a lone surrogate, which UTF-8 can't; decode the text correctly first"
+    return InvalidMessageError(text, field=field)
+
+
 def _field_with_surrogate(message: Message) -> str:
     for field in message.__struct_fields__:
         try:
@@ -187,24 +194,71 @@ def _field_with_surrogate(message: Message) -> str:
     return "message"
 
 
-def digest_messages(messages: Sequence[Message]) -> str:
-    """Return a digest of the messages' content that doesn't depend on the order of dict keys."""
-    return hashlib.blake2b(_encode_sorted(messages), digest_size=16).hexdigest()
-
-
-def messages_from(values: Sequence[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Return what a caller gave, messages or dicts of chat APIs, as messages.
+async def encode_large_message(message: Message, max_bytes: int) -> bytes:
+    """Return the same as `encode_message`, for a long text, in slices of work.
 
     Raises:
-        InvalidMessageError: Something is neither, or has no role.
+        InvalidMessageError: As `encode_message`.
+        MessageTooLargeError: As `encode_message`.
     """
-    if isinstance(values, str | bytes | Mapping):
-        text = f"messages is a list of messages, not {type(values).__name__}"
-        raise InvalidMessageError(text, field="messages")
-    return tuple(_message_from(value, index) for index, value in enumerate(values))
+    text = message.content
+    assert isinstance(text, str)  # noqa: S101  # the caller's duty
+    if len(text) > max_bytes:
+        raise MessageTooLargeError(size=len(text), limit=max_bytes)
+    frame = encode_message(msgspec.structs.replace(message, content=None), max_bytes)
+    pacer = Pacer()
+    pieces = []
+    for start in range(0, len(text), _TEXT_SLICE):
+        try:
+            pieces.append(encode_json(text[start : start + _TEXT_SLICE])[1:-1])
+        except UnicodeEncodeError as exc:
+            raise _surrogate_error("content") from UnicodeError(exc.reason)
+        await pacer.pause()
+    body = b'{"content":"%b",%b' % (b"".join(pieces), frame[1:])
+    if len(body) > max_bytes:
+        raise MessageTooLargeError(size=len(body), limit=max_bytes)
+    return body
 
 
-def _message_from(value: object, index: int) -> Message:
+def is_large(message: Message) -> bool:
+    """Whether to encode a message in slices."""
+    return type(message.content) is str and len(message.content) > _LARGE_TEXT
+
+
+class MessageDigest:
+    """Stands for the content of messages, whatever the order of their dicts' keys."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def update(self, message: Message, body: bytes) -> None:
+        """Add a message.
+
+        Args:
+            message: As the caller gave it, without the store's ``seq`` and time.
+            body: What it was encoded to, for a message too large to be encoded once more.
+        """
+        if is_large(message):
+            message = msgspec.structs.replace(message, content=None)
+            # The text is at the front of a large message's body, before any time.
+            self._hash.update(memoryview(body)[: body.index(b'","role":')])
+        self._hash.update(_encode_sorted(message) + b"\n")
+
+    def text(self) -> str:
+        """Return the digest as 32 hex digits."""
+        return self._hash.hexdigest()
+
+
+def message_from(index: int, value: object) -> Message:
+    """Return what a caller gave, a message or a dict of a chat API, as a message.
+
+    Args:
+        index: Its place in the caller's list, for the error.
+        value: What the caller gave.
+
+    Raises:
+        InvalidMessageError: It is neither, or has no role.
+    """
     if isinstance(value, Message):
         return value
     if not isinstance(value, Mapping):

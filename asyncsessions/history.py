@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from asyncsessions.models import Checkpoint, Message
+from asyncsessions.models import Message
 
-__all__ = ["drop_orphan_results", "is_tool_result", "messages_to_drop", "working_history"]
+__all__ = ["PairFilter", "drop_orphan_results", "is_tool_result", "messages_to_drop"]
 
 
 def is_tool_result(message: Message) -> bool:
@@ -41,28 +41,37 @@ def _answered_ids(message: Message) -> list[Any]:
     return _part_ids(message.content, "tool_result", "tool_use_id")
 
 
-def drop_orphan_results(window: Sequence[Message]) -> list[Message]:
-    """Return the newest messages of a conversation without results whose call was cut off.
+class PairFilter:
+    """Finds, in the newest messages of a conversation, results whose call was cut off.
 
-    A window that starts at the first message of its session is returned as it is: nothing was
-    cut off there.
+    A window that starts at the first message of its session is left as it is: nothing was cut
+    off there.
 
     Args:
-        window: Stored messages, oldest first, up to the newest one.
+        window: Stored messages, oldest first; then give each in turn to `keeps`.
     """
-    if not window or window[0].seq == 1:
-        return list(window)
-    called: set[Any] = set()
-    kept = []
-    for message in window:
+
+    def __init__(self, window: Sequence[Message]) -> None:
+        self._is_cut = bool(window) and window[0].seq != 1
+        self._called: set[Any] = set()
+
+    def keeps(self, message: Message) -> bool:
+        """Whether the next message belongs in the window."""
+        if not self._is_cut:
+            return True
         if is_tool_result(message):
             answered = _answered_ids(message)
             # A result without an id belongs to whichever call came before it.
-            if not (called.issuperset(answered) if answered else called):
-                continue
-        called.update(_called_ids(message))
-        kept.append(message)
-    return kept
+            if not (self._called.issuperset(answered) if answered else self._called):
+                return False
+        self._called.update(_called_ids(message))
+        return True
+
+
+def drop_orphan_results(window: Sequence[Message]) -> list[Message]:
+    """Return a window without the results that `PairFilter` doesn't keep."""
+    pairs = PairFilter(window)
+    return [message for message in window if pairs.keeps(message)]
 
 
 def messages_to_drop(is_result: Iterable[bool], excess: int) -> int:
@@ -86,12 +95,3 @@ def messages_to_drop(is_result: Iterable[bool], excess: int) -> int:
                 return index
             boundary = index
     return boundary
-
-
-def working_history(checkpoint: Checkpoint | None, window: Sequence[Message]) -> list[Message]:
-    """Return what a model should see: the summary, if any, then the messages after it."""
-    if checkpoint is None:
-        return drop_orphan_results(window)
-    summary = Message(checkpoint.role, checkpoint.summary, checkpoint.timestamp)
-    newer = [message for message in window if message.seq > checkpoint.seq]
-    return [summary, *drop_orphan_results(newer)]

@@ -121,6 +121,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     timestamp: float = 0.0
     metadata: dict[str, Any] = {}
 
+    def to_chat(self) -> dict[str, Any]:
+        """Return the summary as a chat model API takes it."""
+        return {"role": self.role, "content": self.summary}
+
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a session but its messages.

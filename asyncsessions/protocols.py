@@ -239,9 +239,7 @@ class SessionStore(AsyncSessionStoreProtocol, Protocol):
         """
         ...
 
-    async def get_session(
-        self, session_id: str, *, max_messages: int | None = None
-    ) -> SessionData:
+    async def get_session(self, session_id: str, *, max_messages: int | None = None) -> SessionData:
         """Return a session's record with its newest messages.
 
         Args:

@@ -14,24 +14,28 @@ from typing import Any
 import msgspec
 
 from asyncsessions.codec import (
+    MessageDigest,
     check_json,
-    digest_messages,
     encode_json,
+    encode_large_message,
     encode_message,
+    is_large,
 )
 from asyncsessions.errors import InvalidMessageError, MessageTooLargeError
 from asyncsessions.history import is_tool_result
 from asyncsessions.hooks import Append, Change, Update
 from asyncsessions.ids import check_session_id
 from asyncsessions.models import Checkpoint, JSONValue, Message, SessionInfo
+from asyncsessions.pacing import Pacer
 
 __all__ = [
     "Policy",
+    "append_all",
+    "append_one",
     "check_limit",
     "check_text",
     "decode_cursor",
     "encode_cursor",
-    "make_append",
     "make_changes",
     "make_update",
 ]
@@ -54,7 +58,31 @@ class Policy(msgspec.Struct, frozen=True):
                 raise ValueError(f"{name}={value!r}: give a number above 0")
 
 
-def make_append(
+def append_one(
+    policy: Policy, session_id: str, message: Message, idempotency_key: str | None
+) -> Append:
+    """Return a checked append of one message that isn't large: the hot path of all.
+
+    Raises:
+        InvalidSessionIdError: The id isn't valid.
+        InvalidMessageError: The message or the key isn't valid; names the field.
+    """
+    check_session_id(session_id)
+    now = policy.clock()
+    try:
+        body = encode_message(_stamped(message, now), policy.max_message_bytes)
+        digest = None
+        if idempotency_key is not None:
+            _check_key(idempotency_key)
+            digest = MessageDigest()
+            digest.update(message, body)
+    except InvalidMessageError as exc:
+        exc.session_id = session_id
+        raise
+    return _append(policy, session_id, (message,), (body,), now, idempotency_key, digest)
+
+
+async def append_all(
     policy: Policy,
     session_id: str,
     messages: Sequence[Message],
@@ -62,7 +90,7 @@ def make_append(
     idempotency_key: str | None = None,
     expected_seq: int | None = None,
 ) -> Append:
-    """Return a checked append, its messages encoded.
+    """Return a checked append of any messages, encoded in slices of work.
 
     Raises:
         InvalidSessionIdError: The id isn't valid.
@@ -70,22 +98,42 @@ def make_append(
         ValueError: ``expected_seq`` is negative.
     """
     check_session_id(session_id)
+    check_limit("expected_seq", expected_seq)
     now = policy.clock()
-    keep = policy.max_messages
-    digest = ""
+    pacer = Pacer()
+    bodies: list[bytes] = []
+    digest = None if idempotency_key is None else MessageDigest()
     try:
-        if len(messages) == 1:  # The hot path, without a comprehension's frame.
-            bodies: tuple[bytes, ...] = (_encode(messages[0], now, policy.max_message_bytes),)
-        else:
-            bodies = tuple(_encode(each, now, policy.max_message_bytes) for each in messages)
         if idempotency_key is not None:
             _check_key(idempotency_key)
-            digest = digest_messages(messages)
+        for message in messages:
+            stamped = _stamped(message, now)
+            if is_large(message):
+                bodies.append(await encode_large_message(stamped, policy.max_message_bytes))
+            else:
+                bodies.append(encode_message(stamped, policy.max_message_bytes))
+            if digest is not None:
+                digest.update(_unstored(message), bodies[-1])
+            await pacer.pause()
     except InvalidMessageError as exc:
         exc.session_id = session_id
         raise
-    if expected_seq is not None:
-        check_limit("expected_seq", expected_seq)
+    return _append(
+        policy, session_id, messages, tuple(bodies), now, idempotency_key, digest, expected_seq
+    )
+
+
+def _append(
+    policy: Policy,
+    session_id: str,
+    messages: Sequence[Message],
+    bodies: tuple[bytes, ...],
+    now: float,
+    idempotency_key: str | None,
+    digest: MessageDigest | None,
+    expected_seq: int | None = None,
+) -> Append:
+    keep = policy.max_messages
     return Append(
         session_id,
         bodies,
@@ -95,24 +143,30 @@ def make_append(
         policy.ttl_seconds,
         expected_seq,
         idempotency_key,
-        digest,
+        "" if digest is None else digest.text(),
     )
 
 
-def _encode(message: Message, now: float, max_bytes: int) -> bytes:
-    if not message.timestamp:
-        message = Message(
-            message.role,
-            message.content,
-            now,
-            message.metadata,
-            message.tool_calls,
-            message.tool_call_id,
-            message.name,
-            0,
-            message.extra,
-        )
-    return encode_message(message, max_bytes)
+def _stamped(message: Message, now: float) -> Message:
+    """Return a message with a time, and without a ``seq`` that another store gave it."""
+    if message.timestamp and not message.seq:
+        return message
+    # Not `structs.replace`, which takes three times as long.
+    return Message(
+        message.role,
+        message.content,
+        message.timestamp or now,
+        message.metadata,
+        message.tool_calls,
+        message.tool_call_id,
+        message.name,
+        0,
+        message.extra,
+    )
+
+
+def _unstored(message: Message) -> Message:
+    return msgspec.structs.replace(message, seq=0) if message.seq else message
 
 
 def make_changes(kind: Any, area: str, values: Mapping[str, JSONValue], *keys: str) -> list[Change]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.models import Message, SearchHit, SessionInfo
+from asyncsessions.pacing import Pacer
 
 if TYPE_CHECKING:
     from asyncsessions.protocols import SessionStore
@@ -31,6 +32,7 @@ async def search_newest(
         return []
     hits: list[SearchHit] = []
     cursor: str | None = None
+    pacer = Pacer()
     for _ in range(SESSIONS_SEARCHED // _PAGE):
         page = await store.list_sessions(_PAGE, cursor)
         for info in page:
@@ -39,7 +41,7 @@ async def search_newest(
             except CorruptSessionError as exc:
                 logger.warning("left out of the search: %s", exc)
                 continue
-            hit = _match(info, messages, phrase, window)
+            hit = await _match(info, messages, phrase, window, pacer)
             if hit is not None:
                 hits.append(hit)
         # Stable, so that of equal scores the session last written comes first.
@@ -51,14 +53,15 @@ async def search_newest(
     return hits
 
 
-def _match(
-    info: SessionInfo, messages: Sequence[Message], phrase: str, window: int
+async def _match(
+    info: SessionInfo, messages: Sequence[Message], phrase: str, window: int, pacer: Pacer
 ) -> SearchHit | None:
     words = phrase.split()
     total, best, best_index = 0.0, 0.0, 0
     for index, message in enumerate(messages):
         text = " ".join(message_text(message).lower().split())
         score = 2.0 * (phrase in text) + sum(word in text for word in words)
+        await pacer.pause()
         total += score
         if score > best:
             best, best_index = score, index

@@ -217,13 +217,13 @@ def _parse(data: Mapping[str, Any]) -> tuple[SessionInfo, list[Message]]:
     Imported messages get new ``seq`` from 1 up, so a checkpoint must follow its message.
     """
     given = data.get("messages", [])
-    messages = codec.messages_from(given)
-    record = {
-        key: value for key, value in data.items() if key in SessionInfo.__struct_fields__
-    } | {"last_seq": 0}
+    messages = [codec.message_from(index, value) for index, value in enumerate(given)]
+    record = {key: value for key, value in data.items() if key in SessionInfo.__struct_fields__} | {
+        "last_seq": 0
+    }
     info = msgspec.convert(record, SessionInfo, strict=True)
     if info.checkpoint is not None:
         covered = sum(1 for message in messages if 0 < message.seq <= info.checkpoint.seq)
         moved: Checkpoint = msgspec.structs.replace(info.checkpoint, seq=covered)
         info = msgspec.structs.replace(info, checkpoint=moved)
-    return info, list(messages)
+    return info, messages

@@ -124,8 +124,8 @@ class Disk:
 
     def replace(self, source: Path, target: Path) -> None:
         """Give a file another file's name, in one step; the other is gone."""
-        os.replace(source, target)
+        source.replace(target)
 
     def unlink(self, path: Path) -> None:
         """Remove a file's name."""
-        os.unlink(path)
+        path.unlink()

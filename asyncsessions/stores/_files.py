@@ -204,9 +204,7 @@ class FileStore(BaseSessionStore):
         return await self._flush("append", batch, creates=True)
 
     @override
-    async def _update(
-        self, batch: Sequence[Update]
-    ) -> Sequence[Outcome[list[JSONValue] | None]]:
+    async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
         return await self._flush("update", batch, creates=False)
 
     async def _flush(

@@ -33,6 +33,7 @@ import msgspec
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.hooks import Window
 from asyncsessions.models import SessionInfo
+from asyncsessions.pacing import Breather
 from asyncsessions.stores._disk import Disk
 
 __all__ = ["HEADER", "KEY", "RECORD", "Commit", "LogReader", "commit_line", "seq_of"]
@@ -173,9 +174,9 @@ class LogReader:
         cut = line.rindex(b',"crc"')
         if zlib.crc32(line[:cut], zlib.crc32(body)) == int(parsed.crc, 16):
             return parsed.commit
-        if b"\0" in body:
-            return None
-        self.corrupt(self._damaged_line(offset), "it was changed after it was written")
+        if b"\0" not in body:
+            self.corrupt(self._damaged_line(offset), "it was changed after it was written")
+        return None
 
     def _parse_commit(self, offset: int, line: bytes) -> _CommitLine:
         try:
@@ -329,6 +330,7 @@ class LogReader:
         offset = position = start
         skip = not is_line_start
         block_size = _BLOCK
+        breather = Breather()
         while position < end:
             block = self.read(position, min(block_size, end - position))
             if not block:
@@ -336,6 +338,7 @@ class LogReader:
             position += len(block)
             block_size = _LARGE_BLOCK
             *whole, rest = (rest + block).split(b"\n")
+            breather.breathe()
             for line in whole:
                 if not skip:
                     self._check(offset, line + b"\n")
@@ -347,9 +350,7 @@ class LogReader:
         if not line.startswith(_KNOWN) or not line.endswith(b"}\n"):
             self.corrupt(offset, "a line isn't of this format")
 
-    def _lines_back(
-        self, end: int, *, messages_only: bool = False
-    ) -> Iterator[tuple[int, bytes]]:
+    def _lines_back(self, end: int, *, messages_only: bool = False) -> Iterator[tuple[int, bytes]]:
         """Iterate over the lines before an offset, newest first, with their offsets.
 
         Args:
@@ -363,9 +364,11 @@ class LogReader:
         buffer = b""
         position = end  # Where the buffer starts in the file.
         stop = 0  # Up to where the buffer is still to be looked at.
+        breather = Breather()
         while True:
             cut = buffer.rfind(b"\n", 0, max(stop - 1, 0))
             if cut < 0 and position > 0:
+                breather.breathe()
                 # Ever larger blocks, or else a very long line would be copied again and again.
                 size = min(position, max(_BLOCK, stop))
                 position -= size
@@ -414,4 +417,3 @@ class LogReader:
         raise CorruptSessionError(
             detail, session_id=self._session_id, path=str(self._path), line=line
         )
-

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from asyncsessions.hooks import (
     renewed,
 )
 from asyncsessions.models import JSONValue, SessionInfo
+from asyncsessions.pacing import Breather
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._log import HEADER, KEY, RECORD, Commit, LogReader, commit_line, seq_of
 
@@ -82,7 +84,9 @@ class _Draft:
         """Add messages with new ``seq``; return the first one."""
         commit = self.commit
         first = commit.seq + 1
+        breather = Breather()
         for body in bodies:
+            breather.breathe()
             commit.seq += 1
             offset = self.add(with_seq(body, commit.seq) + b"\n")
             if not commit.count:
@@ -166,7 +170,7 @@ class SessionFile:
                 return False
             ours = os.fstat(self._fd)
             try:
-                named = os.stat(self._path)
+                named = self._path.stat()
             except FileNotFoundError:
                 named = None
             if named is not None and (named.st_ino, named.st_dev) == (ours.st_ino, ours.st_dev):
@@ -244,7 +248,7 @@ class SessionFile:
         return self._info
 
     def _known_keys(self) -> dict[str, KeyRecord]:
-        """Return the idempotency keys; the file is searched once for as long as nobody else writes."""
+        """Return the idempotency keys; the file is searched once while nobody else writes."""
         if self._keys is None:
             keys = {}
             reader = self._reader()
@@ -476,10 +480,8 @@ class SessionFile:
             return False
         existed = os.fstat(self._fd).st_size > 0
         self._disk.unlink(self._path)
-        try:
+        with suppress(FileNotFoundError):
             self._disk.unlink(self._path.with_suffix(".torn"))
-        except FileNotFoundError:
-            pass
         if self._is_synced:
             self._disk.sync_directory(self._path.parent)
         self._forget()

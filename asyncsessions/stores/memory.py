@@ -43,6 +43,7 @@ class InMemorySessionStore(BaseSessionStore):
     @override
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
+        """Return a new, empty store; see `open_store`."""
         if url != "memory://":
             raise ValueError(f"{url!r}: write memory://, and give options as arguments")
         return cls(**options)
@@ -200,5 +201,6 @@ class _Session:
         self.keys[record.key] = record
         if len(self.keys) >= self._prune_at:
             oldest = self.seqs[0] if self.seqs else self.info.last_seq + 1
-            self.keys = {k: record for k, record in self.keys.items() if record.is_needed(oldest, now)}
+            needed = [each for each in self.keys.values() if each.is_needed(oldest, now)]
+            self.keys = {each.key: each for each in needed}
             self._prune_at = 2 * len(self.keys) + 64

@@ -149,7 +149,8 @@ def torn(file: File, rng: random.Random) -> bytes:
     if whole < len(file.pending):
         write = file.pending[whole]
         if write.data is not None:
-            content = apply(content, Write(write.offset, write.data[: rng.randint(0, len(write.data))]))
+            part = write.data[: rng.randint(0, len(write.data))]
+            content = apply(content, Write(write.offset, part))
     if len(content) > len(file.durable) and rng.random() < 0.5:
         content = with_hole(content, len(file.durable), rng)
     return content

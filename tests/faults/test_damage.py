@@ -75,7 +75,9 @@ async def test_a_damaged_commit_line_at_the_end_stops_writers(tmp_path: Path, li
         assert len(await store.get_messages("chat")) == 1
 
 
-@pytest.mark.parametrize("content", [b"garbage", b"garbage\n", b"{}\n", b'{"seq":1,"role":"user"}\n'])
+@pytest.mark.parametrize(
+    "content", [b"garbage", b"garbage\n", b"{}\n", b'{"seq":1,"role":"user"}\n']
+)
 async def test_a_foreign_file_is_not_taken_for_a_session(tmp_path: Path, content: bytes) -> None:
     await fill(tmp_path)
     path = tmp_path / "foreign.jsonl"

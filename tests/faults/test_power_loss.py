@@ -110,7 +110,8 @@ async def check(directory: Path, expected: Expected) -> None:
             messages = await store.get_messages(name)
             texts = [str(message.content) for message in messages]
             assert set(texts) >= expected.must[name]
-            assert set(texts) <= expected.may[name] - (expected.must_not[name] - expected.must[name])
+            assert not set(texts) & (expected.must_not[name] - expected.must[name])
+            assert set(texts) <= expected.may[name]
             assert len(set(texts)) == len(texts)
             seqs = [message.seq for message in messages]
             assert seqs == list(range(seqs[0], seqs[0] + len(seqs))) if seqs else True

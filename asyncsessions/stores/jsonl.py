@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from asyncsessions._compat import override
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.hooks import Scan, Tail, Window
 from asyncsessions.ids import file_stem
 from asyncsessions.models import SessionInfo
+from asyncsessions.pacing import Breather
 from asyncsessions.stores._files import FileStore
 from asyncsessions.stores._log import Commit, LogReader
 from asyncsessions.stores._logfile import SessionFile
@@ -41,6 +44,12 @@ class JSONLinesSessionStore(FileStore):
     """
 
     @override
+    async def _open(self) -> None:
+        # What the files of the last list held, by name; see `_briefs`.
+        self._listed: dict[str, tuple[tuple[int, int, int], SessionInfo | None]] = {}
+        await super()._open()
+
+    @override
     def _writer(self, session_id: str) -> SessionFile:
         path = self._path(session_id)
         return SessionFile(self._disk, path, session_id, is_synced=self._is_synced)
@@ -52,7 +61,7 @@ class JSONLinesSessionStore(FileStore):
 
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:
-        return await self._in_thread(self._read, session_id, _read_info)
+        return await self._in_thread(self._read, session_id, LogReader.read_record)
 
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
@@ -62,12 +71,16 @@ class JSONLinesSessionStore(FileStore):
         return await self._in_thread(self._read, session_id, read)
 
     def _read(self, session_id: str, read: Callable[[LogReader, Commit], T]) -> T | None:
-        path = self._path(session_id)
         try:
-            fd = self._disk.open_to_read(path)
+            return self._read_file(self._path(session_id), session_id, read)
         except FileNotFoundError as exc:
             self._missing(exc)
             return None
+
+    def _read_file(
+        self, path: Path, session_id: str, read: Callable[[LogReader, Commit], T]
+    ) -> T | None:
+        fd = self._disk.open_to_read(path)
         try:
             reader = LogReader(self._disk, fd, path, session_id)
             found = reader.read_commit(os.fstat(fd).st_size)
@@ -80,33 +93,58 @@ class JSONLinesSessionStore(FileStore):
         return await self._in_thread(self._list, scan)
 
     def _list(self, scan: Scan) -> list[SessionInfo]:
-        found = [info for info in self._infos() if scan.matches(info)]
-        found.sort(key=lambda info: (info.updated_at, info.session_id), reverse=True)
-        return found[: scan.limit]
+        found = [brief for brief in self._briefs() if scan.matches(brief)]
+        found.sort(key=lambda brief: (brief.updated_at, brief.session_id), reverse=True)
+        page: list[SessionInfo] = []
+        for brief in found:
+            if len(page) == scan.limit:
+                break
+            info = self._read_listed(self._path(brief.session_id))
+            if info is not None:
+                page.append(info)
+        return page
 
-    def _infos(self) -> Iterator[SessionInfo]:
-        """Iterate over all sessions that can be read; the damaged ones are left out."""
+    def _briefs(self) -> Iterator[SessionInfo]:
+        """Iterate over what a list is sorted and filtered by, for all sessions.
+
+        Only files that changed since the last time are read. What is known of the others is
+        kept under what the system says of them, so nothing stale is listed.
+        """
+        old, self._listed = self._listed, {}
+        breather = Breather()
         with os.scandir(self.directory) as entries:
-            names = [entry.name for entry in entries if entry.name.endswith(".jsonl")]
-        for name in names:
-            path = self.directory / name
-            try:
-                info = self._read_file(path)
-            except (CorruptSessionError, OSError) as exc:
-                logger.warning("left out of the list: %s", exc)
-                continue
-            # A copy under another name isn't a session of its own.
-            if info is not None and f"{file_stem(info.session_id)}.jsonl" == name:
-                yield info
+            for entry in entries:
+                breather.breathe()
+                if not entry.name.endswith(".jsonl"):
+                    continue
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:
+                    continue
+                seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                listed = old.get(entry.name)
+                if listed is None or listed[0] != seen:
+                    listed = (seen, self._brief(self.directory / entry.name))
+                self._listed[entry.name] = listed
+                if listed[1] is not None:
+                    yield listed[1]
 
-    def _read_file(self, path: Path) -> SessionInfo | None:
-        fd = self._disk.open_to_read(path)
+    def _brief(self, path: Path) -> SessionInfo | None:
+        info = self._read_listed(path)
+        # A copy under another name isn't a session of its own.
+        if info is None or self._path(info.session_id) != path:
+            return None
+        return msgspec.structs.replace(info, metadata={}, state={}, checkpoint=None)
+
+    def _read_listed(self, path: Path) -> SessionInfo | None:
+        """Return a session's record; None, with a warning, if it can't be read."""
         try:
-            reader = LogReader(self._disk, fd, path, path.stem)
-            found = reader.read_commit(os.fstat(fd).st_size)
-            return None if found is None else _read_info(reader, found[0])
-        finally:
-            self._disk.close(fd)
+            return self._read_file(path, path.stem, LogReader.read_record)
+        except FileNotFoundError:
+            return None
+        except (CorruptSessionError, OSError) as exc:
+            logger.warning("left out of the list: %s", exc)
+            return None
 
     @override
     async def _locate(self, session_id: str, damaged: bytes) -> tuple[str | None, int | None]:
@@ -118,7 +156,3 @@ class JSONLinesSessionStore(FileStore):
 
         line = await self._in_thread(self._read, session_id, find)
         return str(self._path(session_id)), line
-
-
-def _read_info(reader: LogReader, commit: Commit) -> SessionInfo:
-    return reader.read_record(commit)

@@ -36,7 +36,17 @@ from asyncsessions.models import SessionInfo
 from asyncsessions.pacing import Breather
 from asyncsessions.stores._disk import Disk
 
-__all__ = ["HEADER", "KEY", "RECORD", "Commit", "LogReader", "commit_line", "seq_of"]
+__all__ = [
+    "COMMIT",
+    "HEADER",
+    "KEY",
+    "MESSAGE",
+    "RECORD",
+    "Commit",
+    "LogReader",
+    "commit_line",
+    "seq_of",
+]
 
 HEADER = b'{"asyncsessions":1,'
 RECORD = b'{"record":'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,12 +24,11 @@ from asyncsessions.hooks import (
     Window,
     admit,
     apply_changes,
-    renewed,
 )
 from asyncsessions.models import JSONValue, SessionInfo
-from asyncsessions.pacing import Breather
 from asyncsessions.stores._disk import Disk
-from asyncsessions.stores._log import HEADER, KEY, RECORD, Commit, LogReader, commit_line, seq_of
+from asyncsessions.stores._draft import Draft, header_line, record_line
+from asyncsessions.stores._log import KEY, MESSAGE, Commit, LogReader, commit_line, seq_of
 
 __all__ = ["SessionFile"]
 
@@ -42,68 +41,6 @@ _DEAD_BYTES = 1 << 16
 _GAPS = 32
 
 _decode_key = msgspec.json.Decoder(KeyRecord).decode
-_EMPTY = SessionInfo(session_id="")
-
-
-def record_line(info: SessionInfo) -> bytes:
-    """Return the line of a record, without its defaults and without the commit's counters."""
-    counters = {"last_seq", "message_count", "updated_at", "expires_at"}
-    fields = {
-        name: getattr(info, name)
-        for name in info.__struct_fields__
-        if name not in counters and getattr(info, name) != getattr(_EMPTY, name)
-    }
-    return b"%b%b}\n" % (RECORD, encode_json(fields))
-
-
-def header_line(session_id: str) -> bytes:
-    """Return the first line of a file."""
-    return b'%b"session_id":%b}\n' % (HEADER, encode_json(session_id))
-
-
-class _Draft:
-    """A flush that is being put together."""
-
-    def __init__(self, commit: Commit, end: int) -> None:
-        self.commit = msgspec.structs.replace(commit, gaps=list(commit.gaps))
-        self.end = end
-        self.lines: list[bytes] = []
-        self.keys: dict[str, KeyRecord] = {}
-        self.record_size = 0
-        self.is_changed = False
-
-    def add(self, line: bytes) -> int:
-        """Add a line; return the offset that it will have."""
-        offset = self.end
-        self.lines.append(line)
-        self.end += len(line)
-        self.is_changed = True
-        return offset
-
-    def add_messages(self, bodies: Iterable[bytes]) -> int:
-        """Add messages with new ``seq``; return the first one."""
-        commit = self.commit
-        first = commit.seq + 1
-        breather = Breather()
-        for body in bodies:
-            breather.breathe()
-            commit.seq += 1
-            offset = self.add(with_seq(body, commit.seq) + b"\n")
-            if not commit.count:
-                commit.first, commit.first_at = commit.seq, offset
-            commit.count += 1
-        commit.tail = self.end
-        return first
-
-    def set_record(self, info: SessionInfo) -> None:
-        line = record_line(info)
-        self.record_size = len(line)
-        self.commit.record = self.add(line)
-
-    def touch(self, write: Append | Update | Replace) -> None:
-        self.commit.updated_at = write.now
-        self.commit.expires_at = renewed(self.commit.expires_at, write)
-        self.is_changed = True
 
 
 class SessionFile:
@@ -274,7 +211,7 @@ class SessionFile:
         self._finish(draft)
         return outcomes
 
-    def _add(self, draft: _Draft, append: Append) -> Appended | SessionStoreError:
+    def _add(self, draft: Draft, append: Append) -> Appended | SessionStoreError:
         known = None
         if append.key is not None:
             known = draft.keys.get(append.key)
@@ -348,7 +285,7 @@ class SessionFile:
         self._finish(draft, info)
         return Replaced(removed, first, had_checkpoint)
 
-    def _replace_tail(self, draft: _Draft, replace: Replace) -> tuple[int, int]:
+    def _replace_tail(self, draft: Draft, replace: Replace) -> tuple[int, int]:
         commit = draft.commit
         gone = self._reader().read_messages(commit, Window(after=replace.from_seq - 1))
         commit.dead += sum(len(line) + 1 for line in gone)
@@ -366,7 +303,7 @@ class SessionFile:
             commit.gaps.append((replace.from_seq, commit.seq))
         return len(gone), draft.add_messages(replace.bodies)
 
-    def _drop_oldest(self, draft: _Draft, excess: int) -> None:
+    def _drop_oldest(self, draft: Draft, excess: int) -> None:
         """Move the start of what is kept, in ``draft``, past messages over the limit."""
         places: list[tuple[int, int]] = []
 
@@ -382,23 +319,23 @@ class SessionFile:
             draft.commit.count -= drop
             draft.commit.first, draft.commit.first_at = seq, offset
 
-    def _live_with(self, draft: _Draft) -> Iterator[tuple[int, int, bytes]]:
+    def _live_with(self, draft: Draft) -> Iterator[tuple[int, int, bytes]]:
         """Iterate over live messages, those of the draft included."""
         if self._commit.count and draft.commit.first_at < self._end:
             yield from self._reader().live(self._commit)
         offset = draft.end - sum(map(len, draft.lines))
         for line in draft.lines:
-            if line.startswith(b'{"seq":'):
+            if line.startswith(MESSAGE):
                 yield offset, seq_of(line), line
             offset += len(line)
 
-    def _begin(self, now: float, info: SessionInfo | None = None) -> _Draft:
+    def _begin(self, now: float, info: SessionInfo | None = None) -> Draft:
         """Return an empty draft; for a new session, one with its header and record."""
         if self._exists(now):
-            return _Draft(self._commit, self._end)
+            return Draft(self._commit, self._end)
         if self._end:
             self._start_over()
-        draft = _Draft(Commit(), 0)
+        draft = Draft(Commit(), 0)
         draft.add(header_line(self._session_id))
         draft.set_record(info or SessionInfo(session_id=self._session_id, created_at=now))
         draft.is_changed = False
@@ -419,7 +356,7 @@ class SessionFile:
         self._fd = fd
         self._load(0)
 
-    def _finish(self, draft: _Draft, info: SessionInfo | None = None) -> None:
+    def _finish(self, draft: Draft, info: SessionInfo | None = None) -> None:
         """Write a draft, and take over what it says."""
         if not draft.is_changed:
             return
@@ -518,9 +455,9 @@ class SessionFile:
         if self._is_synced:
             self._disk.sync_directory(self._path.parent)
 
-    def _new_draft(self, info: SessionInfo, replace: Replace | None) -> _Draft:
+    def _new_draft(self, info: SessionInfo, replace: Replace | None) -> Draft:
         old = self._commit
-        draft = _Draft(Commit(updated_at=old.updated_at, expires_at=old.expires_at), 0)
+        draft = Draft(Commit(updated_at=old.updated_at, expires_at=old.expires_at), 0)
         if replace is not None:
             if not self._exists(replace.now):
                 draft.commit.expires_at = None
@@ -529,7 +466,7 @@ class SessionFile:
         draft.set_record(info)
         return draft
 
-    def _fill(self, draft: _Draft, replace: Replace | None) -> Iterator[None]:
+    def _fill(self, draft: Draft, replace: Replace | None) -> Iterator[None]:
         """Add what stays of the file, yielding after each line."""
         commit = draft.commit
         last_seq = self._commit.seq
@@ -561,7 +498,7 @@ class SessionFile:
         if not commit.count:
             commit.first = last_seq + 1
 
-    def _write_part(self, fd: int, draft: _Draft, end: int) -> int:
+    def _write_part(self, fd: int, draft: Draft, end: int) -> int:
         """Write a draft's lines and their commit to a new file; return the file's new end."""
         body = b"".join(draft.lines)
         data = body + commit_line(draft.commit, body)

@@ -1,0 +1,78 @@
+"""One flush of a JSON Lines session file, while it is being put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from asyncsessions.codec import encode_json, with_seq
+from asyncsessions.hooks import Append, KeyRecord, Replace, Update, renewed
+from asyncsessions.models import SessionInfo
+from asyncsessions.pacing import Breather
+from asyncsessions.stores._log import HEADER, RECORD, Commit
+
+__all__ = ["Draft", "header_line", "record_line"]
+
+_EMPTY = SessionInfo(session_id="")
+
+
+def record_line(info: SessionInfo) -> bytes:
+    """Return the line of a record, without its defaults and without the commit's counters."""
+    counters = {"last_seq", "message_count", "updated_at", "expires_at"}
+    fields = {
+        name: getattr(info, name)
+        for name in info.__struct_fields__
+        if name not in counters and getattr(info, name) != getattr(_EMPTY, name)
+    }
+    return b"%b%b}\n" % (RECORD, encode_json(fields))
+
+
+def header_line(session_id: str) -> bytes:
+    """Return the first line of a file."""
+    return b'%b"session_id":%b}\n' % (HEADER, encode_json(session_id))
+
+
+class Draft:
+    """A flush that is being put together."""
+
+    def __init__(self, commit: Commit, end: int) -> None:
+        self.commit = msgspec.structs.replace(commit, gaps=list(commit.gaps))
+        self.end = end
+        self.lines: list[bytes] = []
+        self.keys: dict[str, KeyRecord] = {}
+        self.record_size = 0
+        self.is_changed = False
+
+    def add(self, line: bytes) -> int:
+        """Add a line; return the offset that it will have."""
+        offset = self.end
+        self.lines.append(line)
+        self.end += len(line)
+        self.is_changed = True
+        return offset
+
+    def add_messages(self, bodies: Iterable[bytes]) -> int:
+        """Add messages with new ``seq``; return the first one."""
+        commit = self.commit
+        first = commit.seq + 1
+        breather = Breather()
+        for body in bodies:
+            breather.breathe()
+            commit.seq += 1
+            offset = self.add(with_seq(body, commit.seq) + b"\n")
+            if not commit.count:
+                commit.first, commit.first_at = commit.seq, offset
+            commit.count += 1
+        commit.tail = self.end
+        return first
+
+    def set_record(self, info: SessionInfo) -> None:
+        line = record_line(info)
+        self.record_size = len(line)
+        self.commit.record = self.add(line)
+
+    def touch(self, write: Append | Update | Replace) -> None:
+        self.commit.updated_at = write.now
+        self.commit.expires_at = renewed(self.commit.expires_at, write)
+        self.is_changed = True

@@ -239,8 +239,8 @@ def admit(
         known: What the session remembers of ``append.key``.
 
     Returns:
-        None to go on and store it; else its outcome: the first result of the same key, or the
-        error for its caller.
+        None to go on and store it; else its outcome: the first result of the same key, the
+        error for its caller, or nothing to store.
     """
     if known is not None:
         if known.digest != append.digest:
@@ -250,7 +250,7 @@ def admit(
         return VersionConflictError(
             append.session_id, expected_seq=append.expected_seq, last_seq=last_seq
         )
-    return None
+    return None if append.bodies else Appended(last_seq + 1, append.now)
 
 
 def renewed(expires_at: float | None, write: Append | Update | Replace) -> float | None:

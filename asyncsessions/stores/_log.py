@@ -46,6 +46,7 @@ __all__ = [
     "LogReader",
     "commit_line",
     "seq_of",
+    "with_counters",
 ]
 
 HEADER = b'{"asyncsessions":1,'
@@ -110,6 +111,17 @@ def commit_line(commit: Commit, body: bytes) -> bytes:
     commit.size = len(body)
     line = b'{"commit":%b' % _encode(commit)
     return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line, zlib.crc32(body)))
+
+
+def with_counters(info: SessionInfo, commit: Commit) -> SessionInfo:
+    """Return a record with the counters of a commit."""
+    return msgspec.structs.replace(
+        info,
+        last_seq=commit.seq,
+        message_count=commit.count,
+        updated_at=commit.updated_at,
+        expires_at=commit.expires_at,
+    )
 
 
 def seq_of(line: bytes) -> int:
@@ -212,13 +224,7 @@ class LogReader:
             info = _decode_record(line)["record"]
         except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as exc:
             self.corrupt(commit.record, f"the record can't be decoded: {exc}")
-        return msgspec.structs.replace(
-            info,
-            last_seq=commit.seq,
-            message_count=commit.count,
-            updated_at=commit.updated_at,
-            expires_at=commit.expires_at,
-        )
+        return with_counters(info, commit)
 
     def read_messages(self, commit: Commit, window: Window) -> list[bytes]:
         """Return the live message lines of a window, oldest first, without line ends."""

@@ -28,7 +28,15 @@ from asyncsessions.hooks import (
 from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._draft import Draft, header_line, record_line
-from asyncsessions.stores._log import KEY, MESSAGE, Commit, LogReader, commit_line, seq_of
+from asyncsessions.stores._log import (
+    KEY,
+    MESSAGE,
+    Commit,
+    LogReader,
+    commit_line,
+    seq_of,
+    with_counters,
+)
 
 __all__ = ["SessionFile"]
 
@@ -72,7 +80,10 @@ class SessionFile:
         self._is_new = False  # Whether its name was never synced.
         self._info: SessionInfo | None = None
         self._record_size = 0
-        self._keys: dict[str, KeyRecord] | None = None
+        self._keys: dict[str, KeyRecord] = {}
+        self._keys_end = 0  # Up to where the file was searched for keys.
+        self._compact_from = 0  # No smaller file is rewritten: it was tried in vain.
+        self._pid = os.getpid()
 
     # Locking.
 
@@ -100,6 +111,10 @@ class SessionFile:
         return is_held
 
     def _lock_file(self, *, create: bool, load: bool) -> bool:
+        if self._pid != os.getpid():
+            # A forked child shares the parent's open file, and with it the lock.
+            self._forget()
+            self._pid = os.getpid()
         while True:
             if self._fd < 0:
                 self._fd = self._disk.open(self._path, create=create)
@@ -143,7 +158,9 @@ class SessionFile:
         """Close the file, and with it the lock, and start over at the next `acquire`."""
         fd, self._fd = self._fd, -1
         self._is_known = False
-        self._info = self._keys = None
+        self._info = None
+        self._keys, self._keys_end = {}, 0
+        self._compact_from = 0
         if fd >= 0:
             self._disk.close(fd)
 
@@ -162,7 +179,6 @@ class SessionFile:
         self._synced_end = self._end
         self._is_new = found is None
         self._info = None
-        self._keys = None
         self._is_known = True
 
     def _save_torn(self, start: int, end: int) -> None:
@@ -182,21 +198,19 @@ class SessionFile:
         if self._info is None:
             self._info = self._reader().read_record(self._commit)
             self._record_size = len(record_line(self._info))
-        return self._info
+        return with_counters(self._info, self._commit)
 
     def _known_keys(self) -> dict[str, KeyRecord]:
-        """Return the idempotency keys; the file is searched once while nobody else writes."""
-        if self._keys is None:
-            keys = {}
-            reader = self._reader()
-            for offset, line in reader.lines(0, self._end):
-                if line.startswith(KEY):
-                    try:
-                        record = _decode_key(line)
-                    except msgspec.DecodeError as exc:
-                        reader.corrupt(offset, f"an idempotency key can't be decoded: {exc}")
-                    keys[record.key] = record
-            self._keys = keys
+        """Return the idempotency keys; no part of the file is searched twice."""
+        reader = self._reader()
+        for offset, line in reader.lines(self._keys_end, self._end):
+            if line.startswith(KEY):
+                try:
+                    record = _decode_key(line)
+                except msgspec.DecodeError as exc:
+                    reader.corrupt(offset, f"an idempotency key can't be decoded: {exc}")
+                self._keys[record.key] = record
+        self._keys_end = self._end
         return self._keys
 
     # Writing.
@@ -374,8 +388,6 @@ class SessionFile:
         if draft.record_size:
             self._record_size = draft.record_size
             self._info = info
-        if self._keys is not None:
-            self._keys.update(draft.keys)
 
     def _undo(self) -> None:
         """Remove what was written but not synced; nobody was told that it is stored."""
@@ -403,12 +415,13 @@ class SessionFile:
         """Rewrite the file without what is dead in it, if that is most of it."""
         commit = self._commit
         is_mostly_dead = commit.dead > _DEAD_BYTES and 2 * commit.dead > self._end
-        if not (is_mostly_dead or len(commit.gaps) > _GAPS):
+        if self._end < self._compact_from or not (is_mostly_dead or len(commit.gaps) > _GAPS):
             return
         try:
             self._rewrite(self._record(), None)
-        except OSError as exc:
-            # The file is whole as it is; the next write tries again.
+        except (OSError, SessionStoreError) as exc:
+            # What was written stands. To try at each write would read the file each time.
+            self._compact_from = 2 * self._end
             logger.warning("could not compact %s: %s", self._path, exc)
 
     def delete(self, expired_at: float | None) -> bool:
@@ -446,6 +459,8 @@ class SessionFile:
             self._disk.replace(new, self._path)
         except BaseException:
             self._disk.close(fd)
+            with suppress(OSError):
+                self._disk.unlink(new)
             raise
         self._forget()
         self._fd = fd

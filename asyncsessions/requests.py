@@ -106,7 +106,7 @@ async def append_all(
     try:
         if idempotency_key is not None:
             _check_key(idempotency_key)
-        for message in messages:
+        for index, message in enumerate(messages):
             stamped = _stamped(message, now)
             if is_large(message):
                 bodies.append(await encode_large_message(stamped, policy.max_message_bytes))
@@ -114,7 +114,9 @@ async def append_all(
                 bodies.append(encode_message(stamped, policy.max_message_bytes))
             if digest is not None:
                 digest.update(_unstored(message), bodies[-1])
-            await pacer.pause()
+            # A short batch never gives way, so that it reaches the queue in the order of calls.
+            if index & 15 == 15:
+                await pacer.pause()
     except InvalidMessageError as exc:
         exc.session_id = session_id
         raise

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 # Sessions whose file stays open between writes.
 _OPEN_FILES = 128
+# Sessions that one hop has open at the same time.
+_JOBS_AT_ONCE = 64
 # Reads and flushes that run at the same time.
 _THREADS = 16
 # More threads than this don't make a disk sync faster.
@@ -90,7 +92,7 @@ class SessionWriter(Protocol):
 class _Job:
     """What one worker does for one session in one hop."""
 
-    __slots__ = ("create", "error", "load", "result", "session_id", "work", "writer")
+    __slots__ = ("closes", "create", "error", "load", "result", "session_id", "work", "writer")
 
     def __init__(
         self,
@@ -105,6 +107,7 @@ class _Job:
         self.create = create
         self.load = load
         self.writer: SessionWriter | None = None
+        self.closes = False
         self.result: Any = None
         self.error: Exception | None = None
 
@@ -296,13 +299,15 @@ class FileStore(BaseSessionStore):
 
     async def _hop(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
         """Do jobs in one worker thread; return those whose session is locked."""
-        for job in jobs:
+        for index, job in enumerate(jobs):
             job.writer = self._check_out(job.session_id)
+            job.closes = index >= _OPEN_FILES
         try:
             return await self._in_thread(self._do, jobs, self._idle_writers())
         finally:
             for job in jobs:
                 self._check_in(job.session_id)
+            self._forget_closed(jobs)
 
     def _check_out(self, session_id: str) -> SessionWriter:
         writer = self._writers.get(session_id)
@@ -318,6 +323,12 @@ class FileStore(BaseSessionStore):
         if not self._in_use[session_id]:
             del self._in_use[session_id]
 
+    def _forget_closed(self, jobs: Sequence[_Job]) -> None:
+        """Drop the writers of a large hop that were closed at its end."""
+        for job in jobs[_OPEN_FILES:]:
+            if job.session_id not in self._in_use:
+                self._writers.pop(job.session_id, None)
+
     def _idle_writers(self) -> list[SessionWriter]:
         """Take the writers that haven't been used for longest out of the cache, to be closed."""
         excess = len(self._writers) - _OPEN_FILES
@@ -328,9 +339,15 @@ class FileStore(BaseSessionStore):
 
     def _do(self, jobs: Sequence[_Job], idle: Sequence[SessionWriter]) -> list[_Job]:
         busy: list[_Job] = []
-        held: list[_Job] = []
         for writer in idle:
             writer.close()
+        for start in range(0, len(jobs), _JOBS_AT_ONCE):
+            busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
+        return busy
+
+    def _do_some(self, jobs: Sequence[_Job]) -> list[_Job]:
+        busy: list[_Job] = []
+        held: list[_Job] = []
         try:
             for job in jobs:
                 self._begin(job, busy, held)
@@ -372,6 +389,8 @@ class FileStore(BaseSessionStore):
         assert job.writer is not None  # noqa: S101  # `_hop` has set it
         try:
             job.writer.release()
+            if job.closes:
+                job.writer.close()
         except OSError as exc:
             if job.error is None:
                 job.error = self._failed(exc, job.session_id)

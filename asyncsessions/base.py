@@ -7,6 +7,7 @@ cycle) happens here and means the same on every store.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import (
@@ -242,7 +243,14 @@ class BaseSessionStore(SessionStore, ABC):
             )
         else:
             append = append_one(self._policy, session_id, message, idempotency_key)
-        await self._engine.write(append, len(append.bodies[0]))
+        entry = await self._engine.enqueue(append, len(append.bodies[0]))
+        # A hundred thousand calls may wait here, so none keeps what it has encoded.
+        del append, message, content, metadata, tool_calls
+        try:
+            await entry.caller
+        except asyncio.CancelledError:
+            await entry.settle()
+            raise
         return True
 
     @final

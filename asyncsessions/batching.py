@@ -17,7 +17,7 @@ import msgspec
 
 from asyncsessions.errors import StoreClosedError
 
-__all__ = ["GroupCommit", "Outcome"]
+__all__ = ["Entry", "GroupCommit", "Outcome"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +26,7 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 """What became of one item: its result, its error, or a future where that isn't known yet."""
 
 
-class _Entry(msgspec.Struct, Generic[Item, Result], eq=False):
+class Entry(msgspec.Struct, Generic[Item, Result], eq=False):
     """One caller's item, from submission to its outcome; a struct because one is made per call."""
 
     key: str
@@ -34,10 +34,13 @@ class _Entry(msgspec.Struct, Generic[Item, Result], eq=False):
     size: int
     caller: asyncio.Future[Result]
     taken: bool = False
+    is_done: bool = False
     # Set by a caller that was cancelled while its item was under way, and waits for the end.
     unheard: asyncio.Future[None] | None = None
 
     def answer(self, outcome: Result | BaseException) -> None:
+        """Tell the caller, or whoever waits in its place, what became of the item."""
+        self.is_done = True
         if self.unheard is not None and not self.unheard.done():
             self.unheard.set_result(None)
         if self.caller.done():
@@ -50,10 +53,14 @@ class _Entry(msgspec.Struct, Generic[Item, Result], eq=False):
             self.caller.set_exception(outcome)
 
     async def settle(self) -> None:
-        """Wait for the outcome on behalf of a cancelled caller; a second cancel stops that."""
-        self.unheard = asyncio.get_running_loop().create_future()
-        with anyio.CancelScope(shield=True):
-            await self.unheard
+        """Wait, as a cancelled caller, for an outcome that is under way.
+
+        A second cancellation stops the wait; the item completes all the same.
+        """
+        if self.taken and self.caller.cancelled() and not self.is_done:
+            self.unheard = asyncio.get_running_loop().create_future()
+            with anyio.CancelScope(shield=True):
+                await self.unheard
 
 
 class _Hold(Generic[Item, Result]):
@@ -63,7 +70,7 @@ class _Hold(Generic[Item, Result]):
 
     def __init__(self) -> None:
         self.unknown = 0
-        self.behind: deque[_Entry[Item, Result]] = deque()
+        self.behind: deque[Entry[Item, Result]] = deque()
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -93,7 +100,7 @@ class GroupCommit(Generic[Item, Result]):
         *,
         max_items: int = 512,
         max_bytes: int = 16 << 20,
-        max_queued_items: int = 16_384,
+        max_queued_items: int = 131_072,
         max_queued_bytes: int = 64 << 20,
     ) -> None:
         self._flush = flush
@@ -101,7 +108,7 @@ class GroupCommit(Generic[Item, Result]):
         self._max_bytes = max_bytes
         self._max_queued_items = max_queued_items
         self._max_queued_bytes = max_queued_bytes
-        self._queue: deque[_Entry[Item, Result]] = deque()
+        self._queue: deque[Entry[Item, Result]] = deque()
         self._held: dict[str, _Hold[Item, Result]] = {}
         # Queued and held entries together.
         self._items = 0
@@ -123,6 +130,19 @@ class GroupCommit(Generic[Item, Result]):
             StoreClosedError: `aclose` was called before.
             Exception: Whatever ``flush`` gave as this item's outcome.
         """
+        entry = await self.enqueue(key, item, size)
+        try:
+            return await entry.caller
+        except asyncio.CancelledError:
+            await entry.settle()
+            raise
+
+    async def enqueue(self, key: str, item: Item, size: int) -> Entry[Item, Result]:
+        """Return an item's entry as soon as it is queued; see `submit`.
+
+        It is for callers that are many: they await ``entry.caller`` themselves, as `submit` does,
+        and save the memory of one frame each.
+        """
         while self._items >= self._max_queued_items or self._bytes >= self._max_queued_bytes:
             if self._closed:
                 break
@@ -130,19 +150,13 @@ class GroupCommit(Generic[Item, Result]):
         if self._closed:
             raise StoreClosedError
         loop = asyncio.get_running_loop()
-        caller: asyncio.Future[Result] = loop.create_future()
-        entry = _Entry(key, item, size, caller)
+        entry: Entry[Item, Result] = Entry(key, item, size, loop.create_future())
         self._queue.append(entry)
         self._items += 1
         self._bytes += size
         if self._drainer is None:
             self._drainer = loop.create_task(self._drain())
-        try:
-            return await caller
-        except asyncio.CancelledError:
-            if entry.taken and caller.cancelled():
-                await entry.settle()
-            raise
+        return entry
 
     async def aclose(self) -> None:
         """Refuse new items, and return when every item that was taken has its outcome."""
@@ -187,7 +201,7 @@ class GroupCommit(Generic[Item, Result]):
             self._drainer = None
             self._note_idle()
 
-    def _take(self) -> list[_Entry[Item, Result]]:
+    def _take(self) -> list[Entry[Item, Result]]:
         if not self._held and self._items <= self._max_items and self._bytes <= self._max_bytes:
             # All of them, which is the rule; the rest of this method is for the exceptions.
             batch = [entry for entry in self._queue if not entry.caller.done()]
@@ -199,8 +213,8 @@ class GroupCommit(Generic[Item, Result]):
             entry.taken = True
         return batch
 
-    def _take_some(self) -> list[_Entry[Item, Result]]:
-        batch: list[_Entry[Item, Result]] = []
+    def _take_some(self) -> list[Entry[Item, Result]]:
+        batch: list[Entry[Item, Result]] = []
         size = 0
         while self._queue and len(batch) < self._max_items:
             entry = self._queue[0]
@@ -217,7 +231,7 @@ class GroupCommit(Generic[Item, Result]):
                 batch.append(entry)
         return batch
 
-    async def _flush_batch(self, batch: list[_Entry[Item, Result]]) -> None:
+    async def _flush_batch(self, batch: list[Entry[Item, Result]]) -> None:
         outcomes: Sequence[Outcome[Result]]
         try:
             outcomes = await self._flush([entry.item for entry in batch])
@@ -234,7 +248,7 @@ class GroupCommit(Generic[Item, Result]):
             else:
                 entry.answer(outcome)
 
-    def _hold(self, entry: _Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
+    def _hold(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
         hold = self._held.setdefault(entry.key, _Hold())
         hold.unknown += 1
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from asyncsessions.batching import GroupCommit, Outcome
+from asyncsessions.batching import Entry, GroupCommit, Outcome
 from asyncsessions.errors import SessionStoreError, StoreClosedError, StoreUnavailableError
 from asyncsessions.hooks import Append, Update
 
@@ -109,15 +109,17 @@ class Engine:
         except self._store._driver_errors as exc:
             raise self._translated(exc, session_id) from exc
 
-    def write(self, write: Append | Update, size: int) -> Awaitable[Any]:
-        """Return an awaitable of a write's outcome in the next group commit."""
-        if self.is_ready:
-            return self._writes.submit(write.session_id, write, size)
-        return self._open_and_write(write, size)
-
-    async def _open_and_write(self, write: Append | Update, size: int) -> Any:
-        await self.open()
+    async def write(self, write: Append | Update, size: int) -> Any:
+        """Return a write's outcome in the next group commit."""
+        if not self.is_ready:
+            await self.open()
         return await self._writes.submit(write.session_id, write, size)
+
+    async def enqueue(self, write: Append | Update, size: int) -> Entry[Any, Any]:
+        """Return a write's entry as soon as it is queued; see `GroupCommit.enqueue`."""
+        if not self.is_ready:
+            await self.open()
+        return await self._writes.enqueue(write.session_id, write, size)
 
     async def _flush(self, batch: list[Append | Update]) -> Sequence[Outcome[Any]]:
         appends = [index for index, write in enumerate(batch) if type(write) is Append]

@@ -273,14 +273,10 @@ def apply_changes(info: SessionInfo, update: Update) -> tuple[SessionInfo, list[
         old = fields.get(field, getattr(info, field))
         fields[field] = _changed(old, keys, change)
         values.append(_at(fields[field], keys))
-    info = msgspec.structs.replace(
-        info,
-        created_at=info.created_at or update.now,
-        updated_at=update.now if update.changes else info.updated_at or update.now,
-        expires_at=renewed(info.expires_at, update),
-        **fields,
-    )
-    return info, values
+    fields.setdefault("created_at", info.created_at or update.now)
+    fields["updated_at"] = update.now if update.changes else info.updated_at or update.now
+    fields["expires_at"] = renewed(info.expires_at, update)
+    return msgspec.structs.replace(info, **fields), values
 
 
 def _changed(old: JSONValue, keys: Sequence[str], change: Change) -> JSONValue:

@@ -16,6 +16,8 @@ import msgspec
 from asyncsessions.codec import (
     MessageDigest,
     check_json,
+    check_json_object,
+    decode_json,
     encode_json,
     encode_large_message,
     encode_message,
@@ -195,29 +197,39 @@ def make_update(
     check_session_id(session_id)
     try:
         for change in changes:
-            value = change.value
-            if isinstance(value, Checkpoint):
-                value = msgspec.to_builtins(value)
-            check_json(value, ".".join(change.path))
-        size = _size(changes, policy.max_message_bytes)
+            if not isinstance(change.value, Checkpoint):
+                check_json(change.value, ".".join(change.path))
+            elif change.value.metadata:
+                check_json_object(change.value.metadata, "checkpoint.metadata")
+        encoded = _encode_changes(changes, policy.max_message_bytes)
     except InvalidMessageError as exc:
         exc.session_id = session_id
         raise
+    # Decoded again, so that the caller's dicts and lists stay the caller's.
+    changes = tuple(
+        msgspec.structs.replace(change, value=_copied(change.value, copy))
+        for change, copy in zip(changes, decode_json(encoded), strict=True)
+    )
     options.setdefault("ttl_seconds", policy.ttl_seconds)
     options.setdefault("now", policy.clock())
-    return Update(session_id, tuple(changes), **options), size
+    return Update(session_id, changes, **options), len(encoded)
 
 
-def _size(changes: Sequence[Change], max_bytes: int) -> int:
+def _copied(value: JSONValue, copy: JSONValue) -> JSONValue:
+    return msgspec.convert(copy, Checkpoint) if isinstance(value, Checkpoint) else copy
+
+
+def _encode_changes(changes: Sequence[Change], max_bytes: int) -> bytes:
     try:
-        size = len(encode_json(changes))
+        encode_json([change.path for change in changes])
+        encoded = encode_json([change.value for change in changes])
     except UnicodeEncodeError as exc:
-        field = next(iter(changes)).path[0]
+        field = ".".join(changes[0].path[:1])
         text = f"{field} holds a lone surrogate, which UTF-8 can't; decode the text correctly first"
         raise InvalidMessageError(text, field=field) from UnicodeError(exc.reason)
-    if size > max_bytes:
-        raise MessageTooLargeError(size=size, limit=max_bytes)
-    return size
+    if len(encoded) > max_bytes:
+        raise MessageTooLargeError(size=len(encoded), limit=max_bytes)
+    return encoded
 
 
 def _check_key(key: object) -> None:

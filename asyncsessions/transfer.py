@@ -146,6 +146,7 @@ class _Import:
         self._overwrite = overwrite
         self._group: dict[str, Mapping[str, Any]] = {}
         self._last_imported: str | None = None
+        self._failure: SessionStoreError | None = None
         self.started = 0
         self.imported = 0
         self.messages = 0
@@ -173,6 +174,8 @@ class _Import:
         async with anyio.create_task_group() as tasks:
             for data in group:
                 tasks.start_soon(self._store_one, data)
+        if self._failure is not None:
+            raise self._failure
         if group:
             last = group[-1]["session_id"]
             was_skipped = any(skip["session_id"] == last for skip in self.skipped)
@@ -188,8 +191,12 @@ class _Import:
                     return
                 await self._store.delete_session(session_id)
             await self._restore(info, messages)
-        except (SessionStoreError, ValueError, TypeError) as exc:
+        except (ValueError, TypeError, CorruptSessionError) as exc:
             self._skip(session_id, str(exc))
+            return
+        except SessionStoreError as exc:
+            # The store fails, not this object; all that were under way end first.
+            self._failure = self._failure or exc
             return
         self.imported += not is_part
         self.messages += len(messages)

@@ -238,7 +238,7 @@ class LogReader:
             _, end = self._find(commit, window.before)
         lines: list[bytes] = []
         size = 0
-        newer = window.before or commit.seq + 1
+        newer = commit.seq + 1 if window.before is None else window.before
         lowest = max(commit.first, window.after + 1)
         for offset, line in self._lines_back(end, messages_only=True):
             seq = self._seq(offset, line)

@@ -10,7 +10,7 @@ import msgspec
 
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
-from asyncsessions.codec import decode_message, with_seq
+from asyncsessions.codec import decode_info, decode_message, encode_info, with_seq
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.history import is_tool_result, messages_to_drop
 from asyncsessions.hooks import (
@@ -58,7 +58,13 @@ class InMemorySessionStore(BaseSessionStore):
 
     @override
     async def _append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
-        return [self._session(append.session_id, append.now).append(append) for append in batch]
+        return [self._store(append) for append in batch]
+
+    def _store(self, append: Append) -> Appended | SessionStoreError:
+        session = self._existing(append.session_id, append.now) or _Session(append.session_id)
+        outcome = session.append(append)
+        self._keep(session)
+        return outcome
 
     @override
     async def _update(
@@ -70,23 +76,22 @@ class InMemorySessionStore(BaseSessionStore):
         session = self._existing(update.session_id, update.now)
         if session is None and not update.create:
             return None
-        session = self._session(update.session_id, update.now)
+        session = session or _Session(update.session_id)
         try:
             session.info, values = apply_changes(session.info, update)
         except SessionStoreError as exc:
             return exc
+        self._keep(session)
         return values
 
     def _existing(self, session_id: str, now: float) -> _Session | None:
         session = self._sessions.get(session_id)
         return None if session is None or session.info.is_expired(now) else session
 
-    def _session(self, session_id: str, now: float) -> _Session:
-        """Return the session, a new one where there is none or it has expired."""
-        session = self._existing(session_id, now)
-        if session is None:
-            session = self._sessions[session_id] = _Session(session_id)
-        return session
+    def _keep(self, session: _Session) -> None:
+        # A new session of which nothing was stored was never there.
+        if session.info.created_at:
+            self._sessions[session.info.session_id] = session
 
     @override
     async def _replace(self, replace: Replace) -> Replaced | None:
@@ -94,7 +99,10 @@ class InMemorySessionStore(BaseSessionStore):
         newest = session.seqs[-1] if session is not None and session.seqs else 0
         if replace.if_newest not in (None, newest) or (session is None and not replace.create):
             return None
-        return self._session(replace.session_id, replace.now).replace(replace)
+        session = session or _Session(replace.session_id)
+        replaced = session.replace(replace)
+        self._keep(session)
+        return replaced
 
     @override
     async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
@@ -107,7 +115,7 @@ class InMemorySessionStore(BaseSessionStore):
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:
         session = self._sessions.get(session_id)
-        return None if session is None else session.info
+        return None if session is None else _copy(session.info)
 
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
@@ -119,7 +127,12 @@ class InMemorySessionStore(BaseSessionStore):
         infos = (session.info for session in self._sessions.values())
         found = [info for info in infos if scan.matches(info)]
         found.sort(key=lambda info: (info.updated_at, info.session_id), reverse=True)
-        return found[: scan.limit]
+        return [_copy(info) for info in found[: scan.limit]]
+
+
+def _copy(info: SessionInfo) -> SessionInfo:
+    """Return a record whose dicts the caller may change."""
+    return decode_info(encode_info(info))
 
 
 class _Session:

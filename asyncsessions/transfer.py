@@ -51,9 +51,9 @@ def record_changes(info: SessionInfo) -> tuple[Change, ...]:
 
 async def export_session(store: SessionStore, session_id: str) -> dict[str, Any]:
     """Return one session as one object; see `SessionStore.export_session`."""
-    info = await store.get_session(session_id, max_messages=0)
-    if not info.created_at:
+    if not await store.session_exists(session_id):
         raise SessionNotFoundError(session_id)
+    info = await store.get_session(session_id, max_messages=0)
     data = _record(info)
     data["messages"] = [message.to_dict() async for message in store.iter_messages(session_id)]
     return data

@@ -81,6 +81,7 @@ class InMemorySessionStore(BaseSessionStore):
             session.info, values = apply_changes(session.info, update)
         except SessionStoreError as exc:
             return exc
+        session.is_written = True
         self._keep(session)
         return values
 
@@ -90,7 +91,7 @@ class InMemorySessionStore(BaseSessionStore):
 
     def _keep(self, session: _Session) -> None:
         # A new session of which nothing was stored was never there.
-        if session.info.created_at:
+        if session.is_written:
             self._sessions[session.info.session_id] = session
 
     @override
@@ -143,6 +144,7 @@ class _Session:
         self.seqs: list[int] = []
         self.bodies: list[bytes] = []
         self.keys: dict[str, KeyRecord] = {}
+        self.is_written = False
         # When to look for keys that are no longer needed: whenever they have doubled.
         self._prune_at = 64
 
@@ -202,6 +204,7 @@ class _Session:
         self.info = msgspec.structs.replace(self.info, last_seq=seq)
 
     def _touch(self, write: Append | Replace) -> None:
+        self.is_written = True
         self.info = msgspec.structs.replace(
             self.info,
             created_at=self.info.created_at or write.now,

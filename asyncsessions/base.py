@@ -76,6 +76,8 @@ _LOOKED_UP = ("agent_name", "user_id", "agent_id", "gateway_session_id")
 class BaseSessionStore(SessionStore, ABC):
     """Implements `SessionStore` on a few hooks.
 
+    Whatever here isn't a hook has two underscores before its name, so a store's can't clash.
+
     Args:
         max_messages: Retention: older messages are dropped for good in the same step as an
             append, tool calls together with their results. None keeps everything.
@@ -98,8 +100,8 @@ class BaseSessionStore(SessionStore, ABC):
         max_message_bytes: int = 8 << 20,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._policy = Policy(max_messages, ttl_seconds, max_message_bytes, clock)
-        self._engine = Engine(self)
+        self.__policy = Policy(max_messages, ttl_seconds, max_message_bytes, clock)
+        self.__engine = Engine(self)
 
     @classmethod
     @abstractmethod
@@ -193,7 +195,7 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     async def __aenter__(self) -> Self:
-        await self._engine.open()
+        await self.__engine.open()
         return self
 
     @final
@@ -203,15 +205,15 @@ class BaseSessionStore(SessionStore, ABC):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._engine.aclose()
+        await self.__engine.aclose()
 
     @final
     async def aclose(self) -> None:
-        await self._engine.aclose()
+        await self.__engine.aclose()
 
     @final
     async def ping(self) -> None:
-        await self._engine.read(self._ping)
+        await self.__engine.read(self._ping)
 
     # Append.
 
@@ -239,11 +241,11 @@ class BaseSessionStore(SessionStore, ABC):
         )
         if codec.is_large(message):
             append = await append_all(
-                self._policy, session_id, (message,), idempotency_key=idempotency_key
+                self.__policy, session_id, (message,), idempotency_key=idempotency_key
             )
         else:
-            append = append_one(self._policy, session_id, message, idempotency_key)
-        entry = await self._engine.enqueue(append, len(append.bodies[0]))
+            append = append_one(self.__policy, session_id, message, idempotency_key)
+        entry = await self.__engine.enqueue(append, len(append.bodies[0]))
         # A hundred thousand calls may wait here, so none keeps what it has encoded.
         del append, message, content, metadata, tool_calls
         try:
@@ -262,9 +264,9 @@ class BaseSessionStore(SessionStore, ABC):
         idempotency_key: str | None = None,
         expected_seq: int | None = None,
     ) -> list[Message]:
-        given = await self._given(messages)
+        given = await self.__given(messages)
         append = await append_all(
-            self._policy,
+            self.__policy,
             session_id,
             given,
             idempotency_key=idempotency_key,
@@ -273,7 +275,7 @@ class BaseSessionStore(SessionStore, ABC):
         if not given and expected_seq is None:
             return []
         try:
-            done: Appended = await self._engine.write(append, sum(map(len, append.bodies)))
+            done: Appended = await self.__engine.write(append, sum(map(len, append.bodies)))
         except VersionConflictError as exc:
             exc.messages = await self.get_messages(session_id, after=exc.expected_seq)
             raise
@@ -287,7 +289,7 @@ class BaseSessionStore(SessionStore, ABC):
         return await paced_map(stored, range(len(given)))
 
     @staticmethod
-    async def _given(messages: Sequence[Message | Mapping[str, Any]]) -> Sequence[Message]:
+    async def __given(messages: Sequence[Message | Mapping[str, Any]]) -> Sequence[Message]:
         if isinstance(messages, str | bytes | Mapping):
             text = f"messages is a list of messages, not {type(messages).__name__}"
             raise InvalidMessageError(text, field="messages")
@@ -313,14 +315,14 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, content: str, *, finalize: bool = False
     ) -> bool:
         message = Message("assistant", content, 0.0, {} if finalize else {"partial": True})
-        (body,) = append_one(self._policy, session_id, message, None).bodies
+        (body,) = append_one(self.__policy, session_id, message, None).bodies
 
         def edit(newest: Message | None) -> Replace | None:
             seq = 0 if newest is None else newest.seq
             is_partial = newest is not None and _is_partial(newest)
             if finalize and not content:
-                return self._replacement(session_id, seq, if_newest=seq) if is_partial else None
-            return self._replacement(
+                return self.__replacement(session_id, seq, if_newest=seq) if is_partial else None
+            return self.__replacement(
                 session_id,
                 seq if is_partial else seq + 1,
                 bodies=(body,),
@@ -329,7 +331,7 @@ class BaseSessionStore(SessionStore, ABC):
                 create=True,
             )
 
-        await self._edit_newest(session_id, edit)
+        await self.__edit_newest(session_id, edit)
         return True
 
     @final
@@ -337,9 +339,9 @@ class BaseSessionStore(SessionStore, ABC):
         def edit(newest: Message | None) -> Replace | None:
             if newest is None or not _is_partial(newest):
                 return None
-            return self._replacement(session_id, newest.seq, if_newest=newest.seq)
+            return self.__replacement(session_id, newest.seq, if_newest=newest.seq)
 
-        await self._edit_newest(session_id, edit)
+        await self.__edit_newest(session_id, edit)
         return True
 
     @final
@@ -347,18 +349,18 @@ class BaseSessionStore(SessionStore, ABC):
         def edit(newest: Message | None) -> Replace | None:
             if newest is None:
                 return None
-            return self._replacement(session_id, newest.seq, if_newest=newest.seq)
+            return self.__replacement(session_id, newest.seq, if_newest=newest.seq)
 
-        return await self._edit_newest(session_id, edit)
+        return await self.__edit_newest(session_id, edit)
 
-    def _replacement(self, session_id: str, from_seq: int, **fields: Any) -> Replace:
+    def __replacement(self, session_id: str, from_seq: int, **fields: Any) -> Replace:
         fields.setdefault("bodies", ())
-        policy = self._policy
+        policy = self.__policy
         return Replace(
             session_id, from_seq, now=policy.clock(), ttl_seconds=policy.ttl_seconds, **fields
         )
 
-    async def _edit_newest(
+    async def __edit_newest(
         self, session_id: str, edit: Callable[[Message | None], Replace | None]
     ) -> Message | None:
         """Replace the newest message, as ``edit`` says; return what it was.
@@ -371,7 +373,7 @@ class BaseSessionStore(SessionStore, ABC):
             replace = edit(newest)
             if replace is None:
                 return newest
-            if await self._engine.act(session_id, self._replace, replace) is not None:
+            if await self.__engine.act(session_id, self._replace, replace) is not None:
                 return newest
             if newest is None and not replace.create:
                 return None
@@ -382,11 +384,11 @@ class BaseSessionStore(SessionStore, ABC):
     async def get_chat_history(
         self, session_id: str, max_messages: int | None = None
     ) -> list[dict[str, Any]]:
-        window = await self._messages(session_id, limit=check_limit("max_messages", max_messages))
-        return await self._to_chat(window)
+        window = await self.__messages(session_id, limit=check_limit("max_messages", max_messages))
+        return await self.__to_chat(window)
 
     @staticmethod
-    async def _to_chat(window: Sequence[Message]) -> list[dict[str, Any]]:
+    async def __to_chat(window: Sequence[Message]) -> list[dict[str, Any]]:
         pairs = history.PairFilter(window)
         chat = await paced_map(
             lambda message: message.to_chat() if pairs.keeps(message) else None, window
@@ -402,7 +404,7 @@ class BaseSessionStore(SessionStore, ABC):
         before: int | None = None,
         after: int | None = None,
     ) -> list[Message]:
-        return await self._messages(
+        return await self.__messages(
             session_id,
             limit=check_limit("limit", limit),
             before=check_limit("before", before),
@@ -410,18 +412,18 @@ class BaseSessionStore(SessionStore, ABC):
             oldest=after is not None and before is None,
         )
 
-    async def _messages(self, session_id: str, **window: Any) -> list[Message]:
+    async def __messages(self, session_id: str, **window: Any) -> list[Message]:
         check_session_id(session_id)
         if window.get("limit") == 0:
             return []
-        tail = await self._engine.read(self._tail, session_id, Window(**window))
+        tail = await self.__engine.read(self._tail, session_id, Window(**window))
         if tail is None or (
-            tail.expires_at is not None and tail.expires_at <= self._policy.clock()
+            tail.expires_at is not None and tail.expires_at <= self.__policy.clock()
         ):
             return []
-        return await self._decode(session_id, tail.messages)
+        return await self.__decode(session_id, tail.messages)
 
-    async def _decode(self, session_id: str, bodies: Sequence[bytes]) -> list[Message]:
+    async def __decode(self, session_id: str, bodies: Sequence[bytes]) -> list[Message]:
         messages: list[Message] = []
         try:
             await paced_map(codec.decode_message, bodies, messages)
@@ -438,7 +440,7 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> AsyncIterator[Message]:
         page = msgspec.structs.asdict(_PAGE) | {"before": before}
         pacer = Pacer()
-        while messages := await self._messages(session_id, **page | {"after": after}):
+        while messages := await self.__messages(session_id, **page | {"after": after}):
             for index, message in enumerate(messages):
                 yield message
                 if not index & 15:
@@ -447,20 +449,20 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     async def session_exists(self, session_id: str) -> bool:
-        return await self._info(session_id) is not None
+        return await self.__info(session_id) is not None
 
-    async def _info(self, session_id: str) -> SessionInfo | None:
+    async def __info(self, session_id: str) -> SessionInfo | None:
         check_session_id(session_id)
-        info = await self._engine.read(self._head, session_id)
-        return None if info is None or info.is_expired(self._policy.clock()) else info
+        info = await self.__engine.read(self._head, session_id)
+        return None if info is None or info.is_expired(self.__policy.clock()) else info
 
     @final
     async def get_session(self, session_id: str, *, max_messages: int | None = None) -> SessionData:
         limit = check_limit("max_messages", max_messages)
-        info = await self._info(session_id)
+        info = await self.__info(session_id)
         if info is None:
             return SessionData(session_id=session_id)
-        messages = await self._messages(session_id, limit=limit, before=info.last_seq + 1)
+        messages = await self.__messages(session_id, limit=limit, before=info.last_seq + 1)
         fields = {name: getattr(info, name) for name in info.__struct_fields__}
         return SessionData(**fields, messages=messages)
 
@@ -469,11 +471,11 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, max_messages: int | None = None
     ) -> list[dict[str, Any]]:
         limit = check_limit("max_messages", max_messages)
-        info = await self._info(session_id)
+        info = await self.__info(session_id)
         checkpoint = None if info is None else info.checkpoint
         after = 0 if checkpoint is None else checkpoint.seq
-        window = await self._messages(session_id, limit=limit, after=after)
-        chat = await self._to_chat(window)
+        window = await self.__messages(session_id, limit=limit, after=after)
+        chat = await self.__to_chat(window)
         return chat if checkpoint is None else [checkpoint.to_chat(), *chat]
 
     @final
@@ -483,9 +485,9 @@ class BaseSessionStore(SessionStore, ABC):
         check_limit("window", window)
         check_limit("around_seq", around_seq)
         if around_seq is None:
-            return await self._messages(session_id, limit=window + 1)
-        older = await self._messages(session_id, limit=window + 1, before=around_seq + 1)
-        newer = await self._messages(session_id, limit=window, after=around_seq, oldest=True)
+            return await self.__messages(session_id, limit=window + 1)
+        older = await self.__messages(session_id, limit=window + 1, before=around_seq + 1)
+        newer = await self.__messages(session_id, limit=window, after=around_seq, oldest=True)
         return older + newer
 
     # Rewrite.
@@ -494,20 +496,22 @@ class BaseSessionStore(SessionStore, ABC):
     async def set_chat_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
     ) -> bool:
-        given = await self._given(messages)
-        if self._policy.max_messages is not None:
-            excess = len(given) - self._policy.max_messages
+        given = await self.__given(messages)
+        if self.__policy.max_messages is not None:
+            excess = len(given) - self.__policy.max_messages
             given = given[history.messages_to_drop(map(history.is_tool_result, given), excess) :]
-        bodies = (await append_all(self._policy, session_id, given)).bodies
-        replace = self._replacement(session_id, 1, bodies=bodies, drop_checkpoint=True, create=True)
-        await self._engine.act(session_id, self._replace, replace)
+        bodies = (await append_all(self.__policy, session_id, given)).bodies
+        replace = self.__replacement(
+            session_id, 1, bodies=bodies, drop_checkpoint=True, create=True
+        )
+        await self.__engine.act(session_id, self._replace, replace)
         return True
 
     @final
     async def clear_session(self, session_id: str) -> bool:
         check_session_id(session_id)
-        replace = self._replacement(session_id, 1, drop_checkpoint=True)
-        done = await self._engine.act(session_id, self._replace, replace)
+        replace = self.__replacement(session_id, 1, drop_checkpoint=True)
+        done = await self.__engine.act(session_id, self._replace, replace)
         return done is not None and (done.removed > 0 or done.had_checkpoint)
 
     @final
@@ -515,10 +519,10 @@ class BaseSessionStore(SessionStore, ABC):
         check_session_id(session_id)
         try:
             # What has expired is gone already, as far as a caller can tell.
-            existed = await self._info(session_id) is not None
+            existed = await self.__info(session_id) is not None
         except CorruptSessionError:
             existed = True
-        return await self._engine.act(session_id, self._delete, session_id) and existed
+        return await self.__engine.act(session_id, self._delete, session_id) and existed
 
     @final
     async def append_compaction_checkpoint(
@@ -534,25 +538,25 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> bool:
         if not isinstance(summary, str) or not summary.strip():
             raise InvalidMessageError("summary is text that isn't blank", field="summary")
-        codec.encode_message(Message(role, summary), self._policy.max_message_bytes)
+        codec.encode_message(Message(role, summary), self.__policy.max_message_bytes)
         codec.check_json_object(metadata or {}, "metadata")
         if check_limit("seq", seq) is None:
             # Read first: a message that comes in meanwhile isn't covered, and stays visible.
-            info = await self._info(session_id)
+            info = await self.__info(session_id)
             seq = 0 if info is None else info.last_seq
-        now = self._policy.clock()
+        now = self.__policy.clock()
         checkpoint = Checkpoint(
             summary, seq or 0, role, tokens_before, tokens_after, now, metadata or {}
         )
-        await self._change(session_id, Change(("checkpoint",), "set", checkpoint))
+        await self.__change(session_id, Change(("checkpoint",), "set", checkpoint))
         return True
 
     # Record.
 
-    async def _change(self, session_id: str, *changes: Change, **options: Any) -> Any:
+    async def __change(self, session_id: str, *changes: Change, **options: Any) -> Any:
         """Apply changes to the record in one atomic step; return their values."""
-        update, size = make_update(self._policy, session_id, changes, **options)
-        return await self._engine.write(update, size)
+        update, size = make_update(self.__policy, session_id, changes, **options)
+        return await self.__engine.write(update, size)
 
     @final
     async def update_session_metadata(self, session_id: str, /, **fields: Any) -> bool:
@@ -561,7 +565,7 @@ class BaseSessionStore(SessionStore, ABC):
         changes = make_changes("set", "metadata", given)
         changes += [_set_text(field, given[field]) for field in _LOOKED_UP[:3] if field in given]
         if changes:
-            await self._change(session_id, *changes)
+            await self.__change(session_id, *changes)
         return True
 
     @final
@@ -575,21 +579,21 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> bool:
         absent = make_changes("default", "metadata", defaults or {}, key)
         present = make_changes("set", "metadata", updates, key)
-        await self._change(session_id, *absent, *present)
+        await self.__change(session_id, *absent, *present)
         return True
 
     @final
     async def rename_session(self, session_id: str, title: str) -> bool:
         text = check_text("title", title).strip()
         path = ("metadata", "title")
-        await self._change(session_id, Change(path, "set" if text else "remove", text or None))
+        await self.__change(session_id, Change(path, "set" if text else "remove", text or None))
         return True
 
     @final
     async def set_agent_info(
         self, session_id: str, agent_name: str | None = None, user_id: str | None = None
     ) -> bool:
-        return await self._set_texts(session_id, agent_name=agent_name, user_id=user_id)
+        return await self.__set_texts(session_id, agent_name=agent_name, user_id=user_id)
 
     @final
     async def set_gateway_info(
@@ -598,13 +602,13 @@ class BaseSessionStore(SessionStore, ABC):
         gateway_session_id: str | None = None,
         agent_id: str | None = None,
     ) -> bool:
-        return await self._set_texts(
+        return await self.__set_texts(
             session_id, gateway_session_id=gateway_session_id, agent_id=agent_id
         )
 
-    async def _set_texts(self, session_id: str, **fields: str | None) -> bool:
+    async def __set_texts(self, session_id: str, **fields: str | None) -> bool:
         changes = [_set_text(field, text) for field, text in fields.items() if text]
-        await self._change(session_id, *changes)
+        await self.__change(session_id, *changes)
         return True
 
     # State.
@@ -613,13 +617,13 @@ class BaseSessionStore(SessionStore, ABC):
     async def get_state(
         self, session_id: str, key: str | None = None, default: JSONValue = None
     ) -> JSONValue:
-        info = await self._info(session_id)
+        info = await self.__info(session_id)
         state: dict[str, JSONValue] = {} if info is None else info.state
         return state if key is None else state.get(key, default)
 
     @final
     async def set_state(self, session_id: str, key: str, value: JSONValue) -> None:
-        await self._change(session_id, *make_changes("set", "state", {key: value}))
+        await self.__change(session_id, *make_changes("set", "state", {key: value}))
 
     @final
     async def update_state(
@@ -627,14 +631,14 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> None:
         changes = make_changes("set", "state", values)
         changes += make_changes("remove", "state", dict.fromkeys(remove))
-        await self._change(session_id, *changes)
+        await self.__change(session_id, *changes)
 
     @final
     async def increment_state(self, session_id: str, key: str, by: float = 1) -> float:
         if isinstance(by, bool) or not isinstance(by, int | float):
             text = f"by is a number, not {type(by).__name__}"
             raise InvalidMessageError(text, field="by", session_id=session_id)
-        values = await self._change(session_id, *make_changes("increment", "state", {key: by}))
+        values = await self.__change(session_id, *make_changes("increment", "state", {key: by}))
         total: float = values[0]
         return total
 
@@ -658,8 +662,8 @@ class BaseSessionStore(SessionStore, ABC):
         if not check_limit("limit", limit):
             return SessionPage([], cursor)
         # One more than asked for tells whether there is another page.
-        scan = Scan(limit + 1, self._policy.clock(), below, where)
-        found = await self._engine.read(self._scan, scan)
+        scan = Scan(limit + 1, self.__policy.clock(), below, where)
+        found = await self.__engine.read(self._scan, scan)
         page = found[:limit]
         return SessionPage(page, encode_cursor(page[-1]) if len(found) > limit else None)
 
@@ -703,21 +707,21 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> ImportReport:
         limit = check_limit("max_sessions", max_sessions)
         return await transfer.import_sessions(
-            self, sessions, self._restore, overwrite=overwrite, max_sessions=limit
+            self, sessions, self.__restore, overwrite=overwrite, max_sessions=limit
         )
 
-    async def _restore(self, info: SessionInfo, messages: Sequence[Message]) -> None:
+    async def __restore(self, info: SessionInfo, messages: Sequence[Message]) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
-        append = await append_all(self._policy, info.session_id, messages)
+        append = await append_all(self.__policy, info.session_id, messages)
         now = info.updated_at or append.now
         left = None if info.expires_at is None else info.expires_at - now
         update, size = make_update(
-            self._policy, info.session_id, transfer.record_changes(info), now=now, ttl_seconds=left
+            self.__policy, info.session_id, transfer.record_changes(info), now=now, ttl_seconds=left
         )
         append = msgspec.structs.replace(append, now=now)
-        await self._engine.write(append, sum(map(len, append.bodies)))
+        await self.__engine.write(append, sum(map(len, append.bodies)))
         if update.changes or left is not None:
-            await self._engine.write(update, size)
+            await self.__engine.write(update, size)
 
     # Expiry.
 
@@ -725,7 +729,7 @@ class BaseSessionStore(SessionStore, ABC):
     async def expire_session(self, session_id: str, seconds: float | None) -> bool:
         if seconds is not None and not 0 <= seconds < float("inf"):
             raise ValueError(f"seconds={seconds}: give 0 or more, or None for never")
-        done = await self._change(
+        done = await self.__change(
             session_id, create=False, ttl_seconds=seconds, persist=seconds is None
         )
         return done is not None
@@ -734,11 +738,11 @@ class BaseSessionStore(SessionStore, ABC):
     async def purge_expired(self) -> int:
         purged = 0
         while True:
-            now = self._policy.clock()
-            found = await self._engine.read(self._scan, Scan(_PURGE_PAGE, now, expired=True))
+            now = self.__policy.clock()
+            found = await self.__engine.read(self._scan, Scan(_PURGE_PAGE, now, expired=True))
             for info in found:
                 sid = info.session_id
-                purged += await self._engine.act(sid, self._delete, sid, expired_at=now)
+                purged += await self.__engine.act(sid, self._delete, sid, expired_at=now)
             if len(found) < _PURGE_PAGE:
                 return purged
 

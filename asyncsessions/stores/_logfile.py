@@ -290,6 +290,7 @@ class SessionFile:
             if not exists:
                 info = msgspec.structs.replace(info, created_at=replace.now)
             self._rewrite(info, replace)
+            self._remove_torn()
             return Replaced(removed, first, had_checkpoint)
         draft = self._begin(replace.now)
         removed, first = self._replace_tail(draft, replace)
@@ -430,12 +431,15 @@ class SessionFile:
             return False
         existed = os.fstat(self._fd).st_size > 0
         self._disk.unlink(self._path)
-        with suppress(FileNotFoundError):
-            self._disk.unlink(self._path.with_suffix(".torn"))
+        self._remove_torn()
         if self._is_synced:
             self._disk.sync_directory(self._path.parent)
         self._forget()
         return existed
+
+    def _remove_torn(self) -> None:
+        with suppress(FileNotFoundError):
+            self._disk.unlink(self._path.with_suffix(".torn"))
 
     def _rewrite(self, info: SessionInfo, replace: Replace | None) -> None:
         """Put a new file in place of this one, with the messages of ``replace`` or the live ones.

@@ -11,20 +11,19 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["Disk"]
+__all__ = ["PAST_DATA", "Disk"]
+
+PAST_DATA = 1 << 62
 
 if sys.platform == "win32":
     import msvcrt
 
-    # Far past any data, because Windows keeps others from reading the locked byte.
-    _LOCKED_BYTE = 1 << 62
-
-    def _try_lock(fd: int) -> None:
-        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+    def _try_lock(fd: int, byte: int) -> None:
+        os.lseek(fd, byte, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
 
-    def _unlock(fd: int) -> None:
-        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+    def _unlock(fd: int, byte: int) -> None:
+        os.lseek(fd, byte, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
 
     def _read_at(fd: int, size: int, offset: int) -> bytes:
@@ -37,10 +36,12 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _try_lock(fd: int) -> None:
+    def _try_lock(fd: int, byte: int) -> None:
+        del byte  # The lock is on the file as a whole.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _unlock(fd: int) -> None:
+    def _unlock(fd: int, byte: int) -> None:
+        del byte
         fcntl.flock(fd, fcntl.LOCK_UN)
 
     _read_at = os.pread
@@ -67,19 +68,24 @@ class Disk:
         """Close a file, which also gives up its lock."""
         os.close(fd)
 
-    def try_lock(self, fd: int) -> bool:
-        """Take the exclusive lock of a file; return False where another holder has it."""
+    def try_lock(self, fd: int, byte: int = PAST_DATA) -> bool:
+        """Take the exclusive lock of a file; return False where another holder has it.
+
+        Args:
+            fd: The open file.
+            byte: What Windows locks, and keeps others from reading: by default far past any data.
+        """
         try:
-            _try_lock(fd)
+            _try_lock(fd, byte)
         except OSError as exc:
             if exc.errno in _BUSY:
                 return False
             raise
         return True
 
-    def unlock(self, fd: int) -> None:
+    def unlock(self, fd: int, byte: int = PAST_DATA) -> None:
         """Give up the lock of a file."""
-        _unlock(fd)
+        _unlock(fd, byte)
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """Return up to ``size`` bytes at ``offset``; fewer only at the end of the file."""

@@ -1,0 +1,373 @@
+"""PraisonAI's session document as JSON text: parsing, writing, and its messages.
+
+Nothing here does I/O. Values that a write doesn't change are kept as the bytes they came as
+(`msgspec.Raw`), so keys and numbers that this library doesn't understand survive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import msgspec
+
+from asyncsessions.codec import encode_json, with_seq
+
+__all__ = [
+    "EPOCH",
+    "RESERVED",
+    "DamageError",
+    "clean",
+    "entry_from_body",
+    "entry_to_body",
+    "format_document",
+    "from_iso",
+    "identity",
+    "join_list",
+    "loads",
+    "owner",
+    "owner_of_damaged",
+    "parse_list",
+    "parse_object",
+    "to_iso",
+    "unhide",
+]
+
+RESERVED = "asyncsessions"
+"""The one key, of a document's metadata and of a message's, that holds what is this library's."""
+
+EPOCH = "1970-01-01T00:00:00+00:00"
+
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode = msgspec.json.Decoder().decode
+_ID_AT_START = re.compile(rb'\s*\{\s*"session_id"\s*:\s*("(?:[^"\\]|\\.)+")')
+
+
+class DamageError(ValueError):
+    """A document can't be understood.
+
+    Attributes:
+        line: The damaged line, counted from 1; None where it isn't known.
+        key: Where the line isn't known: the key of what is damaged, if that is.
+    """
+
+    def __init__(self, detail: str, line: int | None = None, key: str | None = None) -> None:
+        super().__init__(detail)
+        self.line = line
+        self.key = key
+
+
+# Parsing.
+
+
+def parse_object(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """Return a JSON object's values, each as its bytes.
+
+    Raises:
+        DamageError: It is no JSON object, or not UTF-8.
+    """
+    value = _parse(data, _decode_object, dict)
+    return cast("dict[str, msgspec.Raw]", value)
+
+
+def parse_list(data: msgspec.Raw) -> list[msgspec.Raw]:
+    """Return a JSON list's values, each as its bytes.
+
+    Raises:
+        DamageError: It is no list.
+    """
+    return cast("list[msgspec.Raw]", _parse(data, _decode_list, list))
+
+
+def _parse(data: bytes | msgspec.Raw, decode: Any, kind: type[Any]) -> Any:
+    raw = bytes(data)
+    try:
+        if not raw.isascii():
+            raw.decode()  # The parser doesn't look inside of texts.
+        return decode(data)
+    except UnicodeDecodeError as exc:
+        raise DamageError("it isn't UTF-8", raw.count(b"\n", 0, exc.start) + 1) from exc
+    except (msgspec.DecodeError, RecursionError):
+        return _parse_slowly(raw, kind)
+
+
+def _parse_slowly(raw: bytes, kind: type[Any]) -> Any:
+    """Parse what only the standard library takes: NaN, Infinity and lone surrogates."""
+    try:
+        value = json.loads(raw.decode())
+    except json.JSONDecodeError as exc:
+        raise DamageError(f"it isn't JSON: {exc.msg}", exc.lineno) from exc
+    except (ValueError, RecursionError) as exc:
+        raise DamageError(f"it can't be parsed: {exc}", 1) from exc
+    if not isinstance(value, kind):
+        raise DamageError(f"there is {type(value).__name__} where {kind.__name__} belongs", 1)
+    if isinstance(value, dict):
+        return {key: msgspec.Raw(_dumps(item)) for key, item in value.items()}
+    return [msgspec.Raw(_dumps(item)) for item in value]
+
+
+def _dumps(value: Any, indent: int | None = None) -> bytes:
+    separators = (",", ":") if indent is None else None
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
+        return text.encode()
+    except UnicodeEncodeError:
+        # UTF-8 can't hold a lone surrogate, but an escape can.
+        return json.dumps(value, indent=indent, separators=separators).encode()
+
+
+def clean(raw: msgspec.Raw) -> bytes:
+    """Return a JSON value without what JSON can't hold: NaN is null, lone surrogates are ``?``."""
+    value = json.loads(bytes(raw), parse_constant=lambda _: None, parse_float=_finite)
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def loads(raw: msgspec.Raw) -> Any:
+    """Return a JSON value that this library can store and return."""
+    try:
+        return _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode(clean(raw))
+
+
+def owner(top: Mapping[str, msgspec.Raw], stem: str) -> str:
+    """Return whose document it is: the id inside or, without one, the file's name."""
+    inside = loads(top["session_id"]) if "session_id" in top else None
+    return inside if inside and isinstance(inside, str) else stem
+
+
+def owner_of_damaged(data: bytes) -> str | None:
+    """Return the id at the start of a document that can't be parsed; None where there is none."""
+    found = _ID_AT_START.match(data)
+    if found is None:
+        return None
+    try:
+        return msgspec.json.decode(found[1], type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+# Writing.
+
+
+def format_document(top: Mapping[str, bytes | msgspec.Raw]) -> bytes:
+    """Return a document's text, laid out as PraisonAI does it.
+
+    That is with an indent of 2, and compact where snapshots are pooled.
+    """
+    items = (b"%b:%b" % (_dumps(key), value) for key, value in top.items())
+    text = b"{%b}" % b",".join(items)
+    is_compact = "snapshot_storage" in top
+    try:
+        return msgspec.json.format(text, indent=-1 if is_compact else 2)
+    except msgspec.DecodeError:
+        return _dumps(json.loads(text), None if is_compact else 2)
+
+
+def join_list(values: Iterable[bytes | msgspec.Raw]) -> bytes:
+    """Return a JSON list of encoded values."""
+    return b"[%b]" % b",".join(values)
+
+
+def to_iso(seconds: float) -> str:
+    """Return a time as PraisonAI writes it, in UTC, rounded to microseconds."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return EPOCH  # Before the year 1 or after 9999.
+
+
+def from_iso(value: Any) -> float | None:
+    """Return seconds since the epoch of a time in ISO 8601, or of a number; else None.
+
+    A time without a zone is local, as PraisonAI's command line writes it.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+# Messages.
+
+_ABSENT = msgspec.Raw(b"")
+
+
+class _Body(msgspec.Struct):
+    """An encoded `Message`."""
+
+    role: msgspec.Raw
+    content: msgspec.Raw = msgspec.Raw(b"null")
+    timestamp: msgspec.Raw = msgspec.Raw(b"0.0")
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
+    tool_calls: msgspec.Raw = _ABSENT
+    tool_call_id: msgspec.Raw = _ABSENT
+    name: msgspec.Raw = _ABSENT
+    extra: msgspec.Raw = _ABSENT
+
+
+class _Plain(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of a document that is a `Message` as it stands."""
+
+    role: str
+    content: str | list[Any] | None
+    timestamp: float
+    metadata: dict[str, Any]
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+
+
+class _Identity(msgspec.Struct):
+    role: Any = None
+    content: Any = None
+    timestamp: Any = None
+
+
+class _Hidden(msgspec.Struct):
+    """What a message's metadata holds under the reserved key.
+
+    Attributes:
+        version: Of this layout.
+        name: The message's ``name``.
+        extra: The message's unknown keys.
+        metadata: The caller's own metadata of the reserved key.
+    """
+
+    version: int
+    name: str | None = None
+    extra: dict[str, Any] = {}
+    metadata: Any = msgspec.UNSET
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_plain = msgspec.json.Decoder(_Plain).decode
+_decode_identity = msgspec.json.Decoder(_Identity).decode
+_KNOWN = frozenset(_Plain.__struct_fields__)
+
+
+def entry_from_body(body: bytes) -> msgspec.Raw:
+    """Return an encoded message as a document holds it."""
+    given = _decode_body(body)
+    metadata: bytes | msgspec.Raw = given.metadata
+    hidden = {
+        field: value
+        for field, value in (("name", given.name), ("extra", given.extra))
+        if value is not _ABSENT
+    }
+    if hidden or b'"asyncsessions"' in bytes(metadata):
+        metadata = _hide(given.metadata, hidden)
+    parts = [b'{"role":%b,"content":%b' % (given.role, given.content)]
+    parts.append(b',"timestamp":%b,"metadata":%b' % (given.timestamp, metadata))
+    if given.tool_calls is not _ABSENT:
+        parts.append(b',"tool_calls":%b' % given.tool_calls)
+    if given.tool_call_id is not _ABSENT:
+        parts.append(b',"tool_call_id":%b' % given.tool_call_id)
+    return msgspec.Raw(b"".join(parts) + b"}")
+
+
+def _hide(metadata: msgspec.Raw, hidden: dict[str, msgspec.Raw]) -> bytes:
+    """Return metadata with what a message of PraisonAI has no place for, which it keeps there."""
+    fields: dict[str, Any] = dict(_decode_object(metadata))
+    if RESERVED in fields:
+        hidden["metadata"] = fields.pop(RESERVED)
+    if hidden:
+        fields[RESERVED] = {"version": 1, **hidden}
+    return encode_json(fields)
+
+
+def entry_to_body(entry: msgspec.Raw, seq: int) -> bytes:
+    """Return a document's message as an encoded `Message`.
+
+    Raises:
+        DamageError: It can't be decoded.
+    """
+    try:
+        plain = _decode_plain(entry)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _adapted(entry, seq)
+    if RESERVED in plain.metadata:
+        return _adapted(entry, seq)
+    return with_seq(bytes(entry), seq)
+
+
+def _adapted(entry: msgspec.Raw, seq: int) -> bytes:
+    """Return a message that isn't quite of the format; what is missing gets its default."""
+    data: dict[str, Any] = loads(entry)
+    role, content = data.get("role", "user"), data.get("content", "")
+    calls, call_id = data.get("tool_calls"), data.get("tool_call_id")
+    metadata = data.get("metadata")
+    metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    fields: dict[str, Any] = {
+        "seq": seq,
+        "role": role if isinstance(role, str) else str(role),
+        "content": _content(content),
+        "timestamp": from_iso(data.get("timestamp")) or 0.0,
+        "tool_calls": calls if isinstance(calls, list) else None,
+        "tool_call_id": call_id if call_id is None or isinstance(call_id, str) else str(call_id),
+        "extra": {key: value for key, value in data.items() if key not in {*_KNOWN, "seq"}},
+    }
+    name = fields["extra"].get("name")
+    if isinstance(name, str):
+        fields["name"] = fields["extra"].pop("name")
+    hidden = unhide(metadata, _Hidden)
+    if hidden is not None:
+        fields["extra"] |= hidden.extra
+        fields["name"] = hidden.name or fields.get("name")
+    return encode_json(fields | {"metadata": metadata})
+
+
+def _content(content: Any) -> str | list[Any] | None:
+    if content is None or isinstance(content, str | list):
+        return content
+    return [content] if isinstance(content, dict) else encode_json(content).decode()
+
+
+def unhide(metadata: dict[str, Any], kind: type[Any]) -> Any:
+    """Take what is under the reserved key out of metadata, as a struct with ``metadata``.
+
+    What a caller stored there of their own goes back to its place.
+
+    Returns:
+        None where there is nothing of this library's.
+
+    Raises:
+        DamageError: It is of another version of the library, or was changed.
+    """
+    value = metadata.get(RESERVED)
+    if isinstance(value, msgspec.Raw):
+        value = loads(value)
+    if not isinstance(value, dict) or "version" not in value:
+        return None
+    if value["version"] != 1:
+        raise DamageError(f"it is of version {value['version']}; this library knows version 1")
+    try:
+        hidden = msgspec.convert(value, kind)
+    except msgspec.ValidationError as exc:
+        raise DamageError(f"metadata.{RESERVED} was changed: {exc}") from exc
+    del metadata[RESERVED]
+    if hidden.metadata is not msgspec.UNSET:
+        metadata[RESERVED] = hidden.metadata
+    return hidden
+
+
+def identity(entry: msgspec.Raw) -> str:
+    """Return a digest of what tells a message apart: time, role and content."""
+    try:
+        message = _decode_identity(entry)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        message = _decode_identity(clean(entry))
+    key = encode_json((message.timestamp, message.role, message.content))
+    return hashlib.blake2b(key, digest_size=16).hexdigest()

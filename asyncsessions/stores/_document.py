@@ -1,0 +1,392 @@
+"""One session as PraisonAI's document, and as this library's model: pure, without I/O.
+
+Whatever another program stored, it is kept; what it changed since this library wrote last is
+taken as it is.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from asyncsessions.codec import encode_json
+from asyncsessions.hooks import Append, Replace, Window, renewed
+from asyncsessions.models import Checkpoint, SessionInfo
+from asyncsessions.pacing import Breather
+from asyncsessions.stores._docformat import (
+    RESERVED,
+    DamageError,
+    entry_from_body,
+    entry_to_body,
+    format_document,
+    from_iso,
+    identity,
+    join_list,
+    loads,
+    parse_list,
+    parse_object,
+    to_iso,
+    unhide,
+)
+from asyncsessions.stores._docown import Own, number, runs
+
+__all__ = ["Document"]
+
+# PraisonAI's keys in the order in which it writes them, with what is there where nothing is set.
+_DEFAULTS = {
+    "session_id": b'""',
+    "messages": b"[]",
+    "created_at": b"null",
+    "updated_at": b"null",
+    "agent_name": b"null",
+    "user_id": b"null",
+    "metadata": b"{}",
+    "gateway_session_id": b"null",
+    "agent_id": b"null",
+    "runtime_state": b"{}",
+    "archived_messages": b"[]",
+}
+# Metadata that is repeated at the top level.
+_MIRRORED = (
+    "model",
+    "llm",
+    "total_tokens",
+    "token_count",
+    "cost",
+    "source",
+    "reasoning_effort",
+)
+# A snapshot with one of these doesn't depend on the messages of the session.
+_WITH_TRANSCRIPT = {"transcript", "transcript_refs"}
+_TEXTS = ("agent_name", "user_id", "agent_id", "gateway_session_id")
+
+
+class Document:
+    """One session's document, in memory.
+
+    Args:
+        session_id: Whose it is.
+        top: Its values, as they came.
+        modified: Stands for its times where it has none, in seconds since the epoch.
+
+    Raises:
+        DamageError: It can't be understood.
+    """
+
+    def __init__(
+        self, session_id: str, top: Mapping[str, msgspec.Raw], modified: float = 0.0
+    ) -> None:
+        self.session_id = session_id
+        self._breather = Breather()
+        self._top: dict[str, bytes | msgspec.Raw] = dict(top)
+        self._load_metadata(top)
+        self._load_messages(top)
+        self._load_checkpoint(top)
+        self.created_at = self._time(top, "created_at", self.own.created_at) or modified
+        self.updated_at = self._time(top, "updated_at", self.own.updated_at) or modified
+        self._info: SessionInfo | None = None
+
+    # Loading.
+
+    def _load_metadata(self, top: Mapping[str, msgspec.Raw]) -> None:
+        metadata: dict[str, Any] = _part(top, "metadata", parse_object) or {}
+        try:
+            own = unhide(metadata, Own) or Own()
+        except DamageError as exc:
+            raise DamageError(str(exc), key=RESERVED) from exc
+        if own.metadata is not msgspec.UNSET:
+            metadata[RESERVED] = msgspec.Raw(encode_json(own.metadata))
+        if own.session_id not in {"", self.session_id}:
+            # PraisonAI copied the metadata to a fork: the state goes along, the rest stays.
+            own = Own(state=own.state)
+        for key in _MIRRORED:
+            if key not in metadata and not _is_null(top.get(key)):
+                metadata[key] = top[key]
+        self.own: Own = own
+        self._metadata: dict[str, msgspec.Raw] = metadata
+
+    def _load_messages(self, top: Mapping[str, msgspec.Raw]) -> None:
+        entries: list[msgspec.Raw] = _part(top, "messages", parse_list) or []
+        self._breather.breathe()
+        # What is no object is no message; it is kept, with how many messages are before it.
+        self._junk: list[tuple[int, msgspec.Raw]] = []
+        if any(memoryview(entry)[0] != 0x7B for entry in entries):
+            messages: list[msgspec.Raw] = []
+            for entry in entries:
+                if bytes(entry).startswith(b"{"):
+                    messages.append(entry)
+                else:
+                    self._junk.append((len(messages), entry))
+            entries = messages
+        self._entries = entries
+        self._breather.breathe()
+        try:
+            self.seqs = number(self.own, entries)
+        except DamageError as exc:
+            raise DamageError(str(exc), key=RESERVED) from exc
+        # Whether another program changed the messages since this library wrote last.
+        self.was_changed = bool(entries) and runs(self.seqs) != self.own.seqs
+        self.last_seq = max(self.own.last_seq, self.seqs[-1] if self.seqs else 0)
+
+    def _load_checkpoint(self, top: Mapping[str, msgspec.Raw]) -> None:
+        self.checkpoint: Checkpoint | None = None
+        raw = top.get("last_compaction")
+        given = None if _is_null(raw) else loads(top["last_compaction"])
+        if not given:
+            return
+        if not isinstance(given, dict):
+            raise DamageError("last_compaction is no object", key="last_compaction")
+        index = _typed(given.get("message_index"), int, 0)
+        index -= sum(place < index for place in self._junk_places())
+        index = max(0, min(index, len(self.seqs)))
+        covered = self.seqs[index - 1] if index else 0
+        own = self.own.covered
+        if own is not None and bisect.bisect_right(self.seqs, own) == index:
+            covered = own
+        self.checkpoint = Checkpoint(
+            summary=_typed(given.get("summary"), str, ""),
+            seq=covered,
+            role=_typed(given.get("role"), str, "system"),
+            tokens_before=_typed(given.get("tokens_before"), int, 0),
+            tokens_after=_typed(given.get("tokens_after"), int, 0),
+            timestamp=from_iso(given.get("timestamp")) or 0.0,
+            metadata=_typed(given.get("metadata"), dict, {}),
+        )
+
+    def _junk_places(self) -> Iterator[int]:
+        """Iterate over the places, among all entries, of those that are no messages."""
+        return (before + index for index, (before, _) in enumerate(self._junk))
+
+    @staticmethod
+    def _time(top: Mapping[str, msgspec.Raw], key: str, exact: float | None) -> float | None:
+        text = None if key not in top else loads(top[key])
+        if exact is not None and to_iso(exact) == text:
+            return exact
+        return from_iso(text)
+
+    # Reading.
+
+    @property
+    def info(self) -> SessionInfo:
+        """The session's record."""
+        if self._info is None:
+            texts = {key: self._text(key) for key in _TEXTS}
+            self._info = SessionInfo(
+                session_id=self.session_id,
+                created_at=self.created_at,
+                updated_at=self.updated_at,
+                last_seq=self.last_seq,
+                message_count=len(self.seqs),
+                metadata={key: loads(raw) for key, raw in self._metadata.items()},
+                state=self.own.state,
+                checkpoint=self.checkpoint,
+                expires_at=self.own.expires_at,
+                **texts,
+            )
+        return self._info
+
+    def _text(self, key: str) -> str | None:
+        raw = self._top.get(key)
+        value = None if raw is None else loads(msgspec.Raw(raw))
+        return value if isinstance(value, str) else None
+
+    def read(self, window: Window) -> list[bytes]:
+        """Return the messages of a window, encoded with their ``seq``, oldest first."""
+        start = bisect.bisect_right(self.seqs, window.after)
+        end = len(self.seqs)
+        if window.before is not None:
+            end = bisect.bisect_left(self.seqs, window.before)
+        if window.limit is not None and end - start > window.limit:
+            if window.oldest:
+                end = start + window.limit
+            else:
+                start = end - window.limit
+        return list(self.bodies(start, end))
+
+    def bodies(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Iterate over messages, encoded with their ``seq``, oldest first."""
+        end = len(self.seqs) if end is None else end
+        for index in range(start, end):
+            yield entry_to_body(self._entries[index], self.seqs[index])
+            self._breather.breathe()
+
+    # Changing.
+
+    def add(self, bodies: Iterable[bytes]) -> int:
+        """Add encoded messages with new ``seq``; return the first one."""
+        first = self.last_seq + 1
+        for body in bodies:
+            self.last_seq += 1
+            self._entries.append(entry_from_body(body))
+            self.seqs.append(self.last_seq)
+            self._breather.breathe()
+        self._info = None
+        return first
+
+    def put(self, body: bytes, seq: int) -> None:
+        """Add an encoded message with a ``seq`` that was taken away before (`cut`)."""
+        self._entries.append(entry_from_body(body))
+        self.seqs.append(seq)
+        self._info = None
+
+    def cut(self, from_seq: int) -> int:
+        """Remove the messages from a ``seq`` on; return how many."""
+        start = bisect.bisect_left(self.seqs, from_seq)
+        removed = len(self.seqs) - start
+        del self._entries[start:], self.seqs[start:]
+        self._junk = [(before, raw) for before, raw in self._junk if before < start]
+        if removed:
+            self._invalidate_snapshots(start)
+        self._info = None
+        return removed
+
+    def drop_oldest(self, count: int) -> None:
+        """Remove the oldest messages."""
+        if not count:
+            return
+        del self._entries[:count], self.seqs[:count]
+        self._junk = [(before - count, raw) for before, raw in self._junk if before > count]
+        self._invalidate_snapshots(0)
+        self._info = None
+
+    def clear_archive(self) -> int:
+        """Remove what PraisonAI moved out of its window; return how many messages it was."""
+        archived = _part(self._top, "archived_messages", parse_list) or []
+        self._top["archived_messages"] = b"[]"
+        return len(archived)
+
+    def _invalidate_snapshots(self, kept: int) -> None:
+        """Mark snapshots that only point at messages, of which no more than ``kept`` are left.
+
+        PraisonAI does the same where it changes messages; else it would go back to others.
+        """
+        if _is_null(self._top.get("snapshots")):
+            return
+        snapshots = loads(msgspec.Raw(self._top["snapshots"]))
+        for snapshot in snapshots if isinstance(snapshots, list) else ():
+            if not isinstance(snapshot, dict) or _WITH_TRANSCRIPT & snapshot.keys():
+                continue
+            if _typed(snapshot.get("message_index"), int, 0) >= kept:
+                snapshot["invalidated"] = True
+        self._top["snapshots"] = encode_json(snapshots)
+
+    def touch(self, write: Append | Replace) -> None:
+        """Move the times on after a write of messages."""
+        self.created_at = self.created_at or write.now
+        self.updated_at = write.now
+        self.own.expires_at = renewed(self.own.expires_at, write)
+        self._info = None
+
+    def set_info(self, info: SessionInfo) -> None:
+        """Take over a changed record."""
+        old = self.info
+        for key in _TEXTS:
+            if getattr(info, key) != getattr(old, key):
+                self._top[key] = encode_json(getattr(info, key))
+        if info.metadata is not old.metadata:
+            self._metadata = {
+                key: self._metadata[key]
+                if key in old.metadata and value is old.metadata[key]
+                else msgspec.Raw(encode_json(value))
+                for key, value in info.metadata.items()
+            }
+        self.own.state = info.state
+        self.own.expires_at = info.expires_at
+        self.checkpoint = info.checkpoint
+        self.created_at, self.updated_at = info.created_at, info.updated_at
+        self._info = info
+
+    # Writing.
+
+    def dump(self) -> bytes:
+        """Return the document's text."""
+        top: dict[str, bytes | msgspec.Raw] = {}
+        given = self._top
+        given["session_id"] = encode_json(self.session_id)
+        for key, default in _DEFAULTS.items():
+            top[key] = default if _is_null(given.get(key)) else given[key]
+        top["messages"] = join_list(self._all_entries())
+        self._set_time(top, "created_at", self.created_at)
+        self._set_time(top, "updated_at", self.updated_at)
+        if self.checkpoint is not None:
+            top["last_compaction"] = self._compaction(self.checkpoint)
+        for key in _MIRRORED:
+            if key in self._metadata:
+                top[key] = self._metadata[key]
+        left_out = {"last_compaction", *_MIRRORED}
+        top |= {key: raw for key, raw in given.items() if key not in top and key not in left_out}
+        top["metadata"] = self._metadata_with_own()
+        self._breather.breathe()
+        text = format_document(top)
+        self._breather.breathe()
+        return text
+
+    def _all_entries(self) -> Sequence[msgspec.Raw]:
+        if not self._junk:
+            return self._entries
+        entries = list(self._entries)
+        for before, raw in reversed(self._junk):
+            entries.insert(before, raw)
+        return entries
+
+    def _set_time(self, top: dict[str, bytes | msgspec.Raw], key: str, seconds: float) -> None:
+        """Set a time, and remember it exactly where its text is rounded."""
+        raw = top[key]
+        text = loads(msgspec.Raw(raw))
+        if not isinstance(text, str) or (from_iso(text) != seconds and to_iso(seconds) != text):
+            text = to_iso(seconds)
+            top[key] = encode_json(text)
+        setattr(self.own, key, None if from_iso(text) == seconds else seconds)
+
+    def _compaction(self, checkpoint: Checkpoint) -> bytes:
+        fields: dict[str, Any] = _part(self._top, "last_compaction", parse_object) or {}
+        index = bisect.bisect_right(self.seqs, checkpoint.seq)
+        covered = self.seqs[index - 1] if index else 0
+        self.own.covered = None if covered == checkpoint.seq else checkpoint.seq
+        fields |= {
+            "summary": checkpoint.summary,
+            "message_index": index + sum(before <= index for before, _ in self._junk),
+            "role": checkpoint.role,
+            "tokens_before": checkpoint.tokens_before,
+            "tokens_after": checkpoint.tokens_after,
+            "timestamp": checkpoint.timestamp,
+            "metadata": checkpoint.metadata,
+        }
+        return encode_json(fields)
+
+    def _metadata_with_own(self) -> bytes:
+        fields: dict[str, Any] = dict(self._metadata)
+        own = self.own
+        own.metadata = fields.pop(RESERVED, msgspec.UNSET)
+        own.version, own.session_id = 0, ""
+        own.last_seq = self.last_seq
+        own.seqs = runs(self.seqs)
+        own.anchor = identity(self._entries[-1]) if self._entries else ""
+        if self.checkpoint is None:
+            own.covered = None
+        if own != Own():
+            own.version, own.session_id = 1, self.session_id
+            fields[RESERVED] = own
+        return encode_json(fields)
+
+
+def _part(top: Mapping[str, Any], key: str, parse: Any) -> Any:
+    """Return a parsed value of a document; None where it is null or absent."""
+    raw = top.get(key)
+    if _is_null(raw):
+        return None
+    try:
+        return parse(msgspec.Raw(raw or b""))
+    except DamageError as exc:
+        raise DamageError(f"{key}: {exc}", key=key) from exc
+
+
+def _is_null(raw: bytes | msgspec.Raw | None) -> bool:
+    return raw is None or bytes(raw) == b"null"
+
+
+def _typed(value: Any, kind: type[Any], default: Any) -> Any:
+    return value if isinstance(value, kind) and not isinstance(value, bool) else default

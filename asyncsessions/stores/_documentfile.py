@@ -1,0 +1,316 @@
+"""Writing one session's document, under the lock that PraisonAI takes, too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from asyncsessions.codec import decode_message
+from asyncsessions.errors import SessionStoreError
+from asyncsessions.history import is_tool_result, messages_to_drop
+from asyncsessions.hooks import (
+    Append,
+    Appended,
+    KeyRecord,
+    Replace,
+    Replaced,
+    Update,
+    admit,
+    apply_changes,
+)
+from asyncsessions.models import JSONValue
+from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._docformat import DamageError
+from asyncsessions.stores._docplace import Names, Place, find, names_of, read_place
+from asyncsessions.stores._document import Document
+
+__all__ = ["DocumentFile", "Names", "Place", "find", "names_of", "read_place"]
+
+# PraisonAI tries a lock every 50 ms and gives up after 5 s, so beside a busy process it would
+# hardly ever find it free. So all busy processes leave the lock alone at the same time, by the
+# clock that they share: seconds of each period, where another program is at work, and elsewhere.
+_SHARED = (0.15, 0.5)
+_UNSHARED = (0.06, 2.0)
+# A document is shared for so long after a change by another program, in seconds.
+_SHARED_SECONDS = 10.0
+# A process is busy with it when it took the lock for so long without such a pause.
+_BUSY_SECONDS = 1.0
+_PAUSE = 0.2
+# Callers who wait no longer than this couldn't tell it from a lock that is held.
+_PATIENCE = 1.0
+# Who found the lock held tries often, for a moment, because PraisonAI takes it again at once.
+_HARD_TRY = 0.005
+_HARD_TRY_POLL = 0.0001
+# The one that PraisonAI locks on Windows; the lock's file is empty.
+_LOCKED_BYTE = 0
+
+
+class DocumentFile:
+    """One session's document, for one writer at a time; see `SessionWriter`.
+
+    Only the lock's file stays open between writes. The document is read anew each time, because
+    other programs may have replaced it.
+
+    Args:
+        disk: How to read and write.
+        directory: Where the files are.
+        session_id: Whose document it is.
+        is_synced: Whether `sync` waits for the disk.
+        lock_timeout: For how long the callers wait for the lock, in seconds.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: Path,
+        session_id: str,
+        *,
+        is_synced: bool,
+        lock_timeout: float,
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._session_id = session_id
+        self._names = names_of(session_id)
+        self._is_synced = is_synced
+        self._is_patient = lock_timeout >= _PATIENCE
+        self._last_try = self._busy_since = self._shared_until = 0.0
+        self._was_held = False
+        # Threads of this process share the open lock file, and with it the lock of the system.
+        self._mutex = threading.Lock()
+        self._fd = -1
+        self._place = Place(directory)
+        self._document: Document | None = None
+        self._data: bytes | None = None  # What `sync` is to write.
+
+    # Locking.
+
+    def acquire(self, *, create: bool, load: bool = True) -> bool:
+        """Take the lock and read; return False at once where somebody else has it.
+
+        Args:
+            create: Whether to make the file of the lock if there is no session.
+            load: Whether to look inside; `delete` alone does without.
+
+        Raises:
+            CorruptSessionError: The document can't be understood.
+            FileNotFoundError: There is no session, and ``create`` is false.
+        """
+        if not self._mutex.acquire(blocking=False):
+            return False
+        try:
+            if not self._lock(create=create):
+                self._mutex.release()
+                return False
+            self._read(create=create, load=load)
+        except BaseException:
+            # Closing gives up the lock.
+            self._forget()
+            self._mutex.release()
+            raise
+        return True
+
+    def _lock(self, *, create: bool) -> bool:
+        path = self._directory / self._names.lock
+        while True:
+            if self._fd < 0:
+                if not create:
+                    self._read(create=False, load=False)
+                self._fd = self._disk.open(path, create=True)
+            if not self._try_lock():
+                return False
+            ours = os.fstat(self._fd)
+            try:
+                named = path.stat()
+            except FileNotFoundError:
+                named = None
+            if named is not None and (named.st_ino, named.st_dev) == (ours.st_ino, ours.st_dev):
+                return True
+            # Nobody removes a lock's file, but somebody may have made the directory anew.
+            self._forget()
+
+    def _try_lock(self) -> bool:
+        now = time.monotonic()
+        if self._is_patient and self._yields(now):
+            return False
+        deadline = now + _HARD_TRY if self._was_held else now
+        while not self._disk.try_lock(self._fd, _LOCKED_BYTE):
+            if time.monotonic() >= deadline:
+                self._was_held = True
+                return False
+            time.sleep(_HARD_TRY_POLL)
+        self._was_held = False
+        return True
+
+    def _yields(self, now: float) -> bool:
+        """Whether to leave the lock to other programs at this moment."""
+        if now - self._last_try > _PAUSE:
+            self._busy_since = now
+        self._last_try = now
+        if now < self._shared_until:
+            seconds, period = _SHARED
+        elif now - self._busy_since > _BUSY_SECONDS:
+            seconds, period = _UNSHARED
+        else:
+            return False
+        return time.time() % period < seconds
+
+    def _read(self, *, create: bool, load: bool) -> None:
+        self._place = find(self._disk, self._directory, self._session_id)
+        if self._place.data is None and not create:
+            raise FileNotFoundError(self._place.path)
+        self._document = self._place.document(self._session_id) if load else None
+        if self._document is not None and self._document.was_changed:
+            self._shared_until = time.monotonic() + _SHARED_SECONDS
+        self._data = None
+
+    def release(self) -> None:
+        """Give up the lock."""
+        self._document = self._data = None
+        self._place = Place(self._directory)
+        try:
+            self._disk.unlock(self._fd, _LOCKED_BYTE)
+        finally:
+            self._mutex.release()
+
+    def close(self) -> None:
+        """Close the lock's file unless a thread is using it."""
+        if self._mutex.acquire(blocking=False):
+            self._forget()
+            self._mutex.release()
+
+    def _forget(self) -> None:
+        fd, self._fd = self._fd, -1
+        self._document = self._data = None
+        if fd >= 0:
+            self._disk.close(fd)
+
+    # Writing.
+
+    def _existing(self, now: float) -> Document | None:
+        document = self._document
+        return None if document is None or document.own.is_expired(now) else document
+
+    def append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
+        """Append, all in one write; see `BaseSessionStore._append`."""
+        outcomes = [self._add(append) for append in batch]
+        document, keep = self._document, batch[-1].keep
+        if self._data is not None and document is not None:
+            if keep is not None and len(document.seqs) > keep:
+                results = (is_tool_result(decode_message(body)) for body in document.bodies())
+                document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
+            self._data = document.dump()
+        return outcomes
+
+    def _add(self, append: Append) -> Appended | SessionStoreError:
+        existing = self._existing(append.now)
+        document = existing or Document(self._session_id, {})
+        try:
+            known = document.own.key(append.key)
+        except DamageError as exc:
+            raise self._place.corrupt(exc, self._session_id) from exc
+        outcome = admit(append, last_seq=document.last_seq, known=known)
+        if outcome is not None:
+            return outcome
+        first = document.add(append.bodies)
+        if append.key is not None:
+            count = len(append.bodies)
+            record = KeyRecord(append.key, first, count, append.digest, append.now)
+            document.own.remember(record, (document.seqs or [first])[0])
+        document.touch(append)
+        self._change(document)
+        return Appended(first, append.now)
+
+    def _change(self, document: Document) -> None:
+        """Note that a document is to be written."""
+        self._document = document
+        self._data = b""
+
+    def update(self, batch: Sequence[Update]) -> list[list[JSONValue] | SessionStoreError | None]:
+        """Change the record, all in one write; see `BaseSessionStore._update`."""
+        outcomes: list[list[JSONValue] | SessionStoreError | None] = []
+        for update in batch:
+            existing = self._existing(update.now)
+            if existing is None and not update.create:
+                outcomes.append(None)
+                continue
+            document = existing or Document(self._session_id, {})
+            try:
+                info, values = apply_changes(document.info, update)
+            except SessionStoreError as exc:
+                outcomes.append(exc)
+                continue
+            outcomes.append(values)
+            if existing is None or info != document.info:
+                document.set_info(info)
+                self._change(document)
+        if self._data is not None and self._document is not None:
+            self._data = self._document.dump()
+        return outcomes
+
+    def replace(self, replace: Replace) -> Replaced | None:
+        """Replace the newest messages; see `BaseSessionStore._replace`."""
+        document = self._existing(replace.now)
+        newest = document.seqs[-1] if document is not None and document.seqs else 0
+        if replace.if_newest not in (None, newest) or (document is None and not replace.create):
+            return None
+        document = document or Document(self._session_id, {})
+        had_checkpoint = document.checkpoint is not None
+        removed = document.cut(replace.from_seq)
+        first = replace.from_seq
+        if replace.in_place:
+            document.put(replace.bodies[0], first)
+        else:
+            first = document.add(replace.bodies)
+        if replace.drop_checkpoint:
+            document.checkpoint = None
+            if replace.from_seq <= 1 and not replace.create:
+                # Clearing, which leaves nothing that could still be found.
+                removed += document.clear_archive()
+        document.touch(replace)
+        self._change(document)
+        self._data = document.dump()
+        return Replaced(removed, first, had_checkpoint)
+
+    def delete(self, expired_at: float | None) -> bool:
+        """Remove the document; see `BaseSessionStore._delete`. The lock's file stays."""
+        if expired_at is not None and self._existing(expired_at) is not None:
+            return False
+        self._disk.unlink(self._place.path)
+        self._remove_temp()
+        if self._is_synced:
+            self._disk.sync_directory(self._directory)
+        return True
+
+    def sync(self) -> None:
+        """Put the new document in place of the old one; on failure the old one stays."""
+        data, self._data = self._data, None
+        if data is None:
+            return
+        temp = self._directory / self._names.temp
+        try:
+            self._write(temp, data)
+            self._disk.replace(temp, self._place.path)
+        except BaseException:
+            self._remove_temp()
+            raise
+        if self._is_synced:
+            self._disk.sync_directory(self._directory)
+
+    def _write(self, temp: Path, data: bytes) -> None:
+        fd = self._disk.open(temp, create=True)
+        try:
+            self._disk.truncate(fd, 0)  # A crash may have left one behind.
+            self._disk.write(fd, data, 0)
+            if self._is_synced:
+                self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _remove_temp(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.unlink(self._directory / self._names.temp)

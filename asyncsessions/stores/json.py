@@ -1,0 +1,139 @@
+"""Sessions as PraisonAI's own JSON files: one document each, shared with PraisonAI."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from asyncsessions._compat import override
+from asyncsessions.errors import CorruptSessionError
+from asyncsessions.hooks import Scan, Tail, Window
+from asyncsessions.models import SessionInfo
+from asyncsessions.stores._docplace import find, names_of, read_place
+from asyncsessions.stores._document import Document
+from asyncsessions.stores._documentfile import DocumentFile
+from asyncsessions.stores._files import FileStore
+
+__all__ = ["JSONSessionStore"]
+
+logger = logging.getLogger("asyncsessions.json")
+
+
+class JSONSessionStore(FileStore):
+    """Keeps each session in one JSON document, in the format of PraisonAI's session store.
+
+    Format, names and locks are those of praisonaiagents 1.7, so its ``DefaultSessionStore`` and
+    ``HierarchicalSessionStore`` may read and write the same directory at the same time, and
+    nothing of either is lost. Keys that only they know (forks, snapshots, the archive, runtime
+    state) are kept. An append costs as much as the document is long; concurrent callers share
+    that cost. Where nobody else reads the files, `JSONLinesSessionStore` is the better store.
+
+    What the format has no place for (``seq``, state, expiry, idempotency keys) is in
+    ``metadata.asyncsessions``, and in a message's ``metadata.asyncsessions`` its ``name`` and
+    unknown keys. Neither shows in what this store returns.
+
+    Another program's writes weaken some guarantees, because it knows nothing of these:
+
+    * ``seq``: messages that it appends get the next ones. Where it rolls up the oldest ones, the
+      rest keep theirs, and the summary gets that of the last message it stands for. Where it
+      inserts or removes messages in the middle, older ones get the ``seq`` of their neighbours.
+      Where it replaces, clears or removes the newest message known here, all that is left gets
+      new ones, above every ``seq`` this store gave. Nothing it does makes ``last_seq`` go back
+      below what this store wrote.
+    * Retention is its own: by default it rolls up all but 100 messages at its next write. What
+      it archived is no part of the history here; `clear_session` removes it, too.
+    * Expiry is unknown to it: it shows expired sessions, and its writes don't prolong any.
+    * Its deletions take no lock, so a write under way may bring the session back.
+    * Its snapshots keep their messages after `clear_session`, until the session is deleted.
+
+    Two ids never share a document, although PraisonAI gives ``a.b`` and ``a_b`` one name: who
+    comes second gets a suffixed name, which PraisonAI lists but can't open. A damaged document,
+    an empty file too, raises `CorruptSessionError`; it stays as it is (PraisonAI moves it aside
+    when it opens it).
+
+    Args:
+        directory: Where the files are; made if missing.
+        durability: ``fsync`` returns when the disk has the data; ``os`` when the operating
+            system has it, which survives a crash of the process but not of the machine.
+        lock_timeout: How long to wait, in seconds, for a session locked by another process.
+        disk: The file operations; for tests.
+        **options: See `BaseSessionStore`.
+    """
+
+    @override
+    def _writer(self, session_id: str) -> DocumentFile:
+        return DocumentFile(
+            self._disk,
+            self.directory,
+            session_id,
+            is_synced=self._is_synced,
+            lock_timeout=self._lock_timeout,
+        )
+
+    # Reads take no lock: a document is replaced as a whole.
+
+    @override
+    async def _head(self, session_id: str) -> SessionInfo | None:
+        return await self._in_thread(self._read_info, session_id)
+
+    @override
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        return await self._in_thread(self._read_tail, session_id, window)
+
+    def _read_info(self, session_id: str) -> SessionInfo | None:
+        document = self._read(session_id)
+        return None if document is None else document.info
+
+    def _read_tail(self, session_id: str, window: Window) -> Tail | None:
+        document = self._read(session_id)
+        if document is None:
+            return None
+        return Tail(document.read(window), document.own.expires_at)
+
+    def _read(self, session_id: str) -> Document | None:
+        place = find(self._disk, self.directory, session_id)
+        if place.data is None:
+            self._missing(FileNotFoundError(place.path))
+        return place.document(session_id)
+
+    @override
+    async def _scan(self, scan: Scan) -> list[SessionInfo]:
+        return await self._in_thread(self._list, scan)
+
+    def _list(self, scan: Scan) -> list[SessionInfo]:
+        found = [info for info in self._infos() if scan.matches(info)]
+        found.sort(key=lambda info: (info.updated_at, info.session_id), reverse=True)
+        return found[: scan.limit]
+
+    def _infos(self) -> Iterator[SessionInfo]:
+        """Iterate over all sessions that can be read; the damaged ones are left out."""
+        with os.scandir(self.directory) as entries:
+            names = {entry.name for entry in entries if entry.name.endswith(".json")}
+        for name in names:
+            try:
+                info = self._read_file(self.directory / name)
+            except (CorruptSessionError, OSError) as exc:
+                logger.warning("left out of the list: %s", exc)
+                continue
+            if info is None:
+                continue
+            # A copy under another name isn't a session of its own.
+            own = names_of(info.session_id)
+            if name == own.suffixed or (name == own.primary and own.suffixed not in names):
+                yield info
+
+    def _read_file(self, path: Path) -> SessionInfo | None:
+        place = read_place(self._disk, path)
+        owner = place.owner()
+        document = place.document(path.stem if owner is None else owner)
+        return None if document is None else document.info
+
+    @override
+    async def _locate(self, session_id: str, damaged: bytes) -> tuple[str | None, int | None]:
+        place = await self._in_thread(find, self._disk, self.directory, session_id)
+        # The message as it stands in the file, behind the ``seq`` that was put in front.
+        found = (place.data or b"").find(damaged[damaged.find(b",") + 1 :])
+        line = None if found < 0 else (place.data or b"").count(b"\n", 0, found) + 1
+        return str(place.path), line

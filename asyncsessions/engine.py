@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
@@ -16,12 +16,20 @@ from asyncsessions.batching import Entry, GroupCommit, Outcome
 from asyncsessions.errors import SessionStoreError, StoreClosedError, StoreUnavailableError
 from asyncsessions.hooks import Append, Update
 
-if TYPE_CHECKING:
-    from asyncsessions.base import BaseSessionStore
-
 __all__ = ["Engine"]
 
 T = TypeVar("T")
+
+
+class Hooks(Protocol):
+    """The hooks that an engine calls by itself; see `BaseSessionStore` for what they mean."""
+
+    _driver_errors: tuple[type[Exception], ...]
+
+    async def _open(self) -> None: ...
+    async def _close(self) -> None: ...
+    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Any]]: ...
+    async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[Any]]: ...
 
 
 class Engine:
@@ -31,7 +39,7 @@ class Engine:
         store: The store whose hooks it calls.
     """
 
-    def __init__(self, store: BaseSessionStore) -> None:
+    def __init__(self, store: Hooks) -> None:
         self._store = store
         self._writes: GroupCommit[Append | Update, Any] = GroupCommit(self._flush)
         self._opening: asyncio.Task[None] | None = None
@@ -142,9 +150,11 @@ class Engine:
     ) -> Sequence[Outcome[Any]]:
         try:
             return await hook(batch)
-        except SessionStoreError as exc:
-            return [exc] * len(batch)
-        except self._store._driver_errors as exc:
+        except Exception as exc:  # noqa: BLE001  # it reaches the callers of this half only
+            if isinstance(exc, SessionStoreError) or not isinstance(
+                exc, self._store._driver_errors
+            ):
+                return [exc] * len(batch)
             return [self._translated(exc, write.session_id) for write in batch]
 
     def _translated(self, exc: Exception, session_id: str | None) -> StoreUnavailableError:

@@ -40,7 +40,7 @@ _SYNC_THREADS = 8
 # How often a lock held by another process is tried, in seconds; random around these, so that
 # no waiter is favoured.
 _FIRST_POLL = 0.001
-_LAST_POLL = 0.010
+_LAST_POLL = 0.004
 
 
 class SessionWriter(Protocol):

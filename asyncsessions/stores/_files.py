@@ -31,8 +31,6 @@ T = TypeVar("T")
 
 # Sessions whose file stays open between writes.
 _OPEN_FILES = 128
-# Sessions that one hop has open at the same time.
-_JOBS_AT_ONCE = 64
 # Reads and flushes that run at the same time.
 _THREADS = 16
 # More threads than this don't make a disk sync faster.
@@ -338,62 +336,46 @@ class FileStore(BaseSessionStore):
         return [self._writers.pop(session_id) for session_id in idle[:excess]]
 
     def _do(self, jobs: Sequence[_Job], idle: Sequence[SessionWriter]) -> list[_Job]:
-        busy: list[_Job] = []
+        """Do jobs, each with its lock held for its own write and sync only.
+
+        Syncs of several files go on at the same time, in as many threads; without syncs, more
+        threads would only be in each other's way.
+        """
         for writer in idle:
             writer.close()
-        for start in range(0, len(jobs), _JOBS_AT_ONCE):
-            busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
+        count = min(len(jobs), _SYNC_THREADS) if self._is_synced else 1
+        parts = [jobs[start::count] for start in range(count)]
+        others = [self._syncers.submit(self._do_part, part) for part in parts[1:]]
+        busy = self._do_part(parts[0])
+        for other in others:
+            busy += other.result()
         return busy
 
-    def _do_some(self, jobs: Sequence[_Job]) -> list[_Job]:
-        busy: list[_Job] = []
-        held: list[_Job] = []
-        try:
-            for job in jobs:
-                self._begin(job, busy, held)
-            self._sync([job for job in held if job.error is None])
-        finally:
-            for job in held:
-                self._release(job)
-        return busy
+    def _do_part(self, jobs: Sequence[_Job]) -> list[_Job]:
+        busy = [job for job in jobs if not self._do_one(job)]
+        # Who else writes takes no longer over it, so by now the lock may be free.
+        return [job for job in busy if not self._do_one(job)]
 
-    def _begin(self, job: _Job, busy: list[_Job], held: list[_Job]) -> None:
-        assert job.writer is not None  # noqa: S101  # `_hop` has just set it
+    def _do_one(self, job: _Job) -> bool:
+        """Do a job; return False if its session is locked."""
+        writer = job.writer
+        assert writer is not None  # noqa: S101  # `_hop` has just set it
         try:
-            if not job.writer.acquire(create=job.create, load=job.load):
-                busy.append(job)
-                return
-            held.append(job)
-            job.result = job.work(job.writer)
+            if not writer.acquire(create=job.create, load=job.load):
+                return False
+            try:
+                job.result = job.work(writer)
+                writer.sync()
+            finally:
+                writer.release()
+                if job.closes:
+                    writer.close()
         except FileNotFoundError as exc:
             if job.create or not self.directory.is_dir():
                 job.error = self._failed(exc, job.session_id)
         except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
             job.error = self._failed(exc, job.session_id)
-
-    def _sync(self, jobs: Sequence[_Job]) -> None:
-        if self._is_synced and len(jobs) > 1:
-            list(self._syncers.map(self._sync_one, jobs))
-        else:
-            for job in jobs:
-                self._sync_one(job)
-
-    def _sync_one(self, job: _Job) -> None:
-        assert job.writer is not None  # noqa: S101  # `_hop` has set it
-        try:
-            job.writer.sync()
-        except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
-            job.error = self._failed(exc, job.session_id)
-
-    def _release(self, job: _Job) -> None:
-        assert job.writer is not None  # noqa: S101  # `_hop` has set it
-        try:
-            job.writer.release()
-            if job.closes:
-                job.writer.close()
-        except OSError as exc:
-            if job.error is None:
-                job.error = self._failed(exc, job.session_id)
+        return True
 
     def _failed(self, exc: Exception, session_id: str) -> Exception:
         if not isinstance(exc, OSError) or isinstance(exc, SessionStoreError):

@@ -7,6 +7,7 @@
     ├── VersionConflictError
     ├── IdempotencyConflictError
     ├── CorruptSessionError
+    ├── SessionFileError           (also a ValueError)
     ├── SessionNotFoundError       (also a LookupError)
     ├── LockTimeoutError           (also a TimeoutError)
     ├── StoreUnavailableError
@@ -30,6 +31,7 @@ __all__ = [
     "InvalidSessionIdError",
     "LockTimeoutError",
     "MessageTooLargeError",
+    "SessionFileError",
     "SessionNotFoundError",
     "SessionStoreError",
     "StoreClosedError",
@@ -147,6 +149,21 @@ class CorruptSessionError(SessionStoreError):
         where = "" if path is None else f" in {path}" if line is None else f" in {path}:{line}"
         which = "a session" if session_id is None else f"session {session_id!r}"
         super().__init__(f"{which} is damaged{where}: {detail}", session_id=session_id)
+        self.path = path
+        self.line = line
+
+
+class SessionFileError(SessionStoreError, ValueError):
+    """A file of sessions holds something else.
+
+    Attributes:
+        path: The file.
+        line: The line, counted from 1; None where it isn't known.
+    """
+
+    def __init__(self, detail: str, *, path: str, line: int | None = None) -> None:
+        where = path if line is None else f"{path}:{line}"
+        super().__init__(f"{where}: {detail}")
         self.path = path
         self.line = line
 

@@ -34,9 +34,9 @@ import msgspec
 
 from asyncsessions._praisonai import from_praisonai
 from asyncsessions.codec import decode_json, encode_json
-from asyncsessions.errors import SessionStoreError
+from asyncsessions.errors import SessionFileError
 
-__all__ = ["SessionFileError", "read_sessions", "write_sessions"]
+__all__ = ["read_sessions", "write_sessions"]
 
 logger = logging.getLogger("asyncsessions.streams")
 
@@ -47,21 +47,6 @@ _INLINE_MESSAGES = 100
 _BOM = b"\xef\xbb\xbf"
 _FIRST_KEY = re.compile(rb'"(sessions|session_id|messages)"\s*:')
 _STORE_FILE = b'{"asyncsessions":'
-
-
-class SessionFileError(SessionStoreError, ValueError):
-    """A file of sessions holds something else.
-
-    Attributes:
-        path: The file.
-        line: The line, counted from 1; None where it isn't known.
-    """
-
-    def __init__(self, detail: str, *, path: str, line: int | None = None) -> None:
-        where = path if line is None else f"{path}:{line}"
-        super().__init__(f"{where}: {detail}")
-        self.path = path
-        self.line = line
 
 
 class _Readable(Protocol):

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from asyncsessions.streams import SessionFileError, read_sessions, write_sessions
+from asyncsessions.errors import SessionFileError
+from asyncsessions.streams import read_sessions, write_sessions
 
 RECORDS: list[dict[str, Any]] = [
     {"session_id": "a", "messages": [{"role": "user", "content": "Hi 👋"}]},

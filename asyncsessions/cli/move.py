@@ -28,8 +28,9 @@ from asyncsessions.cli.common import (
 )
 from asyncsessions.cli.verify import Ledger, check
 from asyncsessions.codec import encode_json
+from asyncsessions.errors import SessionFileError
 from asyncsessions.models import ImportReport
-from asyncsessions.streams import SessionFileError, read_sessions, write_sessions
+from asyncsessions.streams import read_sessions, write_sessions
 
 __all__ = ["export", "import_"]
 

@@ -1,0 +1,54 @@
+"""The conformance suite: what every session store guarantees, as tests.
+
+A store proves itself by subclassing once, in a test module::
+
+    from asyncsessions.testing import SharedStoreConformance
+
+
+    class TestMyStore(SharedStoreConformance):
+        def make_store(self, **options):
+            return MyStore(self.tmp_path / "data", **options)
+
+        def store_url(self):
+            return f"jsonl://{self.tmp_path / 'data'}"
+
+`StoreConformance` is for a store whose data lives and dies with one object or process;
+`SharedStoreConformance` adds what stores guarantee that several processes use at once, and
+`DamageConformance` what they guarantee whose data can be damaged from outside.
+
+The suite needs pytest, pytest-asyncio and hypothesis, which this library's dependency group
+``test`` has; the library itself needs none of them. It runs in pytest-asyncio's strict mode as
+well as in its auto mode. A case that fails shows a store that breaks the contract: the case's
+name says which part of it, and `asyncsessions.protocols` what it promises.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Before the modules with the cases are imported, so that a failed assertion shows its values.
+_MODULES = (
+    "_model",
+    "appending",
+    "concurrency",
+    "damaging",
+    "expiring",
+    "finding",
+    "living",
+    "moving",
+    "processes",
+    "properties",
+    "reading",
+    "recording",
+    "refusing",
+    "reopening",
+    "rewriting",
+)
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
+
+from asyncsessions.testing._cases import ManualClock  # noqa: E402  # see above
+from asyncsessions.testing.damaging import DamageConformance  # noqa: E402
+from asyncsessions.testing.sharing import SharedStoreConformance  # noqa: E402
+from asyncsessions.testing.suite import StoreConformance  # noqa: E402
+
+__all__ = ["DamageConformance", "ManualClock", "SharedStoreConformance", "StoreConformance"]

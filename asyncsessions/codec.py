@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -40,11 +41,11 @@ MAX_DEPTH = 64
 _LARGE_TEXT = 1 << 18
 _TEXT_SLICE = 1 << 16
 
-encode_json = msgspec.json.Encoder().encode
-decode_json = msgspec.json.Decoder().decode
-decode_message = msgspec.json.Decoder(Message).decode
-encode_info = msgspec.json.Encoder().encode
-decode_info = msgspec.json.Decoder(SessionInfo).decode
+encode_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+decode_json: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+decode_message: Callable[[bytes], Message] = msgspec.json.Decoder(Message).decode
+encode_info: Callable[[SessionInfo], bytes] = msgspec.json.Encoder().encode
+decode_info: Callable[[bytes], SessionInfo] = msgspec.json.Decoder(SessionInfo).decode
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 _SCALARS = frozenset({str, int, bool, type(None)})

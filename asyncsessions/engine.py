@@ -46,7 +46,7 @@ class Engine:
         self._actions: set[asyncio.Task[Any]] = set()
         self._is_closed = False
         # Whether calls may go ahead; the hot paths look here before they call `open`.
-        self.is_ready = False
+        self.is_ready: bool = False
 
     async def open(self) -> None:
         """Open the store unless it is open; concurrent callers wait for the same attempt."""
@@ -76,7 +76,8 @@ class Engine:
         if self._is_closed:
             return
         self._is_closed = True
-        was_open, self.is_ready = self.is_ready, False
+        was_open = self.is_ready
+        self.is_ready = False
         await self._writes.aclose()
         if self._actions:
             await asyncio.wait(self._actions)

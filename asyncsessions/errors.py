@@ -111,7 +111,7 @@ class VersionConflictError(SessionStoreError):
         )
         self.expected_seq = expected_seq
         self.last_seq = last_seq
-        self.messages = [] if messages is None else messages
+        self.messages: list[Message] = [] if messages is None else messages
 
 
 class IdempotencyConflictError(SessionStoreError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MESSAGES_SEARCHED", "SESSIONS_SEARCHED", "search_newest"]
 
-logger = logging.getLogger("asyncsessions.search")
+logger: logging.Logger = logging.getLogger("asyncsessions.search")
 
 SESSIONS_SEARCHED = 1000
 MESSAGES_SEARCHED = 1000

@@ -38,7 +38,7 @@ from asyncsessions.errors import SessionFileError
 
 __all__ = ["read_sessions", "write_sessions"]
 
-logger = logging.getLogger("asyncsessions.streams")
+logger: logging.Logger = logging.getLogger("asyncsessions.streams")
 
 _BLOCK = 1 << 18
 # Larger objects are parsed and encoded in a thread, so that the event loop never waits for them.

@@ -83,7 +83,7 @@ class _Warnings(logging.Handler):
             typer.echo(f"asyncsessions: warning: {text}", err=True)
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=_OneLineErrors,
     add_completion=False,
     pretty_exceptions_enable=False,

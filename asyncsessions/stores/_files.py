@@ -136,7 +136,7 @@ class FileStore(BaseSessionStore):
             raise ValueError(f"durability={durability!r}: give 'fsync' or 'os'")
         if not 0 <= lock_timeout < float("inf"):
             raise ValueError(f"lock_timeout={lock_timeout!r}: give seconds, 0 or more")
-        self.directory = Path(directory)
+        self.directory: Path = Path(directory)
         self._is_synced = durability == "fsync"
         self._lock_timeout = lock_timeout
         self._disk = Disk() if disk is None else disk

@@ -40,7 +40,7 @@ from asyncsessions.stores._log import (
 
 __all__ = ["SessionFile"]
 
-logger = logging.getLogger("asyncsessions.jsonl")
+logger: logging.Logger = logging.getLogger("asyncsessions.jsonl")
 
 # A reader checks the last flush, so a larger one is followed by an empty one.
 _FLUSH_BYTES = 1 << 18

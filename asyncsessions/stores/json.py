@@ -18,7 +18,7 @@ from asyncsessions.stores._files import FileStore
 
 __all__ = ["JSONSessionStore"]
 
-logger = logging.getLogger("asyncsessions.json")
+logger: logging.Logger = logging.getLogger("asyncsessions.json")
 
 
 class JSONSessionStore(FileStore):

@@ -24,7 +24,7 @@ __all__ = ["JSONLinesSessionStore"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("asyncsessions.jsonl")
+logger: logging.Logger = logging.getLogger("asyncsessions.jsonl")
 
 
 class JSONLinesSessionStore(FileStore):

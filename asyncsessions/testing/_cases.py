@@ -47,7 +47,7 @@ class ManualClock:
     """A clock that only a test moves; give it to a store as its ``clock`` option."""
 
     def __init__(self, now: float = START) -> None:
-        self.now = now
+        self.now: float = now
 
     def __call__(self) -> float:
         """Return the time, in seconds since the epoch."""

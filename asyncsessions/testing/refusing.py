@@ -29,7 +29,7 @@ __all__ = ["BadInputCases", "SessionIdCases"]
 
 _SURROGATE = "a\ud800b"
 _DEEP: Any = {}
-for _ in range(200):
+for _level in range(200):
     _DEEP = {"d": _DEEP}
 
 # What is appended, and the field that the error names.

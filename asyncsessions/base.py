@@ -719,8 +719,10 @@ class BaseSessionStore(SessionStore, ABC):
             self.__policy, info.session_id, transfer.record_changes(info), now=now, ttl_seconds=left
         )
         append = msgspec.structs.replace(append, now=now)
-        await self.__engine.write(append, sum(map(len, append.bodies)))
-        if update.changes or left is not None:
+        if messages:
+            await self.__engine.write(append, sum(map(len, append.bodies)))
+        # A session without messages is one, too.
+        if update.changes or left is not None or not messages:
             await self.__engine.write(update, size)
 
     # Expiry.

@@ -245,8 +245,12 @@ class GroupCommit(Generic[Item, Result]):
         for entry, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, asyncio.Future):
                 self._hold(entry, outcome)
-            else:
+            elif isinstance(outcome, BaseException) or entry.unheard or entry.caller.done():
                 entry.answer(outcome)
+            else:
+                # What `answer` comes to as a rule, without a call for each caller.
+                entry.is_done = True
+                entry.caller.set_result(outcome)
 
     def _hold(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
         hold = self._held.setdefault(entry.key, _Hold())

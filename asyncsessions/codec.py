@@ -164,7 +164,8 @@ def _check_message(message: Message) -> None:
         raise InvalidMessageError(text, field="timestamp")
     if not math.isfinite(timestamp):
         raise InvalidMessageError(f"timestamp is {timestamp}", field="timestamp")
-    if type(metadata) is not dict or metadata:
+    # `check_json_object` has two calls more, and would find the same.
+    if type(metadata) is not dict or (metadata and not _is_json(metadata, MAX_DEPTH)):
         check_json_object(metadata, "metadata")
     if message.tool_calls is not None:
         _check_list(message.tool_calls, "tool_calls", "a list or None")

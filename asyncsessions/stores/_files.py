@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import anyio
-import anyio.to_thread
-
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.batching import Outcome
@@ -24,6 +21,7 @@ from asyncsessions.errors import LockTimeoutError, SessionStoreError, StoreUnava
 from asyncsessions.hooks import Append, Appended, Replace, Replaced, Update
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._threads import Workers
 
 __all__ = ["FileStore", "SessionWriter"]
 
@@ -31,9 +29,12 @@ T = TypeVar("T")
 
 # Sessions whose file stays open between writes.
 _OPEN_FILES = 128
+# Sessions whose lock one thread holds at the same time.
+_JOBS_AT_ONCE = 64
 # Reads and flushes that run at the same time.
 _THREADS = 16
-# More threads than this don't make a disk sync faster.
+# Threads that share the syncs of one flush. Each syncs its part of the files in a row, because
+# waking a thread for every single file takes longer than the sync.
 _SYNC_THREADS = 8
 # How often a lock held by another process is tried, in seconds; random around these, so that
 # no waiter is favoured.
@@ -161,9 +162,13 @@ class FileStore(BaseSessionStore):
 
     @override
     async def _open(self) -> None:
-        self._limiter = anyio.CapacityLimiter(_THREADS)
-        self._syncers = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="asyncsessions-sync")
+        self._start_threads()
         await self._in_thread(self._make_directory)
+
+    def _start_threads(self) -> None:
+        self._pid = os.getpid()
+        self._workers = Workers(_THREADS, "asyncsessions")
+        self._syncers = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="asyncsessions-sync")
 
     def _make_directory(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -175,6 +180,7 @@ class FileStore(BaseSessionStore):
         writers = list(self._writers.values())
         self._writers.clear()
         await self._in_thread(self._close_all, writers)
+        self._workers.stop()
 
     def _close_all(self, writers: Sequence[SessionWriter]) -> None:
         for writer in writers:
@@ -182,7 +188,10 @@ class FileStore(BaseSessionStore):
         self._syncers.shutdown()
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        if self._pid != os.getpid():
+            # In a forked child: the threads stayed behind.
+            self._start_threads()
+        return await self._workers.run(function, *args)
 
     @override
     async def _ping(self) -> None:
@@ -223,16 +232,18 @@ class FileStore(BaseSessionStore):
         busy = await self._hop(jobs)
         outcomes: list[Any] = [None] * len(batch)
         for job, indexes in zip(jobs, groups.values(), strict=True):
-            if job in busy:
-                # Its callers, and later ones of that session, wait; other sessions don't.
-                results: Sequence[Any] = self._finish_later(job, len(indexes))
-            elif job.error is not None:
-                results = [job.error] * len(indexes)
-            else:
-                results = job.result if job.result is not None else [None] * len(indexes)
+            results = self._results(job, len(indexes), is_busy=job in busy)
             for index, result in zip(indexes, results, strict=True):
                 outcomes[index] = result
         return outcomes
+
+    def _results(self, job: _Job, count: int, *, is_busy: bool) -> Sequence[Outcome[Any]]:
+        if is_busy:
+            # Its callers, and later ones of that session, wait; other sessions don't.
+            return self._finish_later(job, count)
+        if job.error is not None:
+            return [job.error] * count
+        return [None] * count if job.result is None else job.result
 
     def _finish_later(self, job: _Job, count: int) -> list[asyncio.Future[Any]]:
         loop = asyncio.get_running_loop()
@@ -336,46 +347,64 @@ class FileStore(BaseSessionStore):
         return [self._writers.pop(session_id) for session_id in idle[:excess]]
 
     def _do(self, jobs: Sequence[_Job], idle: Sequence[SessionWriter]) -> list[_Job]:
-        """Do jobs, each with its lock held for its own write and sync only.
-
-        Syncs of several files go on at the same time, in as many threads; without syncs, more
-        threads would only be in each other's way.
-        """
+        """Do jobs; return those whose session is locked."""
         for writer in idle:
             writer.close()
-        count = min(len(jobs), _SYNC_THREADS) if self._is_synced else 1
-        parts = [jobs[start::count] for start in range(count)]
-        others = [self._syncers.submit(self._do_part, part) for part in parts[1:]]
-        busy = self._do_part(parts[0])
+        busy: list[_Job] = []
+        for start in range(0, len(jobs), _JOBS_AT_ONCE):
+            busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
+        # Who else writes takes no longer over it, so by now the lock may be free.
+        return self._do_some(busy)
+
+    def _do_some(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Write to all files, one by one, and then sync them, many at a time.
+
+        A sync waits for the disk and writing for the interpreter, which one thread has at a time.
+        When all is written before the first sync, one commit of the file system's journal serves
+        many files.
+        """
+        held: list[_Job] = []
+        busy = [job for job in jobs if not self._write(job, held)]
+        count = min(len(held), _SYNC_THREADS) if self._is_synced else 1
+        parts = [held[start::count] for start in range(count)]
+        others = [self._syncers.submit(self._sync, part) for part in parts[1:]]
+        for part in parts[:1]:
+            self._sync(part)
         for other in others:
-            busy += other.result()
+            other.result()
         return busy
 
-    def _do_part(self, jobs: Sequence[_Job]) -> list[_Job]:
-        busy = [job for job in jobs if not self._do_one(job)]
-        # Who else writes takes no longer over it, so by now the lock may be free.
-        return [job for job in busy if not self._do_one(job)]
-
-    def _do_one(self, job: _Job) -> bool:
-        """Do a job; return False if its session is locked."""
+    def _write(self, job: _Job, held: list[_Job]) -> bool:
+        """Take a job's lock and do its work; return False if its session is locked."""
         writer = job.writer
         assert writer is not None  # noqa: S101  # `_hop` has just set it
         try:
             if not writer.acquire(create=job.create, load=job.load):
                 return False
-            try:
-                job.result = job.work(writer)
-                writer.sync()
-            finally:
-                writer.release()
-                if job.closes:
-                    writer.close()
+            held.append(job)
+            job.result = job.work(writer)
         except FileNotFoundError as exc:
             if job.create or not self.directory.is_dir():
                 job.error = self._failed(exc, job.session_id)
         except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
             job.error = self._failed(exc, job.session_id)
         return True
+
+    def _sync(self, jobs: Sequence[_Job]) -> None:
+        """Make what jobs wrote durable, and give up their locks."""
+        for job in jobs:
+            writer = job.writer
+            assert writer is not None  # noqa: S101  # `_hop` has set it
+            try:
+                try:
+                    if job.error is None:
+                        writer.sync()
+                finally:
+                    writer.release()
+                    if job.closes:
+                        writer.close()
+            except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
+                job.error = job.error or self._failed(exc, job.session_id)
 
     def _failed(self, exc: Exception, session_id: str) -> Exception:
         if not isinstance(exc, OSError) or isinstance(exc, SessionStoreError):

@@ -68,11 +68,13 @@ class SessionFile:
     def __init__(self, disk: Disk, path: Path, session_id: str, *, is_synced: bool) -> None:
         self._disk = disk
         self._path = path
+        self._name = str(path)
         self._session_id = session_id
         self._is_synced = is_synced
         # Threads of this process share the open file and with it the lock of the system.
         self._mutex = threading.Lock()
         self._fd = -1
+        self._file = (0, 0)  # Which file it is, whatever its name.
         self._commit = Commit()
         self._end = 0  # Past the newest commit line.
         self._synced_end = 0
@@ -117,21 +119,26 @@ class SessionFile:
             self._pid = os.getpid()
         while True:
             if self._fd < 0:
-                self._fd = self._disk.open(self._path, create=create)
+                self._use(self._disk.open(self._path, create=create))
             if not self._disk.try_lock(self._fd):
                 return False
-            ours = os.fstat(self._fd)
             try:
-                named = self._path.stat()
+                named = os.stat(self._name)  # noqa: PTH116  # half of Path.stat goes to Path
+                if (named.st_ino, named.st_dev) == self._file:
+                    break
             except FileNotFoundError:
-                named = None
-            if named is not None and (named.st_ino, named.st_dev) == (ours.st_ino, ours.st_dev):
-                break
+                pass
             # Another process rewrote or deleted the file before the lock was ours.
             self._forget()
-        if load and (not self._is_known or self._end != ours.st_size):
-            self._load(ours.st_size)
+        if load and (not self._is_known or self._end != named.st_size):
+            self._load(named.st_size)
         return True
+
+    def _use(self, fd: int) -> None:
+        """Go on with another open file."""
+        self._fd = fd
+        stat = os.fstat(fd)
+        self._file = (stat.st_ino, stat.st_dev)
 
     def release(self) -> None:
         """Give up the lock."""
@@ -218,7 +225,10 @@ class SessionFile:
     def append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
         """Append, all in one write; see `BaseSessionStore._append`."""
         draft = self._begin(batch[0].now)
-        outcomes = [self._add(draft, append) for append in batch]
+        if all(map(_is_plain, batch)):
+            outcomes = _add_all(draft, batch)
+        else:
+            outcomes = [self._add(draft, append) for append in batch]
         keep = batch[-1].keep
         if keep is not None and draft.commit.count > keep:
             self._drop_oldest(draft, draft.commit.count - keep)
@@ -368,7 +378,7 @@ class SessionFile:
             self._disk.close(fd)
             raise
         self._forget()
-        self._fd = fd
+        self._use(fd)
         self._load(0)
 
     def _finish(self, draft: Draft, info: SessionInfo | None = None) -> None:
@@ -467,7 +477,7 @@ class SessionFile:
                 self._disk.unlink(new)
             raise
         self._forget()
-        self._fd = fd
+        self._use(fd)
         self._commit, self._end, self._synced_end = draft.commit, end, end
         self._info, self._record_size = info, draft.record_size
         self._is_known, self._is_new = True, False
@@ -525,3 +535,19 @@ class SessionFile:
         draft.lines.clear()
         draft.end = end + len(data)
         return draft.end
+
+
+def _is_plain(append: Append) -> bool:
+    """Whether nothing keeps an append from being stored, which is the rule."""
+    return append.key is None and append.expected_seq is None and bool(append.bodies)
+
+
+def _add_all(draft: Draft, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
+    """Add plain appends, all at once."""
+    seq = draft.add_messages([body for append in batch for body in append.bodies])
+    outcomes: list[Appended | SessionStoreError] = []
+    for append in batch:
+        outcomes.append(Appended(seq, append.now))
+        seq += len(append.bodies)
+        draft.touch(append)
+    return outcomes

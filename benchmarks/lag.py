@@ -1,0 +1,160 @@
+"""How long the event loop keeps others waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from asyncsessions.protocols import SessionStore
+from asyncsessions.stores.json import JSONSessionStore
+from asyncsessions.stores.jsonl import JSONLinesSessionStore
+from benchmarks.measure import Check, CountError, Run, at_most
+from benchmarks.payload import METADATA, TEXT, messages
+
+__all__ = ["loop_lag"]
+
+HISTORY = 10_000
+_TICK = 0.005
+# How long each kind of work goes on at least: as long as the idle loop that it is compared with.
+_SECONDS = 0.5
+# So many removed messages make the store rewrite a JSON Lines file.
+_GAPS = 33
+
+Work = Callable[[], Awaitable[None]]
+
+
+async def _worst_lag(work: Work) -> float:
+    """Return the worst lag, in milliseconds, of a 5 ms ticker beside some work."""
+    worst = 0.0
+    is_over = False
+
+    async def tick() -> None:
+        nonlocal worst
+        while not is_over:
+            start = time.perf_counter()
+            await asyncio.sleep(_TICK)
+            worst = max(worst, time.perf_counter() - start - _TICK)
+
+    ticker = asyncio.create_task(tick())
+    await asyncio.sleep(2 * _TICK)
+    worst = 0.0
+    end = time.perf_counter() + _SECONDS
+    while time.perf_counter() < end:
+        await work()
+    await asyncio.sleep(2 * _TICK)
+    is_over = True
+    await ticker
+    return worst * 1000
+
+
+async def _idle() -> None:
+    await asyncio.sleep(_SECONDS)
+
+
+def _appending(store: SessionStore, sessions: int) -> Work:
+    async def call(number: int) -> None:
+        end = time.perf_counter() + _SECONDS
+        while time.perf_counter() < end:
+            await store.add_message(f"s{number % sessions}", "user", TEXT, METADATA)
+
+    async def work() -> None:
+        await asyncio.gather(*map(call, range(64)))
+
+    return work
+
+
+def _reading(store: SessionStore) -> dict[str, Work]:
+    async def read() -> None:
+        await _release(await store.get_messages("long"))
+
+    async def read_history() -> None:
+        await _release(await store.get_chat_history("long"))
+
+    async def export() -> None:
+        exported = await store.export_session("long")
+        await _release(exported["messages"])
+
+    return {"get_messages": read, "get_chat_history": read_history, "export": export}
+
+
+async def _release(found: list[Any]) -> None:
+    """Check that all is there, and let go of it in slices: freeing it is up to the caller."""
+    if len(found) < HISTORY:
+        raise CountError(f"{HISTORY} messages acknowledged, {len(found)} read back")
+    while found:
+        del found[-256:]
+        await asyncio.sleep(0)
+
+
+def _rewriting(store: SessionStore) -> dict[str, Work]:
+    given = messages(HISTORY)
+
+    async def replace() -> None:
+        await store.set_chat_history("long", given)
+
+    async def compact() -> None:
+        await store.append_compaction_checkpoint("long", "They talked.")
+        for _ in range(_GAPS):
+            await store.pop_message("long")
+            await store.add_message("long", "user", TEXT, METADATA)
+
+    return {"set_chat_history": replace, "compaction": compact}
+
+
+async def _works(stack: AsyncExitStack, directory: Path) -> dict[str, Work]:
+    jsonl = await stack.enter_async_context(JSONLinesSessionStore(directory / "jsonl"))
+    json = await stack.enter_async_context(JSONSessionStore(directory / "json"))
+    for store in (jsonl, json):
+        await store.set_chat_history("long", messages(HISTORY))
+
+    async def append_to_document() -> None:
+        await json.add_message("long", "user", TEXT, METADATA)
+
+    return {
+        "64 appending, one session": _appending(jsonl, 1),
+        "64 appending, 64 sessions": _appending(jsonl, 64),
+        **_reading(jsonl),
+        **_rewriting(jsonl),
+        **{f"{name}, JSON": work for name, work in _reading(json).items()},
+        "append, JSON": append_to_document,
+    }
+
+
+async def loop_lag(run: Run) -> list[Check]:
+    """The worst lag of a 5 ms ticker beside each kind of work, beyond an idle loop's own.
+
+    What counts is the median of the repetitions: a stall of the library's comes back in each,
+    one that another process caused does not.
+    """
+    excess: dict[str, list[float]] = {}
+    worst: dict[str, float] = {}
+    async with AsyncExitStack() as stack:
+        works = await _works(stack, run.new_directory("lag"))
+        # As a server does at its start: or each full collection walks through every module, and
+        # how long that takes says nothing about a store.
+        gc.collect()
+        gc.freeze()
+        for _ in range(1 if run.is_smoke else 7):
+            for name, work in works.items():
+                idle = await _worst_lag(_idle)
+                lag = await _worst_lag(work)
+                excess.setdefault(name, []).append(lag - idle)
+                worst["idle"] = max(worst.get("idle", 0.0), idle)
+                worst[name] = max(worst.get(name, 0.0), lag)
+    gc.unfreeze()
+    return [
+        at_most(
+            run,
+            f"lag beyond an idle loop's, {name}",
+            lags,
+            5.0,
+            unit=" ms",
+            detail=f"worst of all {worst[name]:.1f} ms, idle {worst['idle']:.1f} ms",
+        )
+        for name, lags in excess.items()
+    ]

@@ -1,0 +1,115 @@
+"""Worker threads: results, errors, limits, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from asyncsessions.stores._threads import Workers
+
+
+def alive() -> int:
+    return sum(thread.name.startswith("test-") for thread in threading.enumerate())
+
+
+async def until(condition: object) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():  # type: ignore[operator]  # a function without arguments
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_results_and_errors_come_back() -> None:
+    workers = Workers(2, "test")
+    assert await workers.run(max, 3, 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        await workers.run(lambda: 1 // 0)
+    assert await workers.run(threading.current_thread) is not threading.current_thread()
+    workers.stop()
+
+
+async def test_no_more_threads_than_the_limit_and_none_without_need() -> None:
+    workers = Workers(3, "test")
+    for _ in range(5):
+        await workers.run(int)
+    assert alive() == 1
+    gate = threading.Event()
+    calls = [asyncio.ensure_future(workers.run(gate.wait)) for _ in range(10)]
+    await asyncio.sleep(0.02)
+    assert alive() == 3
+    gate.set()
+    assert await asyncio.gather(*calls) == [True] * 10
+    workers.stop()
+    await until(lambda: alive() == 0)
+
+
+async def test_a_cancelled_call_still_ends_in_its_thread() -> None:
+    workers = Workers(1, "test")
+    gate, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        gate.wait()
+        ended.set()
+
+    call = asyncio.ensure_future(workers.run(work))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    gate.set()
+    await until(ended.is_set)
+    assert await workers.run(max, 1, 2) == 2
+    workers.stop()
+    await until(lambda: alive() == 0)
+
+
+async def test_dropped_workers_leave_no_thread_behind() -> None:
+    workers = Workers(2, "test")
+    await workers.run(int)
+    del workers
+    gc.collect()
+    await until(lambda: alive() == 0)
+
+
+def test_a_store_goes_on_in_a_forked_child(tmp_path: Path) -> None:
+    script = """
+import asyncio, os, signal, sys
+from asyncsessions.stores.jsonl import JSONLinesSessionStore
+store = JSONLinesSessionStore(sys.argv[1])
+async def use(text):
+    await asyncio.gather(*(store.add_message(f"s{i}", "user", text) for i in range(20)))
+async def count():
+    return {len(await store.get_messages(f"s{i}")) for i in range(20)}
+asyncio.run(use("parent"))
+pid = os.fork()
+if not pid:
+    signal.alarm(10)
+    asyncio.run(use("child"))
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+asyncio.run(use("parent again"))
+assert asyncio.run(count()) == {3}
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run(command, check=True, timeout=50, env=environment)
+
+
+def test_a_process_ends_though_its_store_was_never_closed(tmp_path: Path) -> None:
+    script = """
+import asyncio, sys
+from asyncsessions import open_store
+store = open_store(f"jsonl://{sys.argv[1]}")
+asyncio.run(store.add_message("chat", "user", "Hello"))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run(command, check=True, timeout=20, env=environment)

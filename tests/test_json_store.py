@@ -399,3 +399,19 @@ async def test_a_damaged_document_is_reported_and_kept(
             await store.add_message("s", "user", "x")
         assert [info.session_id for info in await store.list_sessions()] == ["other"]
     assert (tmp_path / "s.json").read_bytes() == data
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 1000])
+async def test_a_long_document_has_the_same_layout(tmp_path: Path, count: int) -> None:
+    async with JSONSessionStore(tmp_path, durability="os") as store:
+        turns = [
+            Message("user", str(number) + '\n},\n    {"x": []', metadata={"n": [number]})
+            for number in range(count)
+        ]
+        await store.set_chat_history("chat", turns)
+        await store.set_state("chat", "key", {"a": []})
+        assert [turn["content"] for turn in await store.get_chat_history("chat")] == [
+            turn.content for turn in turns
+        ]
+    text = (tmp_path / "chat.json").read_text()
+    assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)

@@ -10,13 +10,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
 
 from asyncsessions.codec import encode_json, with_seq
+from asyncsessions.pacing import Breather
 
 __all__ = [
     "EPOCH",
@@ -28,7 +29,6 @@ __all__ = [
     "format_document",
     "from_iso",
     "identity",
-    "join_list",
     "loads",
     "owner",
     "owner_of_damaged",
@@ -46,6 +46,10 @@ EPOCH = "1970-01-01T00:00:00+00:00"
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode = msgspec.json.Decoder().decode
+# Below it, a list is parsed fast enough to be parsed at once.
+_LARGE = 1 << 17
+# Messages that are formatted at once.
+_SLICE = 128
 _ID_AT_START = re.compile(rb'\s*\{\s*"session_id"\s*:\s*("(?:[^"\\]|\\.)+")')
 
 
@@ -82,7 +86,31 @@ def parse_list(data: msgspec.Raw) -> list[msgspec.Raw]:
     Raises:
         DamageError: It is no list.
     """
+    pieces = _split(bytes(data))
+    if pieces is not None:
+        return pieces
     return cast("list[msgspec.Raw]", _parse(data, _decode_list, list))
+
+
+def _split(data: bytes) -> list[msgspec.Raw] | None:
+    """Return the objects of a long list in PraisonAI's layout; None where it is another.
+
+    It works in slices, as the parser can't. The separator stands between the list's own objects
+    only, or else one of the pieces isn't JSON.
+    """
+    if len(data) < _LARGE or not (data.startswith(b"[\n    {") and data.endswith(b"}\n  ]")):
+        return None
+    breather = Breather()
+    pieces = []
+    for text in data[len(b"[\n    {") : -len(b"}\n  ]")].split(b"},\n    {"):
+        piece = b"{%b}" % text
+        try:
+            _decode_object(piece)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        pieces.append(msgspec.Raw(piece))
+        breather.breathe()
+    return pieces
 
 
 def _parse(data: bytes | msgspec.Raw, decode: Any, kind: type[Any]) -> Any:
@@ -161,23 +189,53 @@ def owner_of_damaged(data: bytes) -> str | None:
 # Writing.
 
 
-def format_document(top: Mapping[str, bytes | msgspec.Raw]) -> bytes:
+def format_document(
+    top: Mapping[str, bytes | msgspec.Raw], entries: Sequence[bytes | msgspec.Raw]
+) -> bytes:
     """Return a document's text, laid out as PraisonAI does it.
 
     That is with an indent of 2, and compact where snapshots are pooled.
+
+    Args:
+        top: The document's values; what is under ``messages`` only holds their place.
+        entries: Its messages.
     """
-    items = (b"%b:%b" % (_dumps(key), value) for key, value in top.items())
-    text = b"{%b}" % b",".join(items)
     is_compact = "snapshot_storage" in top
+    items = []
+    for key, value in top.items():
+        text = (
+            _format_list(entries, is_compact=is_compact)
+            if key == "messages"
+            else _format(value, is_compact=is_compact)
+        )
+        items.append((b"%b:%b" if is_compact else b"  %b: %b") % (_dumps(key), text))
+    return b"{%b}" % b",".join(items) if is_compact else b"{\n%b\n}" % b",\n".join(items)
+
+
+def _format(value: bytes | msgspec.Raw, *, is_compact: bool) -> bytes:
+    """Return a value of a document as it stands behind its key."""
+    raw = bytes(value)
     try:
-        return msgspec.json.format(text, indent=-1 if is_compact else 2)
+        text = msgspec.json.format(raw, indent=-1 if is_compact else 2)
     except msgspec.DecodeError:
-        return _dumps(json.loads(text), None if is_compact else 2)
+        text = _dumps(json.loads(raw), None if is_compact else 2)
+    # No text in JSON holds a line end of its own.
+    return text if is_compact else text.replace(b"\n", b"\n  ")
 
 
-def join_list(values: Iterable[bytes | msgspec.Raw]) -> bytes:
-    """Return a JSON list of encoded values."""
-    return b"[%b]" % b",".join(values)
+def _format_list(entries: Sequence[bytes | msgspec.Raw], *, is_compact: bool) -> bytes:
+    """Return the messages as they stand in a document, put together in slices."""
+    if not entries:
+        return b"[]"
+    breather = Breather()
+    parts = []
+    for start in range(0, len(entries), _SLICE):
+        text = _format(b"[%b]" % b",".join(entries[start : start + _SLICE]), is_compact=is_compact)
+        # Without the brackets of the slice.
+        parts.append(text[1:-1] if is_compact else text[1 : -len(b"\n  ]")])
+        breather.breathe()
+    joined = b",".join(parts)
+    return b"[%b]" % joined if is_compact else b"[%b\n  ]" % joined
 
 
 def to_iso(seconds: float) -> str:

@@ -24,7 +24,6 @@ from asyncsessions.stores._docformat import (
     format_document,
     from_iso,
     identity,
-    join_list,
     loads,
     parse_list,
     parse_object,
@@ -308,7 +307,7 @@ class Document:
         given["session_id"] = encode_json(self.session_id)
         for key, default in _DEFAULTS.items():
             top[key] = default if _is_null(given.get(key)) else given[key]
-        top["messages"] = join_list(self._all_entries())
+        top["messages"] = b"[]"
         self._set_time(top, "created_at", self.created_at)
         self._set_time(top, "updated_at", self.updated_at)
         if self.checkpoint is not None:
@@ -320,7 +319,7 @@ class Document:
         top |= {key: raw for key, raw in given.items() if key not in top and key not in left_out}
         top["metadata"] = self._metadata_with_own()
         self._breather.breathe()
-        text = format_document(top)
+        text = format_document(top, self._all_entries())
         self._breather.breathe()
         return text
 

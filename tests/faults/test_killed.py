@@ -149,7 +149,7 @@ async def test_a_stopped_lock_holder_delays_only_its_session(
             history = await store.get_chat_history("locked")
         assert [turn["content"] for turn in history] == ["from the stopped one", "again"]
     finally:
-        os.kill(holder.pid, signal.SIGKILL)
+        holder.kill()
         holder.join()
 
 

@@ -139,7 +139,7 @@ async def loop_lag(run: Run) -> list[Check]:
         # how long that takes says nothing about a store.
         gc.collect()
         gc.freeze()
-        for _ in range(1 if run.is_smoke else 7):
+        for _ in range(2 if run.is_smoke else 7):
             for name, work in works.items():
                 idle = await _worst_lag(_idle)
                 lag = await _worst_lag(work)
@@ -153,6 +153,8 @@ async def loop_lag(run: Run) -> list[Check]:
             f"lag beyond an idle loop's, {name}",
             lags,
             5.0,
+            # Two repetitions on a busy machine show no more than that nothing blocks outright.
+            smoke=100.0,
             unit=" ms",
             detail=f"worst of all {worst[name]:.1f} ms, idle {worst['idle']:.1f} ms",
         )

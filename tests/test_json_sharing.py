@@ -334,3 +334,22 @@ async def test_a_message_is_located_in_its_document(tmp_path: Path) -> None:
         assert tail is not None
         assert await store._locate("s", tail.messages[1]) == (str(tmp_path / "s.json"), 10)
         assert (await store._locate("s", b'{"seq":9,"role":"no"}'))[1] is None
+
+
+@pytest.mark.parametrize("change", [(b"turn 1500", b"turn \xff500"), (b'"turn 1500', b"turn 1500")])
+async def test_damage_in_a_long_document_is_found_and_named(
+    tmp_path: Path, change: tuple[bytes, bytes]
+) -> None:
+    async with JSONSessionStore(tmp_path, durability="os") as store:
+        turns = [Message("user", f"turn {number:04}") for number in range(3000)]
+        await store.set_chat_history("chat", turns)
+        assert len(await store.get_messages("chat")) == 3000
+        path = tmp_path / "chat.json"
+        before = path.read_bytes()
+        path.write_bytes(before.replace(*change))
+        with pytest.raises(CorruptSessionError) as caught:
+            await store.get_messages("chat")
+        assert caught.value.line == before[: before.index(b"turn 1500")].count(b"\n") + 1
+        with pytest.raises(CorruptSessionError):
+            await store.add_message("chat", "user", "refused")
+        assert path.read_bytes() == before.replace(*change)

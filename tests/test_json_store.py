@@ -415,3 +415,20 @@ async def test_a_long_document_has_the_same_layout(tmp_path: Path, count: int) -
         ]
     text = (tmp_path / "chat.json").read_text()
     assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("messages", [[], None, [{"role": "user", "content": "new"}]])
+async def test_a_long_archive_is_kept_beside_few_messages(
+    tmp_path: Path, messages: list[dict[str, str]] | None
+) -> None:
+    archive = [{"role": "user", "content": f"old {number}".ljust(200)} for number in range(2000)]
+    document = {"session_id": "chat", "messages": messages, "archived_messages": archive}
+    (tmp_path / "chat.json").write_text(json.dumps(document | {"custom": [1]}, indent=2))
+    async with JSONSessionStore(tmp_path, durability="os") as store:
+        assert len(await store.get_messages("chat")) == len(messages or [])
+        await store.add_message("chat", "user", "next")
+        assert (await store.get_messages("chat", limit=1))[0].content == "next"
+    written = json.loads((tmp_path / "chat.json").read_text())
+    assert written["archived_messages"] == archive
+    assert written["custom"] == [1]
+    assert len(written["messages"]) == len(messages or []) + 1

@@ -32,6 +32,7 @@ __all__ = [
     "loads",
     "owner",
     "owner_of_damaged",
+    "parse_document",
     "parse_list",
     "parse_object",
     "to_iso",
@@ -48,6 +49,9 @@ _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode = msgspec.json.Decoder().decode
 # Below it, a list is parsed fast enough to be parsed at once.
 _LARGE = 1 << 17
+# What comes before the list of messages in PraisonAI's layout, and nowhere inside of a value;
+# then comes its first object, or else it is empty.
+_BEFORE_MESSAGES = b'\n  "messages": '
 # Messages that are formatted at once.
 _SLICE = 128
 _ID_AT_START = re.compile(rb'\s*\{\s*"session_id"\s*:\s*("(?:[^"\\]|\\.)+")')
@@ -80,6 +84,30 @@ def parse_object(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     return cast("dict[str, msgspec.Raw]", value)
 
 
+def parse_document(data: bytes) -> dict[str, msgspec.Raw]:
+    """Return a document's values, each as its bytes.
+
+    Where it is long, and in PraisonAI's layout, its messages are only cut out, so that no single
+    call parses all of them; what is wrong with them shows in `parse_list`.
+
+    Raises:
+        DamageError: It is no JSON object, or not UTF-8.
+    """
+    before = data.find(_BEFORE_MESSAGES + b"[\n    {")
+    start = before + len(_BEFORE_MESSAGES)
+    end = data.find(b"\n  ]", start) + len(b"\n  ]")
+    is_in_layout = data.startswith(b'{\n  "') and before > 0 and end > start
+    if len(data) < _LARGE or not is_in_layout:
+        return parse_object(data)
+    try:
+        top = parse_object(b"%b[]%b" % (data[:start], data[end:]))
+    except DamageError:
+        return parse_object(data)  # Which tells the line.
+    if bytes(top.get("messages", b"")) != b"[]":
+        return parse_object(data)
+    return top | {"messages": msgspec.Raw(data[start:end])}
+
+
 def parse_list(data: msgspec.Raw) -> list[msgspec.Raw]:
     """Return a JSON list's values, each as its bytes.
 
@@ -100,15 +128,24 @@ def _split(data: bytes) -> list[msgspec.Raw] | None:
     """
     if len(data) < _LARGE or not (data.startswith(b"[\n    {") and data.endswith(b"}\n  ]")):
         return None
+    if not data.isascii():
+        try:
+            data.decode()  # The parser doesn't look inside of texts.
+        except UnicodeDecodeError:
+            return None
     breather = Breather()
     pieces = []
-    for text in data[len(b"[\n    {") : -len(b"}\n  ]")].split(b"},\n    {"):
-        piece = b"{%b}" % text
+    start, end = len(b"[\n    "), len(data) - len(b"\n  ]")
+    while start < end:
+        cut = data.find(b"},\n    {", start, end)
+        stop = end if cut < 0 else cut + 1
+        piece = data[start:stop]
         try:
             _decode_object(piece)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         pieces.append(msgspec.Raw(piece))
+        start = stop + len(b",\n    ")
         breather.breathe()
     return pieces
 

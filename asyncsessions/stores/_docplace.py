@@ -14,7 +14,13 @@ from asyncsessions.errors import CorruptSessionError
 from asyncsessions.ids import id_digest
 from asyncsessions.pacing import Breather
 from asyncsessions.stores._disk import Disk
-from asyncsessions.stores._docformat import DamageError, owner, owner_of_damaged, parse_object
+from asyncsessions.stores._docformat import (
+    DamageError,
+    owner,
+    owner_of_damaged,
+    parse_document,
+    parse_object,
+)
 from asyncsessions.stores._document import Document
 
 __all__ = ["Names", "Place", "find", "names_of", "read_place"]
@@ -97,6 +103,11 @@ class Place(NamedTuple):
 
     def corrupt(self, damage: DamageError, session_id: str | None) -> CorruptSessionError:
         """Return the error for a damaged document."""
+        if damage.key == "messages" and self.data is not None:
+            try:
+                parse_object(self.data)
+            except DamageError as exact:
+                damage = exact  # It tells the line.
         line = damage.line
         if line is None and damage.key is not None and self.data is not None:
             found = self.data.find(b'"%b"' % damage.key.encode())
@@ -119,7 +130,7 @@ def read_place(disk: Disk, path: Path) -> Place:
     finally:
         disk.close(fd)
     try:
-        top = parse_object(data)
+        top = parse_document(data)
         breather.breathe()
         return Place(path, data, top, stat.st_mtime)
     except DamageError as exc:

@@ -32,6 +32,8 @@ from asyncsessions.stores._docformat import (
 )
 from asyncsessions.stores._docown import Own, number, runs
 
+_BRACE = ord("{")
+
 __all__ = ["Document"]
 
 # PraisonAI's keys in the order in which it writes them, with what is there where nothing is set.
@@ -112,15 +114,14 @@ class Document:
         self._breather.breathe()
         # What is no object is no message; it is kept, with how many messages are before it.
         self._junk: list[tuple[int, msgspec.Raw]] = []
-        if any(memoryview(entry)[0] != 0x7B for entry in entries):
-            messages: list[msgspec.Raw] = []
-            for entry in entries:
-                if bytes(entry).startswith(b"{"):
-                    messages.append(entry)
-                else:
-                    self._junk.append((len(messages), entry))
-            entries = messages
-        self._entries = entries
+        messages: list[msgspec.Raw] = []
+        for entry in entries:
+            if memoryview(entry)[0] == _BRACE:
+                messages.append(entry)
+            else:
+                self._junk.append((len(messages), entry))
+            self._breather.breathe()
+        self._entries = entries = messages
         self._breather.breathe()
         try:
             self.seqs = number(self.own, entries)
@@ -384,7 +385,8 @@ def _part(top: Mapping[str, Any], key: str, parse: Any) -> Any:
 
 
 def _is_null(raw: bytes | msgspec.Raw | None) -> bool:
-    return raw is None or bytes(raw) == b"null"
+    # Not a copy of what may be megabytes.
+    return raw is None or (len(memoryview(raw)) == len(b"null") and bytes(raw) == b"null")
 
 
 def _typed(value: Any, kind: type[Any], default: Any) -> Any:

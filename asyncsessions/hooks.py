@@ -7,6 +7,7 @@ conformance suite that it means the same.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -188,6 +189,16 @@ class Window(msgspec.Struct, frozen=True):
     before: int | None = None
     oldest: bool = False
     max_bytes: int | None = None
+
+    def range_of(self, seqs: Sequence[int]) -> tuple[int, int]:
+        """Return the start and end, in a session's ascending ``seq``, of what is to be read."""
+        start = bisect.bisect_right(seqs, self.after)
+        end = len(seqs) if self.before is None else bisect.bisect_left(seqs, self.before)
+        if self.limit is not None and end - start > self.limit:
+            if self.oldest:
+                return start, start + self.limit
+            return end - self.limit, end
+        return start, end
 
 
 class Tail(msgspec.Struct, frozen=True):

@@ -195,15 +195,7 @@ class Document:
 
     def read(self, window: Window) -> list[bytes]:
         """Return the messages of a window, encoded with their ``seq``, oldest first."""
-        start = bisect.bisect_right(self.seqs, window.after)
-        end = len(self.seqs)
-        if window.before is not None:
-            end = bisect.bisect_left(self.seqs, window.before)
-        if window.limit is not None and end - start > window.limit:
-            if window.oldest:
-                end = start + window.limit
-            else:
-                start = end - window.limit
+        start, end = window.range_of(self.seqs)
         return list(self.bodies(start, end))
 
     def bodies(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:

@@ -184,15 +184,7 @@ class _Session:
         return Replaced(removed, first_seq, had_checkpoint)
 
     def read(self, window: Window) -> list[bytes]:
-        start = bisect.bisect_right(self.seqs, window.after)
-        end = len(self.seqs)
-        if window.before is not None:
-            end = bisect.bisect_left(self.seqs, window.before)
-        if window.limit is not None and end - start > window.limit:
-            if window.oldest:
-                end = start + window.limit
-            else:
-                start = end - window.limit
+        start, end = window.range_of(self.seqs)
         return self.bodies[start:end]
 
     def _add(self, bodies: Sequence[bytes]) -> None:

@@ -230,22 +230,26 @@ class BaseSessionStore(SessionStore, ABC):
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> bool:
+        policy = self.__policy
         message = Message(
             role,
             content,
-            0.0,
+            policy.clock(),
             {} if metadata is None else metadata,
             tool_calls,
             tool_call_id,
             name,
         )
         if codec.is_large(message):
+            message = msgspec.structs.replace(message, timestamp=0.0)
             append = await append_all(
-                self.__policy, session_id, (message,), idempotency_key=idempotency_key
+                policy, session_id, (message,), idempotency_key=idempotency_key
             )
         else:
-            append = append_one(self.__policy, session_id, message, idempotency_key)
-        entry = await self.__engine.enqueue(append, len(append.bodies[0]))
+            append = append_one(policy, session_id, message, idempotency_key)
+        size = len(append.bodies[0])
+        engine = self.__engine
+        entry = engine.offer(append, size) or await engine.enqueue(append, size)
         # A hundred thousand calls may wait here, so none keeps what it has encoded.
         del append, message, content, metadata, tool_calls
         try:
@@ -314,8 +318,10 @@ class BaseSessionStore(SessionStore, ABC):
     async def upsert_partial_assistant_message(
         self, session_id: str, content: str, *, finalize: bool = False
     ) -> bool:
-        message = Message("assistant", content, 0.0, {} if finalize else {"partial": True})
-        (body,) = append_one(self.__policy, session_id, message, None).bodies
+        policy = self.__policy
+        metadata = {} if finalize else {"partial": True}
+        message = Message("assistant", content, policy.clock(), metadata)
+        (body,) = append_one(policy, session_id, message, None).bodies
 
         def edit(newest: Message | None) -> Replace | None:
             seq = 0 if newest is None else newest.seq

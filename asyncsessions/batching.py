@@ -26,6 +26,9 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 """What became of one item: its result, its error, or a future where that isn't known yet."""
 
 
+_SPECIAL = (BaseException, asyncio.Future)
+
+
 class Entry(msgspec.Struct, Generic[Item, Result], eq=False):
     """One caller's item, from submission to its outcome; a struct because one is made per call."""
 
@@ -143,14 +146,34 @@ class GroupCommit(Generic[Item, Result]):
         It is for callers that are many: they await ``entry.caller`` themselves, as `submit` does,
         and save the memory of one frame each.
         """
-        while self._items >= self._max_queued_items or self._bytes >= self._max_queued_bytes:
-            if self._closed:
-                break
-            await self._wait_for_room()
+        entry = self.offer(key, item, size)
+        if entry is not None:
+            return entry
         if self._closed:
             raise StoreClosedError
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting_for_room.append(turn)
+        try:
+            await turn
+            if self._closed:
+                raise StoreClosedError
+            return self._put(key, item, size)
+        finally:
+            # Only now, so that nobody overtakes a caller between its turn and its entry.
+            self._waiting_for_room.remove(turn)
+            self._let_in()
+
+    def offer(self, key: str, item: Item, size: int) -> Entry[Item, Result] | None:
+        """Return an item's entry if there is room for it now; else see `enqueue`."""
+        if self._items >= self._max_queued_items or self._bytes >= self._max_queued_bytes:
+            return None
+        if self._waiting_for_room or self._closed:
+            return None
+        return self._put(key, item, size)
+
+    def _put(self, key: str, item: Item, size: int) -> Entry[Item, Result]:
         loop = asyncio.get_running_loop()
-        entry: Entry[Item, Result] = Entry(key, item, size, loop.create_future())
+        entry = Entry(key, item, size, loop.create_future())
         self._queue.append(entry)
         self._items += 1
         self._bytes += size
@@ -168,25 +191,13 @@ class GroupCommit(Generic[Item, Result]):
             self._idle = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._idle)
 
-    async def _wait_for_room(self) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting_for_room.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            # If it was this caller's turn already, it passes to the next one.
-            self._let_in()
-            raise
-
     def _let_in(self) -> None:
-        room = self._max_queued_items - self._items
-        if self._bytes >= self._max_queued_bytes:
-            room = 0
-        while self._waiting_for_room and (self._closed or room > 0):
-            turn = self._waiting_for_room.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                room -= 1
+        """Give the first of those who wait its turn, if there is room; it lets in the next."""
+        has_room = self._items < self._max_queued_items and self._bytes < self._max_queued_bytes
+        if self._waiting_for_room and (has_room or self._closed):
+            first = self._waiting_for_room[0]
+            if not first.done():
+                first.set_result(None)
 
     async def _drain(self) -> None:
         try:
@@ -243,10 +254,11 @@ class GroupCommit(Generic[Item, Result]):
         except Exception as exc:  # noqa: BLE001  # it reaches every caller of the batch
             outcomes = [exc] * len(batch)
         for entry, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, asyncio.Future):
-                self._hold(entry, outcome)
-            elif isinstance(outcome, BaseException) or entry.unheard or entry.caller.done():
-                entry.answer(outcome)
+            if entry.unheard or entry.caller.done() or isinstance(outcome, _SPECIAL):
+                if isinstance(outcome, asyncio.Future):
+                    self._hold(entry, outcome)
+                else:
+                    entry.answer(outcome)
             else:
                 # What `answer` comes to as a rule, without a call for each caller.
                 entry.is_done = True

@@ -49,6 +49,7 @@ decode_info: Callable[[bytes], SessionInfo] = msgspec.json.Decoder(SessionInfo).
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 _SCALARS = frozenset({str, int, bool, type(None)})
+_TEXT = frozenset({str})
 
 
 def with_seq(body: bytes, seq: int) -> bytes:
@@ -90,13 +91,12 @@ def _is_json(value: object, depth: int) -> bool:
     if not depth:
         return False
     if kind is dict:
-        # On the hot path of every append with metadata, so without a generator or a call each.
-        for key, item in value.items():  # type: ignore[attr-defined]  # as above
-            if type(key) is not str:
-                return False
-            if type(item) not in _SCALARS and not _is_json(item, depth - 1):
-                return False
-        return True
+        # On the hot path of every append with metadata, so without a loop where one can do.
+        items = value.values()  # type: ignore[attr-defined]  # as above
+        return _TEXT.issuperset(map(type, value)) and (  # type: ignore[call-overload]  # as above
+            _SCALARS.issuperset(map(type, items))
+            or all(_is_json(item, depth - 1) for item in items)
+        )
     if kind is list or kind is tuple:
         return all(_is_json(item, depth - 1) for item in value)  # type: ignore[attr-defined]  # as above
     return False
@@ -132,11 +132,18 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
         InvalidMessageError: A field has the wrong type or isn't JSON; names the field.
         MessageTooLargeError: It is over ``max_bytes``.
     """
-    _check_message(message)
     content = message.content
-    # A text that is too long in characters alone is refused before it costs an encoding.
-    if type(content) is str and len(content) > max_bytes:
-        raise MessageTooLargeError(size=len(content), limit=max_bytes)
+    if type(content) is str:
+        # A text that is too long in characters alone is refused before it costs an encoding.
+        if len(content) > max_bytes:
+            raise MessageTooLargeError(size=len(content), limit=max_bytes)
+    elif content is not None:
+        _check_list(content, "content", "text, a list or None")
+    metadata = message.metadata
+    # `check_json_object` has two calls more, and would find the same.
+    if type(metadata) is not dict or (metadata and not _is_json(metadata, MAX_DEPTH)):
+        check_json_object(metadata, "metadata")
+    _check_rest(message)
     try:
         body = encode_json(message)
     except UnicodeEncodeError as exc:
@@ -148,25 +155,16 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
     return b"%b" % body
 
 
-def _check_message(message: Message) -> None:
-    role, content, timestamp, metadata = (
-        message.role,
-        message.content,
-        message.timestamp,
-        message.metadata,
-    )
+def _check_rest(message: Message) -> None:
+    """Check every field but content and metadata."""
+    role, timestamp = message.role, message.timestamp
     if not isinstance(role, str) or not role:
         raise InvalidMessageError("role is text that isn't empty", field="role")
-    if type(content) is not str and content is not None:
-        _check_list(content, "content", "text, a list or None")
     if type(timestamp) is not float and type(timestamp) is not int:
         text = f"timestamp is in seconds since the epoch, not {type(timestamp).__name__}"
         raise InvalidMessageError(text, field="timestamp")
     if not math.isfinite(timestamp):
         raise InvalidMessageError(f"timestamp is {timestamp}", field="timestamp")
-    # `check_json_object` has two calls more, and would find the same.
-    if type(metadata) is not dict or (metadata and not _is_json(metadata, MAX_DEPTH)):
-        check_json_object(metadata, "metadata")
     if message.tool_calls is not None:
         _check_list(message.tool_calls, "tool_calls", "a list or None")
     if message.tool_call_id is not None and not isinstance(message.tool_call_id, str):

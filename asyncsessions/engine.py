@@ -20,6 +20,8 @@ __all__ = ["Engine"]
 
 T = TypeVar("T")
 
+_APPENDS = frozenset({Append})
+
 
 class Hooks(Protocol):
     """The hooks that an engine calls by itself; see `BaseSessionStore` for what they mean."""
@@ -124,6 +126,10 @@ class Engine:
             await self.open()
         return await self._writes.submit(write.session_id, write, size)
 
+    def offer(self, write: Append | Update, size: int) -> Entry[Any, Any] | None:
+        """Return a write's entry if it could be queued at once; see `GroupCommit.offer`."""
+        return self._writes.offer(write.session_id, write, size) if self.is_ready else None
+
     async def enqueue(self, write: Append | Update, size: int) -> Entry[Any, Any]:
         """Return a write's entry as soon as it is queued; see `GroupCommit.enqueue`."""
         if not self.is_ready:
@@ -131,9 +137,9 @@ class Engine:
         return await self._writes.enqueue(write.session_id, write, size)
 
     async def _flush(self, batch: list[Append | Update]) -> Sequence[Outcome[Any]]:
-        appends = [index for index, write in enumerate(batch) if type(write) is Append]
-        if len(appends) == len(batch):
+        if _APPENDS.issuperset(map(type, batch)):
             return await self._flush_half(self._store._append, batch)
+        appends = [index for index, write in enumerate(batch) if type(write) is Append]
         updates = [index for index, write in enumerate(batch) if type(write) is Update]
         outcomes: list[Any] = [None] * len(batch)
         hook: Callable[[Any], Awaitable[Sequence[Outcome[Any]]]]

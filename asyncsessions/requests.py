@@ -65,23 +65,32 @@ def append_one(
 ) -> Append:
     """Return a checked append of one message that isn't large: the hot path of all.
 
+    Args:
+        policy: The store's options.
+        session_id: The session.
+        message: Made for this call, with the store's time.
+        idempotency_key: The caller's key.
+
     Raises:
         InvalidSessionIdError: The id isn't valid.
         InvalidMessageError: The message or the key isn't valid; names the field.
     """
     check_session_id(session_id)
-    now = policy.clock()
     try:
-        body = encode_message(_stamped(message, now), policy.max_message_bytes)
+        body = encode_message(message, policy.max_message_bytes)
         digest = None
         if idempotency_key is not None:
             _check_key(idempotency_key)
             digest = MessageDigest()
-            digest.update(message, body)
+            digest.update(msgspec.structs.replace(message, timestamp=0.0), body)
     except InvalidMessageError as exc:
         exc.session_id = session_id
         raise
-    return _append(policy, session_id, (message,), (body,), now, idempotency_key, digest)
+    keep = policy.max_messages
+    results = () if keep is None else (is_tool_result(message),)
+    content = "" if digest is None else digest.text()
+    ttl, now = policy.ttl_seconds, message.timestamp
+    return Append(session_id, (body,), results, now, keep, ttl, None, idempotency_key, content)
 
 
 async def append_all(
@@ -122,32 +131,12 @@ async def append_all(
     except InvalidMessageError as exc:
         exc.session_id = session_id
         raise
-    return _append(
-        policy, session_id, messages, tuple(bodies), now, idempotency_key, digest, expected_seq
-    )
-
-
-def _append(
-    policy: Policy,
-    session_id: str,
-    messages: Sequence[Message],
-    bodies: tuple[bytes, ...],
-    now: float,
-    idempotency_key: str | None,
-    digest: MessageDigest | None,
-    expected_seq: int | None = None,
-) -> Append:
     keep = policy.max_messages
+    results = () if keep is None else tuple(map(is_tool_result, messages))
+    content = "" if digest is None else digest.text()
+    ttl = policy.ttl_seconds
     return Append(
-        session_id,
-        bodies,
-        () if keep is None else tuple(map(is_tool_result, messages)),
-        now,
-        keep,
-        policy.ttl_seconds,
-        expected_seq,
-        idempotency_key,
-        "" if digest is None else digest.text(),
+        session_id, tuple(bodies), results, now, keep, ttl, expected_seq, idempotency_key, content
     )
 
 

@@ -171,6 +171,36 @@ async def test_bytes_count_as_room_too(log: Log) -> None:
     assert len(await asyncio.gather(*tasks)) == 6
 
 
+async def test_nobody_overtakes_a_caller_whose_turn_has_come(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_queued_bytes=100)
+    log.gate.clear()
+
+    async def come_late() -> str:
+        await log.gate.wait()
+        await asyncio.sleep(0)
+        return await commit.submit("k", "late", 1)
+
+    tasks = await start(commit.submit("k", "0", 1))
+    tasks += await start(*(commit.submit("k", item, 60) for item in "12345"), come_late())
+    log.gate.set()
+    await asyncio.gather(*tasks)
+    assert [item for batch in log.batches for item in batch] == [*"012345", "late"]
+
+
+async def test_close_turns_all_away_who_wait_for_room(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_queued_items=1)
+    log.gate.clear()
+    (first,) = await start(commit.submit("k", "a", 1))
+    queued, *waiting = await start(*(commit.submit("k", item, 1) for item in "bcde"))
+    (closing,) = await start(commit.aclose())
+    for task in waiting:
+        with pytest.raises(StoreClosedError):
+            await task
+    log.gate.set()
+    await closing
+    assert [await first, await queued] == ["A", "B"]
+
+
 async def test_a_cancelled_waiter_passes_its_turn_on(log: Log) -> None:
     commit: GroupCommit[str, str] = GroupCommit(log.flush, max_queued_items=1)
     log.gate.clear()

@@ -6,13 +6,16 @@ import asyncio
 import json
 import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncsessions import IdempotencyConflictError, Message, open_store
+from asyncsessions.hooks import Append
 from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._logfile import SessionFile
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
 
 
@@ -62,6 +65,35 @@ async def test_the_format_at_rest(tmp_path: Path) -> None:
         '{"key":"k1","first_seq":2,"count":1,"digest":"2b04bfe7365ff5bc67d8f3e219f1eaf0","now":1767225600.0}',
         '{"commit":{"seq":2,"count":2,"first_at":103,"tail":610,"record":318,"updated_at":1767225600.0,"dead":61,"size":169},"crc":"6d43fa90"}',
     ]
+
+
+@pytest.mark.parametrize("ttl_seconds", [None, 60.0])
+@pytest.mark.parametrize("sizes", [(1,), (2, 1, 3), (1,) * 300])
+def test_the_fast_way_to_append_writes_the_same_bytes(
+    tmp_path: Path, sizes: Sequence[int], ttl_seconds: float | None
+) -> None:
+    def flush(name: str, keep: int | None) -> tuple[list[Any], bytes]:
+        path = tmp_path / name
+        file = SessionFile(Disk(), path, "chat", is_synced=False)
+        outcomes: list[Any] = []
+        # The first flush makes the session, and a limit on what is kept takes the general way.
+        for now, batch_sizes in ((1.0, (1,)), (2.0, sizes)):
+            batch = [
+                Append("chat", bodies(size), (False,) * size, now, keep, ttl_seconds=ttl_seconds)
+                for size in batch_sizes
+            ]
+            assert file.acquire(create=True)
+            outcomes += file.append(batch)
+            file.sync()
+            file.release()
+        file.close()
+        return outcomes, path.read_bytes()
+
+    assert flush("fast", None) == flush("general", 10_000)
+
+
+def bodies(count: int) -> tuple[bytes, ...]:
+    return tuple(b'{"role":"user","content":"%d"}' % number for number in range(count))
 
 
 @pytest.mark.parametrize("count", [10, 10_000])

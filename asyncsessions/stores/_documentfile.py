@@ -82,6 +82,7 @@ class DocumentFile:
         self._was_held = False
         # Threads of this process share the open lock file, and with it the lock of the system.
         self._mutex = threading.Lock()
+        self._is_retired = False
         self._fd = -1
         self._place = Place(directory)
         self._document: Document | None = None
@@ -102,17 +103,19 @@ class DocumentFile:
         """
         if not self._mutex.acquire(blocking=False):
             return False
+        is_held = False
         try:
-            if not self._lock(create=create):
-                self._mutex.release()
-                return False
-            self._read(create=create, load=load)
+            if self._lock(create=create):
+                self._read(create=create, load=load)
+                is_held = True
         except BaseException:
             # Closing gives up the lock.
             self._forget()
-            self._mutex.release()
             raise
-        return True
+        finally:
+            if not is_held:
+                self._leave()
+        return is_held
 
     def _lock(self, *, create: bool) -> bool:
         path = self._directory / self._names.lock
@@ -175,10 +178,16 @@ class DocumentFile:
         try:
             self._disk.unlock(self._fd, _LOCKED_BYTE)
         finally:
-            self._mutex.release()
+            self._leave()
+
+    def _leave(self) -> None:
+        self._mutex.release()
+        if self._is_retired:
+            self.close()
 
     def close(self) -> None:
-        """Close the lock's file unless a thread is using it."""
+        """Close the lock's file: now, or when the thread that is using it leaves it."""
+        self._is_retired = True
         if self._mutex.acquire(blocking=False):
             self._forget()
             self._mutex.release()

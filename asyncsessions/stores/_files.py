@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgspec
+
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.batching import Outcome
@@ -84,31 +86,21 @@ class SessionWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the file unless another thread is using it."""
+        """Close the file; a thread that is using it, or does so later, closes it at `release`."""
         ...
 
 
-class _Job:
+class _Job(msgspec.Struct, eq=False):
     """What one worker does for one session in one hop."""
 
-    __slots__ = ("closes", "create", "error", "load", "result", "session_id", "work", "writer")
-
-    def __init__(
-        self,
-        session_id: str,
-        work: Callable[[SessionWriter], Any],
-        *,
-        create: bool,
-        load: bool = True,
-    ) -> None:
-        self.session_id = session_id
-        self.work = work
-        self.create = create
-        self.load = load
-        self.writer: SessionWriter | None = None
-        self.closes = False
-        self.result: Any = None
-        self.error: Exception | None = None
+    session_id: str
+    writer: SessionWriter
+    verb: Literal["append", "update", "replace", "delete"]
+    request: Any
+    create: bool
+    load: bool = True
+    result: Any = None
+    error: Exception | None = None
 
 
 class FileStore(BaseSessionStore):
@@ -142,7 +134,6 @@ class FileStore(BaseSessionStore):
         self._lock_timeout = lock_timeout
         self._disk = Disk() if disk is None else disk
         self._writers: OrderedDict[str, SessionWriter] = OrderedDict()
-        self._in_use: dict[str, int] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
     @override
@@ -187,11 +178,11 @@ class FileStore(BaseSessionStore):
             writer.close()
         self._syncers.shutdown()
 
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+    def _in_thread(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         if self._pid != os.getpid():
             # In a forked child: the threads stayed behind.
             self._start_threads()
-        return await self._workers.run(function, *args)
+        return self._workers.run(function, *args)
 
     @override
     async def _ping(self) -> None:
@@ -219,35 +210,40 @@ class FileStore(BaseSessionStore):
 
     async def _flush(
         self, verb: Literal["append", "update"], batch: Sequence[Any], *, creates: bool
-    ) -> list[Outcome[Any]]:
+    ) -> Sequence[Outcome[Any]]:
         """Write a batch for many sessions in one hop; what is locked follows later."""
-        groups: dict[str, list[int]] = {}
-        for index, request in enumerate(batch):
-            groups.setdefault(request.session_id, []).append(index)
+        groups: dict[str, list[Any]] = {}
+        for request in batch:
+            group = groups.get(request.session_id)
+            if group is None:
+                groups[request.session_id] = [request]
+            else:
+                group.append(request)
         jobs = []
-        for session_id, indexes in groups.items():
-            requests = [batch[index] for index in indexes]
+        for session_id, requests in groups.items():
             create = creates or any(request.create for request in requests)
-            jobs.append(_Job(session_id, _batch_work(verb, requests), create=create))
+            jobs.append(self._job(session_id, verb, requests, create=create))
         busy = await self._hop(jobs)
-        outcomes: list[Any] = [None] * len(batch)
-        for job, indexes in zip(jobs, groups.values(), strict=True):
-            results = self._results(job, len(indexes), is_busy=job in busy)
-            for index, result in zip(indexes, results, strict=True):
-                outcomes[index] = result
-        return outcomes
+        results = [self._results(job, is_busy=job in busy) for job in jobs]
+        if len(jobs) == 1:
+            return results[0]
+        ordered = dict(zip(groups, map(iter, results), strict=True))
+        return [next(ordered[request.session_id]) for request in batch]
 
-    def _results(self, job: _Job, count: int, *, is_busy: bool) -> Sequence[Outcome[Any]]:
+    def _results(self, job: _Job, *, is_busy: bool) -> Sequence[Outcome[Any]]:
         if is_busy:
             # Its callers, and later ones of that session, wait; other sessions don't.
-            return self._finish_later(job, count)
+            return self._finish_later(job)
         if job.error is not None:
-            return [job.error] * count
-        return [None] * count if job.result is None else job.result
+            return [job.error] * len(job.request)
+        if job.result is None:
+            return [None] * len(job.request)
+        results: Sequence[Outcome[Any]] = job.result
+        return results
 
-    def _finish_later(self, job: _Job, count: int) -> list[asyncio.Future[Any]]:
+    def _finish_later(self, job: _Job) -> list[asyncio.Future[Any]]:
         loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in range(count)]
+        futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in job.request]
 
         async def finish() -> None:
             await self._wait_for_lock(job)
@@ -282,21 +278,15 @@ class FileStore(BaseSessionStore):
 
     @override
     async def _replace(self, replace: Replace) -> Replaced | None:
-        job = _Job(
-            replace.session_id, lambda writer: writer.replace(replace), create=replace.create
-        )
+        job = self._job(replace.session_id, "replace", replace, create=replace.create)
         result: Replaced | None = await self._alone(job)
         return result
 
     @override
     async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
         # What is damaged can still be deleted, so only a purge looks inside.
-        job = _Job(
-            session_id,
-            lambda writer: writer.delete(expired_at),
-            create=False,
-            load=expired_at is not None,
-        )
+        load = expired_at is not None
+        job = self._job(session_id, "delete", expired_at, create=False, load=load)
         return bool(await self._alone(job))
 
     async def _alone(self, job: _Job) -> Any:
@@ -306,47 +296,30 @@ class FileStore(BaseSessionStore):
             raise job.error
         return job.result
 
-    async def _hop(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
-        """Do jobs in one worker thread; return those whose session is locked."""
-        for index, job in enumerate(jobs):
-            job.writer = self._check_out(job.session_id)
-            job.closes = index >= _OPEN_FILES
-        try:
-            return await self._in_thread(self._do, jobs, self._idle_writers())
-        finally:
-            for job in jobs:
-                self._check_in(job.session_id)
-            self._forget_closed(jobs)
-
-    def _check_out(self, session_id: str) -> SessionWriter:
+    def _job(
+        self,
+        session_id: str,
+        verb: Literal["append", "update", "replace", "delete"],
+        request: Any,
+        *,
+        create: bool,
+        load: bool = True,
+    ) -> _Job:
         writer = self._writers.get(session_id)
         if writer is None:
             writer = self._writers[session_id] = self._writer(session_id)
         else:
             self._writers.move_to_end(session_id)
-        self._in_use[session_id] = self._in_use.get(session_id, 0) + 1
-        return writer
+        return _Job(session_id, writer, verb, request, create, load)
 
-    def _check_in(self, session_id: str) -> None:
-        self._in_use[session_id] -= 1
-        if not self._in_use[session_id]:
-            del self._in_use[session_id]
-
-    def _forget_closed(self, jobs: Sequence[_Job]) -> None:
-        """Drop the writers of a large hop that were closed at its end."""
-        for job in jobs[_OPEN_FILES:]:
-            if job.session_id not in self._in_use:
-                self._writers.pop(job.session_id, None)
-
-    def _idle_writers(self) -> list[SessionWriter]:
-        """Take the writers that haven't been used for longest out of the cache, to be closed."""
+    def _hop(self, jobs: Sequence[_Job]) -> asyncio.Future[Sequence[_Job]]:
+        """Do jobs in one worker thread; return those whose session is locked."""
         excess = len(self._writers) - _OPEN_FILES
-        if excess <= 0:
-            return []
-        idle = [session_id for session_id in self._writers if session_id not in self._in_use]
-        return [self._writers.pop(session_id) for session_id in idle[:excess]]
+        # The ones that weren't used for longest; with very many jobs, some of these.
+        idle = [self._writers.popitem(last=False)[1] for _ in range(excess)]
+        return self._in_thread(self._do, jobs, idle)
 
-    def _do(self, jobs: Sequence[_Job], idle: Sequence[SessionWriter]) -> list[_Job]:
+    def _do(self, jobs: Sequence[_Job], idle: Sequence[SessionWriter]) -> Sequence[_Job]:
         """Do jobs; return those whose session is locked."""
         for writer in idle:
             writer.close()
@@ -376,13 +349,11 @@ class FileStore(BaseSessionStore):
 
     def _write(self, job: _Job, held: list[_Job]) -> bool:
         """Take a job's lock and do its work; return False if its session is locked."""
-        writer = job.writer
-        assert writer is not None  # noqa: S101  # `_hop` has just set it
         try:
-            if not writer.acquire(create=job.create, load=job.load):
+            if not job.writer.acquire(create=job.create, load=job.load):
                 return False
             held.append(job)
-            job.result = job.work(writer)
+            job.result = getattr(job.writer, job.verb)(job.request)
         except FileNotFoundError as exc:
             if job.create or not self.directory.is_dir():
                 job.error = self._failed(exc, job.session_id)
@@ -393,16 +364,12 @@ class FileStore(BaseSessionStore):
     def _sync(self, jobs: Sequence[_Job]) -> None:
         """Make what jobs wrote durable, and give up their locks."""
         for job in jobs:
-            writer = job.writer
-            assert writer is not None  # noqa: S101  # `_hop` has set it
             try:
                 try:
                     if job.error is None:
-                        writer.sync()
+                        job.writer.sync()
                 finally:
-                    writer.release()
-                    if job.closes:
-                        writer.close()
+                    job.writer.release()
             except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
                 job.error = job.error or self._failed(exc, job.session_id)
 
@@ -413,14 +380,6 @@ class FileStore(BaseSessionStore):
         error = StoreUnavailableError(text, session_id=session_id)
         error.__cause__ = exc
         return error
-
-
-def _batch_work(
-    verb: Literal["append", "update"], requests: Sequence[Any]
-) -> Callable[[SessionWriter], Any]:
-    if verb == "append":
-        return lambda writer: writer.append(requests)
-    return lambda writer: writer.update(requests)
 
 
 def _query_options(query: str) -> dict[str, Any]:

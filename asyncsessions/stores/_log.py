@@ -38,13 +38,14 @@ from asyncsessions.stores._disk import Disk
 
 __all__ = [
     "COMMIT",
+    "FLUSH_BYTES",
     "HEADER",
     "KEY",
     "MESSAGE",
     "RECORD",
     "Commit",
     "LogReader",
-    "commit_line",
+    "sealed",
     "seq_of",
     "with_counters",
 ]
@@ -56,11 +57,14 @@ KEY = b'{"key":'
 COMMIT = b'{"commit":'
 _KNOWN = (MESSAGE, COMMIT, RECORD, KEY, HEADER)
 
+FLUSH_BYTES = 1 << 18
+"""A reader checks the last flush, so a larger one is followed by an empty one."""
+
 _BLOCK = 1 << 16
 _LARGE_BLOCK = 1 << 18
 
 
-class Commit(msgspec.Struct, omit_defaults=True):
+class Commit(msgspec.Struct, omit_defaults=True, gc=False):
     """The commit line of a flush.
 
     Attributes:
@@ -87,7 +91,7 @@ class Commit(msgspec.Struct, omit_defaults=True):
     updated_at: float = 0.0
     expires_at: float | None = None
     dead: int = 0
-    gaps: list[tuple[int, int]] = []
+    gaps: tuple[tuple[int, int], ...] = ()
     repeats: bool = False
     size: int = 0
 
@@ -106,11 +110,12 @@ _decode_commit = msgspec.json.Decoder(_CommitLine).decode
 _decode_record = msgspec.json.Decoder(dict[str, SessionInfo]).decode
 
 
-def commit_line(commit: Commit, body: bytes) -> bytes:
-    """Return the line that commits ``body``, the other lines of the flush."""
+def sealed(commit: Commit, body: bytes) -> bytes:
+    """Return a whole flush: ``body``, all its other lines, and the line that commits them."""
     commit.size = len(body)
     line = b'{"commit":%b' % _encode(commit)
-    return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line, zlib.crc32(body)))
+    flush = b'%b%b,"crc":"%08x"}\n' % (body, line, zlib.crc32(line, zlib.crc32(body)))
+    return flush if len(body) <= FLUSH_BYTES else flush + sealed(commit, b"")
 
 
 def with_counters(info: SessionInfo, commit: Commit) -> SessionInfo:

@@ -27,13 +27,14 @@ from asyncsessions.hooks import (
 )
 from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.stores._disk import Disk
-from asyncsessions.stores._draft import Draft, header_line, record_line
+from asyncsessions.stores._draft import Draft, header_line, plain_flush, record_line
 from asyncsessions.stores._log import (
+    FLUSH_BYTES,
     KEY,
     MESSAGE,
     Commit,
     LogReader,
-    commit_line,
+    sealed,
     seq_of,
     with_counters,
 )
@@ -42,8 +43,6 @@ __all__ = ["SessionFile"]
 
 logger: logging.Logger = logging.getLogger("asyncsessions.jsonl")
 
-# A reader checks the last flush, so a larger one is followed by an empty one.
-_FLUSH_BYTES = 1 << 18
 # A file is rewritten when so many of its bytes are dead, and they are more than half of it.
 _DEAD_BYTES = 1 << 16
 _GAPS = 32
@@ -73,6 +72,7 @@ class SessionFile:
         self._is_synced = is_synced
         # Threads of this process share the open file and with it the lock of the system.
         self._mutex = threading.Lock()
+        self._is_retired = False
         self._fd = -1
         self._file = (0, 0)  # Which file it is, whatever its name.
         self._commit = Commit()
@@ -103,36 +103,36 @@ class SessionFile:
         if not self._mutex.acquire(blocking=False):
             return False
         try:
-            is_held = self._lock_file(create=create, load=load)
+            if self._pid != os.getpid():
+                # A forked child shares the parent's open file, and with it the lock.
+                self._forget()
+                self._pid = os.getpid()
+            while True:
+                if self._fd < 0:
+                    self._use(self._disk.open(self._path, create=create))
+                if not self._disk.try_lock(self._fd):
+                    self._leave()
+                    return False
+                size = self._size_by_name()
+                if size is not None:
+                    break
+                # Another process rewrote or deleted the file before the lock was ours.
+                self._forget()
+            if load and (size != self._end or not self._is_known):
+                self._load(size)
         except BaseException:
             self._forget()
-            self._mutex.release()
+            self._leave()
             raise
-        if not is_held:
-            self._mutex.release()
-        return is_held
-
-    def _lock_file(self, *, create: bool, load: bool) -> bool:
-        if self._pid != os.getpid():
-            # A forked child shares the parent's open file, and with it the lock.
-            self._forget()
-            self._pid = os.getpid()
-        while True:
-            if self._fd < 0:
-                self._use(self._disk.open(self._path, create=create))
-            if not self._disk.try_lock(self._fd):
-                return False
-            try:
-                named = os.stat(self._name)  # noqa: PTH116  # half of Path.stat goes to Path
-                if (named.st_ino, named.st_dev) == self._file:
-                    break
-            except FileNotFoundError:
-                pass
-            # Another process rewrote or deleted the file before the lock was ours.
-            self._forget()
-        if load and (not self._is_known or self._end != named.st_size):
-            self._load(named.st_size)
         return True
+
+    def _size_by_name(self) -> int | None:
+        """Return the file's size; None if its name belongs to another file or none by now."""
+        try:
+            named = os.stat(self._name)  # noqa: PTH116  # half of Path.stat goes to Path
+        except FileNotFoundError:
+            return None
+        return named.st_size if (named.st_ino, named.st_dev) == self._file else None
 
     def _use(self, fd: int) -> None:
         """Go on with another open file."""
@@ -147,16 +147,22 @@ class SessionFile:
                 # Nothing came of the session that this file was made for.
                 self._disk.unlink(self._path)
                 self._forget()
-            elif self._is_known:
-                self._compact_if_due()
-                self._disk.unlock(self._fd)
-            elif self._fd >= 0:
-                self._disk.unlock(self._fd)
+            else:
+                if self._is_known and (self._commit.dead > _DEAD_BYTES or self._commit.gaps):
+                    self._compact_if_due()
+                if self._fd >= 0:
+                    self._disk.unlock(self._fd)
         finally:
-            self._mutex.release()
+            self._leave()
+
+    def _leave(self) -> None:
+        self._mutex.release()
+        if self._is_retired:
+            self.close()
 
     def close(self) -> None:
-        """Close the file unless a thread is using it."""
+        """Close the file: now, or when the thread that is using it leaves it."""
+        self._is_retired = True
         if self._mutex.acquire(blocking=False):
             self._forget()
             self._mutex.release()
@@ -222,14 +228,17 @@ class SessionFile:
 
     # Writing.
 
-    def append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
+    def append(self, batch: Sequence[Append]) -> Sequence[Appended | SessionStoreError]:
         """Append, all in one write; see `BaseSessionStore._append`."""
-        draft = self._begin(batch[0].now)
-        if all(map(_is_plain, batch)):
-            outcomes = _add_all(draft, batch)
-        else:
-            outcomes = [self._add(draft, append) for append in batch]
         keep = batch[-1].keep
+        if keep is None and self._exists(batch[0].now):
+            plain = plain_flush(self._commit, self._end, batch)
+            if plain is not None:
+                data, commit, stored = plain
+                self._write(data, commit)
+                return stored
+        draft = self._begin(batch[0].now)
+        outcomes = [self._add(draft, append) for append in batch]
         if keep is not None and draft.commit.count > keep:
             self._drop_oldest(draft, draft.commit.count - keep)
         self._finish(draft)
@@ -325,7 +334,7 @@ class SessionFile:
             commit.tail = draft.end
             return len(gone), replace.from_seq
         if gone:
-            commit.gaps.append((replace.from_seq, commit.seq))
+            commit.gaps += ((replace.from_seq, commit.seq),)
         return len(gone), draft.add_messages(replace.bodies)
 
     def _drop_oldest(self, draft: Draft, excess: int) -> None:
@@ -385,20 +394,20 @@ class SessionFile:
         """Write a draft, and take over what it says."""
         if not draft.is_changed:
             return
-        body = b"".join(draft.lines)
-        data = body + commit_line(draft.commit, body)
-        if len(body) > _FLUSH_BYTES:
-            data += commit_line(draft.commit, b"")
+        self._write(sealed(draft.commit, b"".join(draft.lines)), draft.commit)
+        if draft.record_size:
+            self._record_size = draft.record_size
+            self._info = info
+
+    def _write(self, data: bytes, commit: Commit) -> None:
+        """Write a flush that ends with ``commit``."""
         try:
             self._disk.write(self._fd, data, self._end)
         except BaseException:
             self._undo()
             raise
         self._end += len(data)
-        self._commit = draft.commit
-        if draft.record_size:
-            self._record_size = draft.record_size
-            self._info = info
+        self._commit = commit
 
     def _undo(self) -> None:
         """Remove what was written but not synced; nobody was told that it is stored."""
@@ -465,7 +474,7 @@ class SessionFile:
             self._disk.truncate(fd, 0)
             end = 0
             for _ in self._fill(draft, replace):
-                if draft.end - end > _FLUSH_BYTES:
+                if draft.end - end > FLUSH_BYTES:
                     end = self._write_part(fd, draft, end)
             end = self._write_part(fd, draft, end)
             if self._is_synced:
@@ -529,25 +538,8 @@ class SessionFile:
 
     def _write_part(self, fd: int, draft: Draft, end: int) -> int:
         """Write a draft's lines and their commit to a new file; return the file's new end."""
-        body = b"".join(draft.lines)
-        data = body + commit_line(draft.commit, body)
+        data = sealed(draft.commit, b"".join(draft.lines))
         self._disk.write(fd, data, end)
         draft.lines.clear()
         draft.end = end + len(data)
         return draft.end
-
-
-def _is_plain(append: Append) -> bool:
-    """Whether nothing keeps an append from being stored, which is the rule."""
-    return append.key is None and append.expected_seq is None and bool(append.bodies)
-
-
-def _add_all(draft: Draft, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
-    """Add plain appends, all at once."""
-    seq = draft.add_messages([body for append in batch for body in append.bodies])
-    outcomes: list[Appended | SessionStoreError] = []
-    for append in batch:
-        outcomes.append(Appended(seq, append.now))
-        seq += len(append.bodies)
-        draft.touch(append)
-    return outcomes

@@ -14,20 +14,19 @@ from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._draft import header_line, record_line
 from asyncsessions.stores._log import (
     COMMIT,
+    FLUSH_BYTES,
     HEADER,
     KEY,
     MESSAGE,
     RECORD,
     Commit,
     LogReader,
-    commit_line,
+    sealed,
 )
 
 __all__ = ["Salvage", "salvage", "write_salvaged"]
 
 _BLOCK = 1 << 18
-# A new file gets a commit line after so many bytes, as the store's own rewrites do.
-_FLUSH_BYTES = 1 << 18
 
 
 class _CommitLine(msgspec.Struct):
@@ -252,7 +251,7 @@ def write_salvaged(found: Salvage, reader: LogReader, disk: Disk, fd: int) -> No
         commit.seq = seq
         commit.count += 1
         commit.tail = end + size
-        if size > _FLUSH_BYTES:
+        if size > FLUSH_BYTES:
             end = _write_part(disk, fd, lines, commit, end)
             lines, size = [], 0
     commit.seq = max(found.last_seq, commit.seq)
@@ -262,8 +261,7 @@ def write_salvaged(found: Salvage, reader: LogReader, disk: Disk, fd: int) -> No
 
 
 def _write_part(disk: Disk, fd: int, lines: Sequence[bytes], commit: Commit, end: int) -> int:
-    body = b"".join(lines)
-    data = body + commit_line(commit, body)
+    data = sealed(commit, b"".join(lines))
     disk.write(fd, data, end)
     return end + len(data)
 

@@ -42,18 +42,20 @@ class Workers:
         # A store that is dropped without being closed leaves no threads behind.
         weakref.finalize(self, self._queue.put, None)
 
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
+    def run(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """Return what a function returns in a thread; it ends there even if this is cancelled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        future.add_done_callback(self._ended)
         self._calls += 1
-        try:
-            if self._calls > self._started and self._started < self._limit:
-                self._start_thread()
-            self._queue.put((loop, future, function, args))
-            return await future
-        finally:
-            self._calls -= 1
+        if self._calls > self._started and self._started < self._limit:
+            self._start_thread()
+        self._queue.put((loop, future, function, args))
+        return future
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        del future
+        self._calls -= 1
 
     def _start_thread(self) -> None:
         self._started += 1

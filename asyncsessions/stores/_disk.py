@@ -18,14 +18,6 @@ PAST_DATA = 1 << 62
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(fd: int, byte: int) -> None:
-        os.lseek(fd, byte, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-
-    def _unlock(fd: int, byte: int) -> None:
-        os.lseek(fd, byte, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
-
     def _read_at(fd: int, size: int, offset: int) -> bytes:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, size)
@@ -36,14 +28,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _try_lock(fd: int, byte: int) -> None:
-        del byte  # The lock is on the file as a whole.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _unlock(fd: int, byte: int) -> None:
-        del byte
-        fcntl.flock(fd, fcntl.LOCK_UN)
-
+    _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
     _read_at = os.pread
     _write_at = os.pwrite
 
@@ -76,7 +61,11 @@ class Disk:
             byte: What Windows locks, and keeps others from reading: by default far past any data.
         """
         try:
-            _try_lock(fd, byte)
+            if sys.platform == "win32":
+                os.lseek(fd, byte, os.SEEK_SET)
+                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(fd, _EXCLUSIVE)
         except OSError as exc:
             if exc.errno in _BUSY:
                 return False
@@ -85,7 +74,11 @@ class Disk:
 
     def unlock(self, fd: int, byte: int = PAST_DATA) -> None:
         """Give up the lock of a file."""
-        _unlock(fd, byte)
+        if sys.platform == "win32":
+            os.lseek(fd, byte, os.SEEK_SET)
+            msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """Return up to ``size`` bytes at ``offset``; fewer only at the end of the file."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
+
+from msgspec.structs import replace
 
 from asyncsessions.codec import encode_json
 from asyncsessions.hooks import Append, Appended, KeyRecord, Replace, Update, renewed
@@ -56,13 +57,15 @@ def plain_flush(
             # `codec.with_seq`, without a call and another copy for each message.
             lines.append(b'{"seq":%d,%b\n' % (seq, body[1:]))
     body = b"".join(lines)
-    commit = copy(commit)
-    commit.seq = seq
-    commit.count += len(lines)
-    commit.tail = end + len(body)
-    # All of one store's appends prolong the session alike, so the last one counts.
-    commit.updated_at = append.now
-    commit.expires_at = renewed(commit.expires_at, append)
+    commit = replace(
+        commit,
+        seq=seq,
+        count=commit.count + len(lines),
+        tail=end + len(body),
+        # All of one store's appends prolong the session alike, so the last one counts.
+        updated_at=append.now,
+        expires_at=renewed(commit.expires_at, append),
+    )
     return sealed(commit, body), commit, outcomes
 
 
@@ -72,7 +75,7 @@ class Draft:
     __slots__ = ("commit", "end", "is_changed", "keys", "lines", "record_size")
 
     def __init__(self, commit: Commit, end: int) -> None:
-        self.commit = copy(commit)
+        self.commit = replace(commit)
         self.end = end
         self.lines: list[bytes] = []
         self.keys: dict[str, KeyRecord] = {}

@@ -327,7 +327,7 @@ class FileStore(BaseSessionStore):
         for start in range(0, len(jobs), _JOBS_AT_ONCE):
             busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
         # Who else writes takes no longer over it, so by now the lock may be free.
-        return self._do_some(busy)
+        return self._do_some(busy) if busy else busy
 
     def _do_some(self, jobs: Sequence[_Job]) -> list[_Job]:
         """Write to all files, one by one, and then sync them, many at a time.

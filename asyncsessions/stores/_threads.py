@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -38,7 +39,8 @@ class Workers:
         self._name = name
         self._queue: _Queue = SimpleQueue()
         self._started = 0
-        self._calls = 0
+        # One for each call that a thread has or that waits for one; a thread takes its own out.
+        self._calls: deque[None] = deque()
         # A store that is dropped without being closed leaves no threads behind.
         weakref.finalize(self, self._queue.put, None)
 
@@ -46,30 +48,26 @@ class Workers:
         """Return what a function returns in a thread; it ends there even if this is cancelled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        future.add_done_callback(self._ended)
-        self._calls += 1
-        if self._calls > self._started and self._started < self._limit:
+        self._calls.append(None)
+        if self._started < min(self._limit, len(self._calls)):
             self._start_thread()
         self._queue.put((loop, future, function, args))
         return future
 
-    def _ended(self, future: asyncio.Future[Any]) -> None:
-        del future
-        self._calls -= 1
-
     def _start_thread(self) -> None:
         self._started += 1
         name = f"{self._name}-{self._started}"
-        threading.Thread(target=_work, args=(self._queue,), name=name, daemon=True).start()
+        work = (self._queue, self._calls)
+        threading.Thread(target=_work, args=work, name=name, daemon=True).start()
 
     def stop(self) -> None:
         """End the threads once the calls made so far are done."""
         self._queue.put(None)
 
 
-def _work(queue: _Queue) -> None:
+def _work(queue: _Queue, calls: deque[None]) -> None:
     while (call := queue.get()) is not None:
-        _run(*call)
+        _run(calls, *call)
         # Or the thread would hold on to what the last call holds until the next one.
         del call
     # One after the other, all threads take it.
@@ -77,6 +75,7 @@ def _work(queue: _Queue) -> None:
 
 
 def _run(
+    calls: deque[None],
     loop: asyncio.AbstractEventLoop,
     future: asyncio.Future[Any],
     function: Callable[..., Any],
@@ -87,6 +86,7 @@ def _run(
         result = function(*args)
     except BaseException as exc:  # noqa: BLE001  # it is raised where the caller waits
         error = exc
+    calls.pop()
     # A closed event loop takes nothing, and nobody waits there any more.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(_settle, future, result, error)

@@ -339,12 +339,13 @@ class FileStore(BaseSessionStore):
         held: list[_Job] = []
         busy = [job for job in jobs if not self._write(job, held)]
         count = min(len(held), _SYNC_THREADS) if self._is_synced else 1
-        parts = [held[start::count] for start in range(count)]
-        others = [self._syncers.submit(self._sync, part) for part in parts[1:]]
-        for part in parts[:1]:
-            self._sync(part)
+        shares = [held[start::count] for start in range(count)]
+        others = [self._syncers.submit(self._sync, share) for share in shares[1:]]
+        for share in shares[:1]:
+            self._sync(share)
         for other in others:
             other.result()
+        self._release(held)
         return busy
 
     def _write(self, job: _Job, held: list[_Job]) -> bool:
@@ -362,15 +363,20 @@ class FileStore(BaseSessionStore):
         return True
 
     def _sync(self, jobs: Sequence[_Job]) -> None:
-        """Make what jobs wrote durable, and give up their locks."""
+        """Make what jobs wrote durable."""
+        for job in jobs:
+            if job.error is None:
+                try:
+                    job.writer.sync()
+                except Exception as exc:  # noqa: BLE001  # as above
+                    job.error = self._failed(exc, job.session_id)
+
+    def _release(self, jobs: Sequence[_Job]) -> None:
+        """Give up the locks of jobs."""
         for job in jobs:
             try:
-                try:
-                    if job.error is None:
-                        job.writer.sync()
-                finally:
-                    job.writer.release()
-            except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
+                job.writer.release()
+            except Exception as exc:  # noqa: BLE001  # as above
                 job.error = job.error or self._failed(exc, job.session_id)
 
     def _failed(self, exc: Exception, session_id: str) -> Exception:

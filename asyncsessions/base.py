@@ -70,6 +70,7 @@ T = TypeVar("T")
 # What a long read holds in memory at a time.
 _PAGE = Window(limit=1000, oldest=True, max_bytes=4 << 20)
 _PURGE_PAGE = 100
+_MESSAGES = frozenset({Message})
 _LOOKED_UP = ("agent_name", "user_id", "agent_id", "gateway_session_id")
 
 
@@ -297,8 +298,11 @@ class BaseSessionStore(SessionStore, ABC):
         if isinstance(messages, str | bytes | Mapping):
             text = f"messages is a list of messages, not {type(messages).__name__}"
             raise InvalidMessageError(text, field="messages")
-        numbered = list(enumerate(messages))
-        return await paced_map(lambda pair: codec.message_from(*pair), numbered)
+        given: list[Any] = list(messages)
+        if _MESSAGES.issuperset(map(type, given)):
+            return given
+        indexes = range(len(given))
+        return await paced_map(lambda index: codec.message_from(index, given[index]), indexes)
 
     @final
     async def add_user_message(
@@ -394,12 +398,19 @@ class BaseSessionStore(SessionStore, ABC):
         return await self.__to_chat(window)
 
     @staticmethod
-    async def __to_chat(window: Sequence[Message]) -> list[dict[str, Any]]:
+    async def __to_chat(window: list[Message]) -> list[dict[str, Any]]:
         pairs = history.PairFilter(window)
-        chat = await paced_map(
-            lambda message: message.to_chat() if pairs.keeps(message) else None, window
-        )
-        return [turn for turn in chat if turn is not None]
+        pacer = Pacer()
+        chat: list[dict[str, Any]] = []
+        # Emptied on the way, because to free all of a long list at the end takes long, too.
+        window.reverse()
+        while window:
+            message = window.pop()
+            if pairs.keeps(message):
+                chat.append(message.to_chat())
+            if not len(window) & 15:
+                await pacer.pause()
+        return chat
 
     @final
     async def get_messages(

@@ -68,14 +68,12 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     def to_dict(self) -> dict[str, Any]:
         """Return role and content, and every other field that is set, as a new dict."""
-        data = msgspec.structs.asdict(self)
-        extra = data.pop("extra")
-        kept = {
-            key: value
-            for key, value in data.items()
-            if key in {"role", "content"} or value != _MESSAGE_DEFAULTS[key]
-        }
-        return {**extra, **kept}
+        data = {**self.extra, "role": self.role, "content": self.content}
+        for name, default in _MESSAGE_DEFAULTS.items():
+            value = getattr(self, name)
+            if value != default:
+                data[name] = value
+        return data
 
     def to_chat(self) -> dict[str, Any]:
         """Return what a chat model API takes: role, content and the tool fields that are set."""

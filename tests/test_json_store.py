@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asyncsessions import CorruptSessionError, Message
+from asyncsessions.stores._disk import Disk
 from asyncsessions.stores.json import JSONSessionStore
 
 NOW = 1767225600.0
@@ -415,6 +416,20 @@ async def test_a_long_document_has_the_same_layout(tmp_path: Path, count: int) -
         ]
     text = (tmp_path / "chat.json").read_text()
     assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+
+
+async def test_no_step_takes_all_of_a_long_document(tmp_path: Path) -> None:
+    written: list[int] = []
+
+    class Noting(Disk):
+        def write(self, fd: int, data: bytes, offset: int) -> None:
+            written.append(len(data))
+            super().write(fd, data, offset)
+
+    async with store_at(tmp_path, disk=Noting()) as store:
+        await store.append("s", turns(*["ü" * 200] * 3000))
+        assert len(await store.get_messages("s")) == 3000
+    assert max(written) * 10 < sum(written) == (tmp_path / "s.json").stat().st_size
 
 
 @pytest.mark.parametrize("messages", [[], None, [{"role": "user", "content": "new"}]])

@@ -6,11 +6,12 @@ Nothing here does I/O. Values that a write doesn't change are kept as the bytes 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -52,8 +53,12 @@ _LARGE = 1 << 17
 # What comes before the list of messages in PraisonAI's layout, and nowhere inside of a value;
 # then comes its first object, or else it is empty.
 _BEFORE_MESSAGES = b'\n  "messages": '
+# What is between two messages there.
+_BETWEEN = re.compile(rb"},\n    {")
 # Messages that are formatted at once.
 _SLICE = 128
+# Bytes that are searched or checked at once.
+_BLOCK = 1 << 18
 _ID_AT_START = re.compile(rb'\s*\{\s*"session_id"\s*:\s*("(?:[^"\\]|\\.)+")')
 
 
@@ -93,11 +98,12 @@ def parse_document(data: bytes) -> dict[str, msgspec.Raw]:
     Raises:
         DamageError: It is no JSON object, or not UTF-8.
     """
-    before = data.find(_BEFORE_MESSAGES + b"[\n    {")
+    if len(data) < _LARGE or not data.startswith(b'{\n  "'):
+        return parse_object(data)
+    before = _search(data, _BEFORE_MESSAGES + b"[\n    {", 0)
     start = before + len(_BEFORE_MESSAGES)
-    end = data.find(b"\n  ]", start) + len(b"\n  ]")
-    is_in_layout = data.startswith(b'{\n  "') and before > 0 and end > start
-    if len(data) < _LARGE or not is_in_layout:
+    end = _search(data, b"\n  ]", start) + len(b"\n  ]")
+    if before < 0 or end < start:
         return parse_object(data)
     try:
         top = parse_object(b"%b[]%b" % (data[:start], data[end:]))
@@ -105,7 +111,19 @@ def parse_document(data: bytes) -> dict[str, msgspec.Raw]:
         return parse_object(data)  # Which tells the line.
     if bytes(top.get("messages", b"")) != b"[]":
         return parse_object(data)
-    return top | {"messages": msgspec.Raw(data[start:end])}
+    top["messages"] = msgspec.Raw(memoryview(data)[start:end])
+    return top
+
+
+def _search(data: bytes, wanted: bytes, start: int) -> int:
+    """Return what ``data.find`` would, block by block."""
+    breather = Breather()
+    for at in range(start, len(data), _BLOCK):
+        found = data.find(wanted, at, at + _BLOCK + len(wanted) - 1)
+        if found >= 0:
+            return found
+        breather.breathe()
+    return -1
 
 
 def parse_list(data: msgspec.Raw) -> list[msgspec.Raw]:
@@ -114,32 +132,38 @@ def parse_list(data: msgspec.Raw) -> list[msgspec.Raw]:
     Raises:
         DamageError: It is no list.
     """
-    pieces = _split(bytes(data))
+    pieces = _split(memoryview(data))
     if pieces is not None:
         return pieces
     return cast("list[msgspec.Raw]", _parse(data, _decode_list, list))
 
 
-def _split(data: bytes) -> list[msgspec.Raw] | None:
+def _split(data: memoryview) -> list[msgspec.Raw] | None:
     """Return the objects of a long list in PraisonAI's layout; None where it is another.
 
     It works in slices, as the parser can't. The separator stands between the list's own objects
     only, or else one of the pieces isn't JSON.
     """
-    if len(data) < _LARGE or not (data.startswith(b"[\n    {") and data.endswith(b"}\n  ]")):
+    opening, closing = b"[\n    ", b"\n  ]"
+    if len(data) < _LARGE or data[: len(opening) + 1] != opening + b"{":
         return None
-    if not data.isascii():
-        try:
-            data.decode()  # The parser doesn't look inside of texts.
-        except UnicodeDecodeError:
-            return None
+    if data[-len(closing) - 1 :] != b"}" + closing:
+        return None
     breather = Breather()
+    # The parser doesn't look inside of texts.
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    try:
+        for at in range(0, len(data), _BLOCK):
+            decode(data[at : at + _BLOCK], at + _BLOCK >= len(data))
+            breather.breathe()
+    except UnicodeDecodeError:
+        return None
     pieces = []
-    start, end = len(b"[\n    "), len(data) - len(b"\n  ]")
+    start, end = len(opening), len(data) - len(closing)
     while start < end:
-        cut = data.find(b"},\n    {", start, end)
-        stop = end if cut < 0 else cut + 1
-        piece = data[start:stop]
+        cut = _BETWEEN.search(data, start, end)
+        stop = end if cut is None else cut.start() + 1
+        piece = bytes(data[start:stop])
         try:
             _decode_object(piece)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -228,25 +252,28 @@ def owner_of_damaged(data: bytes) -> str | None:
 
 def format_document(
     top: Mapping[str, bytes | msgspec.Raw], entries: Sequence[bytes | msgspec.Raw]
-) -> bytes:
-    """Return a document's text, laid out as PraisonAI does it.
+) -> list[bytes]:
+    """Return the parts of a document's text, laid out as PraisonAI does it.
 
-    That is with an indent of 2, and compact where snapshots are pooled.
+    That is with an indent of 2, and compact where snapshots are pooled. A long text is never in
+    one piece, because each copy of it would take long without a break.
 
     Args:
         top: The document's values; what is under ``messages`` only holds their place.
         entries: Its messages.
     """
     is_compact = "snapshot_storage" in top
-    items = []
+    parts = []
+    before = b"{%b:" if is_compact else b"{\n  %b: "
     for key, value in top.items():
-        text = (
-            _format_list(entries, is_compact=is_compact)
-            if key == "messages"
-            else _format(value, is_compact=is_compact)
-        )
-        items.append((b"%b:%b" if is_compact else b"  %b: %b") % (_dumps(key), text))
-    return b"{%b}" % b",".join(items) if is_compact else b"{\n%b\n}" % b",\n".join(items)
+        parts.append(before % _dumps(key))
+        if key == "messages":
+            parts += _format_list(entries, is_compact=is_compact)
+        else:
+            parts.append(_format(value, is_compact=is_compact))
+        before = b",%b:" if is_compact else b",\n  %b: "
+    parts.append(b"}" if is_compact else b"\n}")
+    return parts if len(entries) > _SLICE else [b"".join(parts)]
 
 
 def _format(value: bytes | msgspec.Raw, *, is_compact: bool) -> bytes:
@@ -260,19 +287,19 @@ def _format(value: bytes | msgspec.Raw, *, is_compact: bool) -> bytes:
     return text if is_compact else text.replace(b"\n", b"\n  ")
 
 
-def _format_list(entries: Sequence[bytes | msgspec.Raw], *, is_compact: bool) -> bytes:
-    """Return the messages as they stand in a document, put together in slices."""
+def _format_list(entries: Sequence[bytes | msgspec.Raw], *, is_compact: bool) -> Iterator[bytes]:
+    """Iterate over the parts of the messages' text as it stands in a document."""
     if not entries:
-        return b"[]"
+        yield b"[]"
+        return
     breather = Breather()
-    parts = []
+    end = b"]" if is_compact else b"\n  ]"
     for start in range(0, len(entries), _SLICE):
         text = _format(b"[%b]" % b",".join(entries[start : start + _SLICE]), is_compact=is_compact)
-        # Without the brackets of the slice.
-        parts.append(text[1:-1] if is_compact else text[1 : -len(b"\n  ]")])
+        # The slice's own brackets make way for what holds the slices together.
+        yield (b"," if start else b"[") + text[1 : -len(end)]
         breather.breathe()
-    joined = b",".join(parts)
-    return b"[%b]" % joined if is_compact else b"[%b\n  ]" % joined
+    yield end
 
 
 def to_iso(seconds: float) -> str:

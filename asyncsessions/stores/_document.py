@@ -293,8 +293,8 @@ class Document:
 
     # Writing.
 
-    def dump(self) -> bytes:
-        """Return the document's text."""
+    def dump(self) -> list[bytes]:
+        """Return the parts of the document's text."""
         top: dict[str, bytes | msgspec.Raw] = {}
         given = self._top
         given["session_id"] = encode_json(self.session_id)
@@ -312,9 +312,11 @@ class Document:
         top |= {key: raw for key, raw in given.items() if key not in top and key not in left_out}
         top["metadata"] = self._metadata_with_own()
         self._breather.breathe()
-        text = format_document(top, self._all_entries())
-        self._breather.breathe()
-        return text
+        return format_document(top, self._all_entries())
+
+    def close(self) -> None:
+        """Free what may be much, without a stop for other threads."""
+        self._breather.free(self._entries)
 
     def _all_entries(self) -> Sequence[msgspec.Raw]:
         if not self._junk:

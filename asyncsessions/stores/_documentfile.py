@@ -86,7 +86,7 @@ class DocumentFile:
         self._fd = -1
         self._place = Place(directory)
         self._document: Document | None = None
-        self._data: bytes | None = None  # What `sync` is to write.
+        self._data: list[bytes] | None = None  # What `sync` is to write, in parts.
 
     # Locking.
 
@@ -173,11 +173,13 @@ class DocumentFile:
 
     def release(self) -> None:
         """Give up the lock."""
-        self._document = self._data = None
+        document, self._document, self._data = self._document, None, None
         self._place = Place(self._directory)
         try:
             self._disk.unlock(self._fd, _LOCKED_BYTE)
         finally:
+            if document is not None:
+                document.close()
             self._leave()
 
     def _leave(self) -> None:
@@ -237,7 +239,7 @@ class DocumentFile:
     def _change(self, document: Document) -> None:
         """Note that a document is to be written."""
         self._document = document
-        self._data = b""
+        self._data = []
 
     def update(self, batch: Sequence[Update]) -> list[list[JSONValue] | SessionStoreError | None]:
         """Change the record, all in one write; see `BaseSessionStore._update`."""
@@ -310,11 +312,14 @@ class DocumentFile:
         if self._is_synced:
             self._disk.sync_directory(self._directory)
 
-    def _write(self, temp: Path, data: bytes) -> None:
+    def _write(self, temp: Path, data: Sequence[bytes]) -> None:
         fd = self._disk.open(temp, create=True)
         try:
             self._disk.truncate(fd, 0)  # A crash may have left one behind.
-            self._disk.write(fd, data, 0)
+            end = 0
+            for part in data:
+                self._disk.write(fd, part, end)
+                end += len(part)
             if self._is_synced:
                 self._disk.sync(fd)
         finally:

@@ -190,7 +190,7 @@ def _rebuild(disk: Disk, path: Path, names: Names) -> str | None:
     found = salvage(place)
     if found.document is None:
         return _renamed_aside(disk, path)
-    data = found.document.dump()
+    data = b"".join(found.document.dump())
     new = path.with_name(names.temp)
     fd = disk.open(new, create=True)
     try:

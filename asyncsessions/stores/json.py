@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from asyncsessions._compat import override
 from asyncsessions.errors import CorruptSessionError
@@ -17,6 +18,8 @@ from asyncsessions.stores._documentfile import DocumentFile
 from asyncsessions.stores._files import FileStore
 
 __all__ = ["JSONSessionStore"]
+
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("asyncsessions.json")
 
@@ -76,27 +79,26 @@ class JSONSessionStore(FileStore):
 
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:
-        return await self._in_thread(self._read_info, session_id)
+        return await self._in_thread(self._read, session_id, lambda document: document.info)
 
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
-        return await self._in_thread(self._read_tail, session_id, window)
+        def read(document: Document) -> Tail:
+            return Tail(document.read(window), document.own.expires_at)
 
-    def _read_info(self, session_id: str) -> SessionInfo | None:
-        document = self._read(session_id)
-        return None if document is None else document.info
+        return await self._in_thread(self._read, session_id, read)
 
-    def _read_tail(self, session_id: str, window: Window) -> Tail | None:
-        document = self._read(session_id)
-        if document is None:
-            return None
-        return Tail(document.read(window), document.own.expires_at)
-
-    def _read(self, session_id: str) -> Document | None:
+    def _read(self, session_id: str, read: Callable[[Document], T]) -> T | None:
         place = find(self._disk, self.directory, session_id)
         if place.data is None:
             self._missing(FileNotFoundError(place.path))
-        return place.document(session_id)
+        document = place.document(session_id)
+        if document is None:
+            return None
+        try:
+            return read(document)
+        finally:
+            document.close()
 
     @override
     async def _scan(self, scan: Scan) -> list[SessionInfo]:

@@ -51,6 +51,33 @@ async def test_no_more_threads_than_the_limit_and_none_without_need() -> None:
     await until(lambda: alive() == 0)
 
 
+async def test_parts_are_shared_and_all_have_ended_when_one_fails() -> None:
+    workers = Workers(3, "test")
+    done: list[int] = []
+    threads: set[threading.Thread] = set()
+
+    def work(part: int) -> None:
+        threads.add(threading.current_thread())
+        time.sleep(0.02)
+        done.append(part)
+        if part in failing:
+            raise LookupError(part)
+
+    failing: set[int] = set()
+    await asyncio.to_thread(workers.share, work, range(4))
+    assert sorted(done) == [0, 1, 2, 3]
+    assert len(threads) == 4
+    for part in (0, 2):
+        done.clear()
+        failing = {part}
+        with pytest.raises(LookupError):
+            await asyncio.to_thread(workers.share, work, range(4))
+        assert sorted(done) == [0, 1, 2, 3]
+    await asyncio.to_thread(workers.share, work, [])
+    workers.stop()
+    await until(lambda: alive() == 0)
+
+
 async def test_a_cancelled_call_still_ends_in_its_thread() -> None:
     workers = Workers(1, "test")
     gate, ended = threading.Event(), threading.Event()

@@ -9,7 +9,6 @@ import time
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -159,7 +158,8 @@ class FileStore(BaseSessionStore):
     def _start_threads(self) -> None:
         self._pid = os.getpid()
         self._workers = Workers(_THREADS, "asyncsessions")
-        self._syncers = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="asyncsessions-sync")
+        # Threads of their own, or flushes that hold all threads would wait for one more.
+        self._syncers = Workers(_SYNC_THREADS, "asyncsessions-sync")
 
     def _make_directory(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -172,11 +172,11 @@ class FileStore(BaseSessionStore):
         self._writers.clear()
         await self._in_thread(self._close_all, writers)
         self._workers.stop()
+        self._syncers.stop()
 
     def _close_all(self, writers: Sequence[SessionWriter]) -> None:
         for writer in writers:
             writer.close()
-        self._syncers.shutdown()
 
     def _in_thread(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         if self._pid != os.getpid():
@@ -339,12 +339,7 @@ class FileStore(BaseSessionStore):
         held: list[_Job] = []
         busy = [job for job in jobs if not self._write(job, held)]
         count = min(len(held), _SYNC_THREADS) if self._is_synced else 1
-        shares = [held[start::count] for start in range(count)]
-        others = [self._syncers.submit(self._sync, share) for share in shares[1:]]
-        for share in shares[:1]:
-            self._sync(share)
-        for other in others:
-            other.result()
+        self._syncers.share(self._sync, [held[start::count] for start in range(count)])
         self._release(held)
         return busy
 

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -20,7 +20,8 @@ __all__ = ["Workers"]
 
 T = TypeVar("T")
 
-_Call = tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
+_Report = Callable[[Any, BaseException | None], object]
+_Call = tuple[Callable[..., Any], tuple[Any, ...], _Report]
 _Queue = SimpleQueue[_Call | None]
 
 
@@ -39,6 +40,7 @@ class Workers:
         self._name = name
         self._queue: _Queue = SimpleQueue()
         self._started = 0
+        self._starting = threading.Lock()
         # One for each call that a thread has or that waits for one; a thread takes its own out.
         self._calls: deque[None] = deque()
         # A store that is dropped without being closed leaves no threads behind.
@@ -48,13 +50,43 @@ class Workers:
         """Return what a function returns in a thread; it ends there even if this is cancelled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._calls.append(None)
-        if self._started < min(self._limit, len(self._calls)):
-            self._start_thread()
-        self._queue.put((loop, future, function, args))
+
+        def report(result: T | None, error: BaseException | None) -> None:
+            # A closed event loop takes nothing, and nobody waits there any more.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, future, result, error)
+
+        self._call(function, args, report)
         return future
 
+    def share(self, function: Callable[[T], object], parts: Sequence[T]) -> None:
+        """Call a function with each part, one of them in this thread; return when all are done.
+
+        Raises:
+            BaseException: What a call raised; the others have ended, too.
+        """
+        ends: SimpleQueue[BaseException | None] = SimpleQueue()
+        for part in parts[1:]:
+            self._call(function, (part,), lambda _, error: ends.put(error))
+        try:
+            for part in parts[:1]:
+                function(part)
+        finally:
+            errors = [ends.get() for _ in parts[1:]]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def _call(self, function: Callable[..., Any], args: tuple[Any, ...], report: _Report) -> None:
+        self._calls.append(None)
+        if self._started < min(self._limit, len(self._calls)):
+            with self._starting:
+                self._start_thread()
+        self._queue.put((function, args, report))
+
     def _start_thread(self) -> None:
+        if self._started == self._limit:
+            return  # Another thread was first.
         self._started += 1
         name = f"{self._name}-{self._started}"
         work = (self._queue, self._calls)
@@ -75,21 +107,15 @@ def _work(queue: _Queue, calls: deque[None]) -> None:
 
 
 def _run(
-    calls: deque[None],
-    loop: asyncio.AbstractEventLoop,
-    future: asyncio.Future[Any],
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
+    calls: deque[None], function: Callable[..., Any], args: tuple[Any, ...], report: _Report
 ) -> None:
     result, error = None, None
     try:
         result = function(*args)
-    except BaseException as exc:  # noqa: BLE001  # it is raised where the caller waits
+    except BaseException as exc:  # noqa: BLE001  # it is raised where somebody waits
         error = exc
     calls.pop()
-    # A closed event loop takes nothing, and nobody waits there any more.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(_settle, future, result, error)
+    report(result, error)
 
 
 def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:

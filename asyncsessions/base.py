@@ -250,7 +250,7 @@ class BaseSessionStore(SessionStore, ABC):
             append = append_one(policy, session_id, message, idempotency_key)
         size = len(append.bodies[0])
         engine = self.__engine
-        entry = engine.offer(append, size) or await engine.enqueue(append, size)
+        entry = engine.offer(session_id, append, size) or await engine.enqueue(append, size)
         # A hundred thousand calls may wait here, so none keeps what it has encoded.
         del append, message, content, metadata, tool_calls
         try:

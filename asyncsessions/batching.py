@@ -261,7 +261,6 @@ class GroupCommit(Generic[Item, Result]):
                     entry.answer(outcome)
             else:
                 # What `answer` comes to as a rule, without a call for each caller.
-                entry.is_done = True
                 entry.caller.set_result(outcome)
 
     def _hold(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:

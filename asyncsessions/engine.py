@@ -49,6 +49,9 @@ class Engine:
         self._is_closed = False
         # Whether calls may go ahead; the hot paths look here before they call `open`.
         self.is_ready: bool = False
+        # Returns a write's entry if it could be queued at once (see `GroupCommit.offer`, which it
+        # becomes when the store is open), else None.
+        self.offer: Callable[[str, Append | Update, int], Entry[Any, Any] | None] = _offer_nothing
 
     async def open(self) -> None:
         """Open the store unless it is open; concurrent callers wait for the same attempt."""
@@ -72,6 +75,7 @@ class Engine:
         except self._store._driver_errors as exc:
             raise self._translated(exc, None) from exc
         self.is_ready = True
+        self.offer = self._writes.offer
 
     async def aclose(self) -> None:
         """Complete what is under way and close the store; again is a no-op."""
@@ -126,10 +130,6 @@ class Engine:
             await self.open()
         return await self._writes.submit(write.session_id, write, size)
 
-    def offer(self, write: Append | Update, size: int) -> Entry[Any, Any] | None:
-        """Return a write's entry if it could be queued at once; see `GroupCommit.offer`."""
-        return self._writes.offer(write.session_id, write, size) if self.is_ready else None
-
     async def enqueue(self, write: Append | Update, size: int) -> Entry[Any, Any]:
         """Return a write's entry as soon as it is queued; see `GroupCommit.enqueue`."""
         if not self.is_ready:
@@ -171,3 +171,7 @@ class Engine:
         error = StoreUnavailableError(text, session_id=session_id)
         error.__cause__ = exc
         return error
+
+
+def _offer_nothing(key: str, write: Append | Update, size: int) -> None:
+    """Stand for `GroupCommit.offer` until the store is open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Literal
 
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
@@ -20,9 +21,10 @@ async def _rates(
     )
     path = run.new_directory("store")
     async with JSONLinesSessionStore(path, durability=durability) as store:
+        ids = [f"s{number % sessions}" for number in range(callers)]
 
-        async def append(number: int) -> None:
-            await store.add_message(f"s{number % sessions}", "user", TEXT, METADATA)
+        def append(number: int) -> Awaitable[bool]:
+            return store.add_message(ids[number], "user", TEXT, METADATA)
 
         async def stored() -> int:
             page = await store.list_sessions(sessions)

@@ -91,15 +91,18 @@ class Case:
         """Run all callers in a closed loop; return operations a second."""
         start = time.perf_counter()
         end = start + seconds
-        before = self.acknowledged
+        operation = self.operation
 
-        async def call(number: int) -> None:
+        async def call(number: int) -> int:
+            count = 0
             while time.perf_counter() < end:
-                await self.operation(number)
-                self.acknowledged += 1
+                await operation(number)
+                count += 1
+            return count
 
-        await asyncio.gather(*map(call, range(self.callers)))
-        return (self.acknowledged - before) / (time.perf_counter() - start)
+        count = sum(await asyncio.gather(*map(call, range(self.callers))))
+        self.acknowledged += count
+        return count / (time.perf_counter() - start)
 
     async def verify(self) -> None:
         stored = await self.stored()

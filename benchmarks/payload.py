@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 from asyncsessions.codec import encode_json
@@ -43,8 +44,8 @@ def naive_case(directory: Path, *, callers: int, sessions: int, is_synced: bool)
     """Return the reference: each append opens, writes, syncs and closes in one thread hop."""
     paths = [directory / f"{number}.jsonl" for number in range(sessions)]
 
-    async def append(number: int) -> None:
-        await asyncio.to_thread(_append_line, paths[number % sessions], is_synced=is_synced)
+    def append(number: int) -> Awaitable[None]:
+        return asyncio.to_thread(_append_line, paths[number % sessions], is_synced=is_synced)
 
     async def stored() -> int:
         return await asyncio.to_thread(_count_lines, paths)

@@ -54,5 +54,5 @@ def file_stem(session_id: str) -> str:
     """
     if _PLAIN_ID.match(session_id) and not _DEVICE.match(session_id):
         return session_id
-    readable = _UNSAFE.sub("_", session_id.lower()).strip("_")[:60]
+    readable = _UNSAFE.sub("_", session_id.lower()).strip("_-")[:60]
     return f"{readable}~{id_digest(session_id)}"

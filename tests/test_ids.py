@@ -31,10 +31,12 @@ def test_a_plain_id_is_its_own_name(session_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "session_id", ["CON", "con", "a/b", "../../x", "A", "a b", "-x", "é", "a" * 101]
+    "session_id", ["CON", "con", "a/b", "../../x", "A", "a b", "-", "-x", "é", "a" * 101]
 )
 def test_any_other_id_gets_a_digest(session_id: str) -> None:
-    assert "~" in file_stem(session_id)
+    stem = file_stem(session_id)
+    assert "~" in stem
+    assert not stem.startswith("-")
 
 
 @given(IDS)

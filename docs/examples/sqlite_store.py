@@ -160,8 +160,8 @@ class SQLiteSessionStore(BaseSessionStore):
 
     @in_transaction
     def _delete(self, session_id, *, expired_at=None):
-        delete = "DELETE FROM sessions WHERE id = ?1 AND (?2 IS NULL OR expires_at <= ?2)"
-        return self._sql(delete, session_id, expired_at).rowcount > 0
+        delete = "DELETE FROM sessions WHERE id = ? AND coalesce(expires_at <= ?, ? IS NULL)"
+        return self._sql(delete, session_id, expired_at, expired_at).rowcount > 0
 
     _head = in_thread(_load)
 

@@ -443,7 +443,7 @@ class BaseSessionStore(SessionStore, ABC):
     async def __decode(self, session_id: str, bodies: Sequence[bytes]) -> list[Message]:
         messages: list[Message] = []
         try:
-            await paced_map(codec.decode_message, bodies, messages)
+            await codec.decode_messages(bodies, messages)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             path, line = await self._locate(session_id, bodies[len(messages)])
             detail = f"a message can't be decoded: {exc}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,7 +25,9 @@ __all__ = [
     "check_json_object",
     "decode_info",
     "decode_json",
+    "decode_large_message",
     "decode_message",
+    "decode_messages",
     "encode_info",
     "encode_json",
     "encode_large_message",
@@ -40,9 +43,15 @@ MAX_DEPTH = 64
 # The codec works on a text without a break, about 1 ms for each million characters.
 _LARGE_TEXT = 1 << 18
 _TEXT_SLICE = 1 << 16
+# What is around the text of a message that was encoded in slices.
+_LARGE_START = re.compile(rb'\{(?:"seq":\d+,)?("content":")')
+_LARGE_END = b'","role":'
+# Two escapes may stand for one character.
+_LONGEST_ESCAPE = 12
 
 encode_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 decode_json: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+_decode_str: Callable[[bytes], str] = msgspec.json.Decoder(str).decode
 decode_message: Callable[[bytes], Message] = msgspec.json.Decoder(Message).decode
 encode_info: Callable[[SessionInfo], bytes] = msgspec.json.Encoder().encode
 decode_info: Callable[[bytes], SessionInfo] = msgspec.json.Decoder(SessionInfo).decode
@@ -219,6 +228,63 @@ async def encode_large_message(message: Message, max_bytes: int) -> bytes:
     if len(body) > max_bytes:
         raise MessageTooLargeError(size=len(body), limit=max_bytes)
     return body
+
+
+async def decode_large_message(body: bytes) -> Message:
+    """Return the same as `decode_message`, in slices of work where it can.
+
+    That is where the text is where `encode_large_message` puts it: in front of the role.
+
+    Raises:
+        msgspec.DecodeError: It is no message.
+        UnicodeDecodeError: It isn't UTF-8.
+    """
+    pacer = Pacer()
+    opening = _LARGE_START.match(body)
+    # Within a text a quote has a backslash before it, so this ends the text and nothing else.
+    end = -1
+    if opening is not None:
+        for at in range(opening.end(), len(body), _LARGE_TEXT):
+            end = body.find(_LARGE_END, at, at + _LARGE_TEXT + len(_LARGE_END) - 1)
+            if end >= 0:
+                break
+            await pacer.pause()
+    if opening is None or end < 0:
+        return decode_message(body)
+    pieces = []
+    at = opening.end()
+    while at < end:
+        piece, at = _decode_text(body, at, end)
+        pieces.append(piece)
+        await pacer.pause()
+    frame = decode_message(b"{%b%b" % (body[1 : opening.start(1)], body[end + 2 :]))
+    return msgspec.structs.replace(frame, content="".join(pieces))
+
+
+def _decode_text(body: bytes, start: int, end: int) -> tuple[str, int]:
+    """Decode the next slice of a text in JSON; return it, and where it ends."""
+    limit = min(start + _TEXT_SLICE, end)
+    for cut in range(limit, max(start, limit - _LONGEST_ESCAPE), -1):
+        try:
+            return _decode_str(b'"%b"' % body[start:cut]), cut
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            error = exc  # The cut may be within a character or an escape.
+    raise error
+
+
+async def decode_messages(bodies: Sequence[bytes], messages: list[Message]) -> None:
+    """Decode messages to the end of a list, in slices of work.
+
+    Raises:
+        msgspec.DecodeError: One is no message; the list has those before it.
+        UnicodeDecodeError: One isn't UTF-8; the list has those before it.
+    """
+    pacer = Pacer()
+    for index, body in enumerate(bodies):
+        is_long = len(body) > _LARGE_TEXT
+        messages.append(await decode_large_message(body) if is_long else decode_message(body))
+        if index & 15 == 15:
+            await pacer.pause()
 
 
 def is_large(message: Message) -> bool:

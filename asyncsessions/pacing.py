@@ -55,19 +55,9 @@ class Breather:
             self.breathe()
 
 
-async def paced_map(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    results: list[Result] | None = None,
-) -> list[Result]:
-    """Return a function's results for items, computed in slices.
-
-    Args:
-        function: Takes much less than a slice.
-        items: What to map.
-        results: The list to fill, for a caller that must know how far an error let it come.
-    """
-    results = [] if results is None else results
+async def paced_map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return a function's results for items, computed in slices; it takes much less than one."""
+    results = []
     pacer = Pacer()
     for index, item in enumerate(items):
         results.append(function(item))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +58,44 @@ async def test_a_large_text_is_encoded_as_any_other(text: str) -> None:
     body = await codec.encode_large_message(message, 8 << 20)
     assert codec.decode_message(body) == message
     assert codec.decode_message(codec.with_seq(body, 7)).seq == 7
+    assert await codec.decode_large_message(body) == message
+
+
+@pytest.mark.parametrize("character", ["x", "é", "群", "🎉", '"', "\\", "\n", "\0", '","role":'])
+@pytest.mark.parametrize("offset", range(7))
+async def test_a_large_text_is_decoded_wherever_it_is_cut(character: str, offset: int) -> None:
+    text = "x" * offset + character * (200_000 // len(character.encode()))
+    metadata = {"text": "a", "role": "b"}
+    for message in (Message("user", text, 1.5, metadata), Message("user", text)):
+        body = codec.with_seq(await codec.encode_large_message(message, 8 << 20), 7)
+        stored = await codec.decode_large_message(body)
+        assert stored == codec.decode_message(body)
+        assert stored.content == text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"seq":1,"content":"' + b"x" * 300_000,
+        b'{"seq":1,"content":"' + b"x" * 300_000 + b'","role":',
+        b'{"seq":1,"content":"' + b"x" * 70_000 + b"\xff" + b"x" * 300_000 + b'","role":"user"}',
+        b'{"seq":1,"content":"' + b"x" * 300_000 + b'\\u12","role":"user"}',
+    ],
+)
+async def test_a_damaged_large_text_is_found(body: bytes) -> None:
+    for decode in (codec.decode_large_message, async_decode):
+        with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):
+            await decode(body)
+
+
+async def async_decode(body: bytes) -> Message:
+    return codec.decode_message(body)
+
+
+async def test_escapes_that_other_programs_write_are_decoded_too() -> None:
+    for start in range(65_520, 65_540):
+        body = b'{"content":"' + b"x" * start + b'\\ud83d\\ude00","role":"user"}'
+        assert (await codec.decode_large_message(body)).content == "x" * start + "\U0001f600"
 
 
 @pytest.mark.parametrize("position", [0, 65_536, 299_999])

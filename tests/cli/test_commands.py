@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -309,6 +310,15 @@ def test_no_colour_and_no_traceback_when_piped(tmp_path: Path) -> None:
     assert err == b""
 
 
+@pytest.fixture
+def signals_are_heard() -> Iterator[None]:
+    """A shell that runs the tests in the background has children ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("signals_are_heard")
 def test_ctrl_c_is_quiet_and_130(tmp_path: Path) -> None:
     process = start("demo", "--seconds", "20", "--workers", "1", "--directory", str(tmp_path))
     # The worker has begun when its files are there.

@@ -325,43 +325,66 @@ class BaseSessionStore(SessionStore, ABC):
         policy = self.__policy
         metadata = {} if finalize else {"partial": True}
         message = Message("assistant", content, policy.clock(), metadata)
-        (body,) = append_one(policy, session_id, message, None).bodies
-
-        def edit(newest: Message | None) -> Replace | None:
-            seq = 0 if newest is None else newest.seq
-            is_partial = newest is not None and _is_partial(newest)
-            if finalize and not content:
-                return self.__replacement(session_id, seq, if_newest=seq) if is_partial else None
-            return self.__replacement(
-                session_id,
-                seq if is_partial else seq + 1,
-                bodies=(body,),
-                if_newest=seq,
-                in_place=is_partial,
-                create=True,
-            )
-
-        await self.__edit_newest(session_id, edit)
-        return True
+        append = append_one(policy, session_id, message, None)
+        if finalize and not content:
+            return await self.discard_partial_assistant_message(session_id)
+        while True:
+            newest = await self.__newest(session_id)
+            if newest is None or not _is_partial(newest):
+                if await self.__append_after(newest, append):
+                    return True
+            elif await self.__swap_newest(session_id, newest.seq, append.bodies):
+                return True
 
     @final
     async def discard_partial_assistant_message(self, session_id: str) -> bool:
-        def edit(newest: Message | None) -> Replace | None:
-            if newest is None or not _is_partial(newest):
-                return None
-            return self.__replacement(session_id, newest.seq, if_newest=newest.seq)
-
-        await self.__edit_newest(session_id, edit)
+        await self.__remove_newest(session_id, _is_partial)
         return True
 
     @final
     async def pop_message(self, session_id: str) -> Message | None:
-        def edit(newest: Message | None) -> Replace | None:
-            if newest is None:
-                return None
-            return self.__replacement(session_id, newest.seq, if_newest=newest.seq)
+        return await self.__remove_newest(session_id, lambda _: True)
 
-        return await self.__edit_newest(session_id, edit)
+    async def __newest(self, session_id: str) -> Message | None:
+        return next(iter(await self.__messages(session_id, limit=1)), None)
+
+    async def __append_after(self, newest: Message | None, append: Append) -> bool:
+        """Append unless another message has come after ``newest``; return whether it did."""
+        info = await self.__info(append.session_id)
+        last_seq = 0 if info is None else info.last_seq
+        if last_seq and (newest is None or newest.seq != last_seq):
+            # The last one was removed, or another one came.
+            again = await self.__newest(append.session_id)
+            if again != newest:
+                return False
+        append = msgspec.structs.replace(append, expected_seq=last_seq)
+        try:
+            await self.__engine.write(append, len(append.bodies[0]))
+        except VersionConflictError:
+            return False
+        return True
+
+    async def __swap_newest(self, session_id: str, seq: int, bodies: tuple[bytes, ...]) -> bool:
+        """Put another message, or none, in place of ``seq`` if that is the newest one still."""
+        replace = self.__replacement(
+            session_id, seq, bodies=bodies, if_newest=seq, in_place=bool(bodies)
+        )
+        return await self.__engine.act(session_id, self._replace, replace) is not None
+
+    async def __remove_newest(
+        self, session_id: str, is_wanted: Callable[[Message], bool]
+    ) -> Message | None:
+        """Remove the newest message if it is one that is wanted, and return it.
+
+        It is compare-and-swap on the newest ``seq``: whoever finds that another writer was first
+        looks again. One of the contenders always gets through.
+        """
+        while True:
+            newest = await self.__newest(session_id)
+            if newest is None or not is_wanted(newest):
+                return None
+            if await self.__swap_newest(session_id, newest.seq, ()):
+                return newest
 
     def __replacement(self, session_id: str, from_seq: int, **fields: Any) -> Replace:
         fields.setdefault("bodies", ())
@@ -369,24 +392,6 @@ class BaseSessionStore(SessionStore, ABC):
         return Replace(
             session_id, from_seq, now=policy.clock(), ttl_seconds=policy.ttl_seconds, **fields
         )
-
-    async def __edit_newest(
-        self, session_id: str, edit: Callable[[Message | None], Replace | None]
-    ) -> Message | None:
-        """Replace the newest message, as ``edit`` says; return what it was.
-
-        It is compare-and-swap on the newest ``seq``: whoever finds that another writer was first
-        looks again. One of the contenders always gets through.
-        """
-        while True:
-            newest = next(iter(await self.get_messages(session_id, limit=1)), None)
-            replace = edit(newest)
-            if replace is None:
-                return newest
-            if await self.__engine.act(session_id, self._replace, replace) is not None:
-                return newest
-            if newest is None and not replace.create:
-                return None
 
     # Read.
 

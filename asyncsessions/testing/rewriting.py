@@ -183,6 +183,15 @@ class PartialTurnCases(StoreCases):
         await store.upsert_partial_assistant_message("s", "b")
         assert await _partials(store) == [(1, "a", True), (2, "wait", False), (3, "b", True)]
 
+    async def test_streamed_turn_follows_removed_ones(self, store: SessionStore) -> None:
+        await fill(store, "s", 3)
+        await store.pop_message("s")
+        await store.upsert_partial_assistant_message("s", "a")
+        assert seqs(await store.get_messages("s")) == [1, 2, 4]
+        await store.clear_session("s")
+        await store.upsert_partial_assistant_message("s", "b")
+        assert await _partials(store) == [(5, "b", True)]
+
     async def test_empty_final_content_removes_the_turn(self, store: SessionStore) -> None:
         await store.add_message("s", "user", "?")
         await store.upsert_partial_assistant_message("s", "a")
@@ -238,6 +247,15 @@ class RetentionCases(StoreCases):
             stored = await fill(store, "s", 10)
             assert seqs(stored) == list(range(1, 11))
             assert await store.get_messages("s") == stored[-3:]
+
+    async def test_streamed_turns_count_too(self) -> None:
+        async with self.make_store(max_messages=2) as store:
+            for seq, text in ((1, "a"), (3, "b"), (5, "c")):
+                await store.add_message("s", "user", text)
+                await store.upsert_partial_assistant_message("s", text)
+                assert await _partials(store) == [(seq, text, False), (seq + 1, text, True)]
+                await store.upsert_partial_assistant_message("s", text * 2, finalize=True)
+                assert texts(await store.get_messages("s")) == [text, text * 2]
 
     @pytest.mark.parametrize("keep", [1, 2, 3, 4, 5, 6])
     async def test_exchanges_stay_whole(self, keep: int) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from asyncsessions._compat import override
 from asyncsessions.codec import decode_message
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.history import is_tool_result, messages_to_drop
@@ -27,6 +26,7 @@ from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._docformat import DamageError
 from asyncsessions.stores._docplace import Names, Place, find, names_of, read_place
 from asyncsessions.stores._document import Document
+from asyncsessions.stores._writer import SessionWriter
 
 __all__ = ["DocumentFile", "Names", "Place", "find", "names_of", "read_place"]
 
@@ -49,7 +49,7 @@ _HARD_TRY_POLL = 0.0001
 _LOCKED_BYTE = 0
 
 
-class DocumentFile:
+class DocumentFile(SessionWriter):
     """One session's document, for one writer at a time; see `SessionWriter`.
 
     Only the lock's file stays open between writes. The document is read anew each time, because
@@ -72,70 +72,27 @@ class DocumentFile:
         is_synced: bool,
         lock_timeout: float,
     ) -> None:
-        self._disk = disk
+        self._names = names_of(session_id)
+        super().__init__(disk, directory / self._names.lock)
         self._directory = directory
         self._session_id = session_id
-        self._names = names_of(session_id)
         self._is_synced = is_synced
         self._is_patient = lock_timeout >= _PATIENCE
         self._last_try = self._busy_since = self._shared_until = 0.0
         self._was_held = False
-        # Threads of this process share the open lock file, and with it the lock of the system.
-        self._mutex = threading.Lock()
-        self._is_retired = False
-        self._fd = -1
         self._place = Place(directory)
         self._document: Document | None = None
         self._data: list[bytes] | None = None  # What `sync` is to write, in parts.
 
-    # Locking.
+    # The lock.
 
-    def acquire(self, *, create: bool, load: bool = True) -> bool:
-        """Take the lock and read; return False at once where somebody else has it.
+    @override
+    def _open(self, *, create: bool) -> int:
+        if not create and find(self._disk, self._directory, self._session_id).data is None:
+            raise FileNotFoundError(self._lock_path)
+        return self._disk.open(self._lock_path, create=True)
 
-        Args:
-            create: Whether to make the file of the lock if there is no session.
-            load: Whether to look inside; `delete` alone does without.
-
-        Raises:
-            CorruptSessionError: The document can't be understood.
-            FileNotFoundError: There is no session, and ``create`` is false.
-        """
-        if not self._mutex.acquire(blocking=False):
-            return False
-        is_held = False
-        try:
-            if self._lock(create=create):
-                self._read(create=create, load=load)
-                is_held = True
-        except BaseException:
-            # Closing gives up the lock.
-            self._forget()
-            raise
-        finally:
-            if not is_held:
-                self._leave()
-        return is_held
-
-    def _lock(self, *, create: bool) -> bool:
-        path = self._directory / self._names.lock
-        while True:
-            if self._fd < 0:
-                if not create:
-                    self._read(create=False, load=False)
-                self._fd = self._disk.open(path, create=True)
-            if not self._try_lock():
-                return False
-            ours = os.fstat(self._fd)
-            try:
-                named = path.stat()
-            except FileNotFoundError:
-                named = None
-            if named is not None and (named.st_ino, named.st_dev) == (ours.st_ino, ours.st_dev):
-                return True
-            # Nobody removes a lock's file, but somebody may have made the directory anew.
-            self._forget()
-
+    @override
     def _try_lock(self) -> bool:
         now = time.monotonic()
         if self._is_patient and self._yields(now):
@@ -162,7 +119,9 @@ class DocumentFile:
             return False
         return time.time() % period < seconds
 
-    def _read(self, *, create: bool, load: bool) -> None:
+    @override
+    def _read(self, size: int, *, create: bool, load: bool) -> None:
+        del size  # The file that is locked is an empty one.
         self._place = find(self._disk, self._directory, self._session_id)
         if self._place.data is None and not create:
             raise FileNotFoundError(self._place.path)
@@ -171,6 +130,7 @@ class DocumentFile:
             self._shared_until = time.monotonic() + _SHARED_SECONDS
         self._data = None
 
+    @override
     def release(self) -> None:
         """Give up the lock."""
         document, self._document, self._data = self._document, None, None
@@ -182,23 +142,10 @@ class DocumentFile:
                 document.close()
             self._leave()
 
-    def _leave(self) -> None:
-        self._mutex.release()
-        if self._is_retired:
-            self.close()
-
-    def close(self) -> None:
-        """Close the lock's file: now, or when the thread that is using it leaves it."""
-        self._is_retired = True
-        if self._mutex.acquire(blocking=False):
-            self._forget()
-            self._mutex.release()
-
+    @override
     def _forget(self) -> None:
-        fd, self._fd = self._fd, -1
         self._document = self._data = None
-        if fd >= 0:
-            self._disk.close(fd)
+        super()._forget()
 
     # Writing.
 
@@ -206,6 +153,7 @@ class DocumentFile:
         document = self._document
         return None if document is None or document.own.is_expired(now) else document
 
+    @override
     def append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
         """Append, all in one write; see `BaseSessionStore._append`."""
         outcomes = [self._add(append) for append in batch]
@@ -241,6 +189,7 @@ class DocumentFile:
         self._document = document
         self._data = []
 
+    @override
     def update(self, batch: Sequence[Update]) -> list[list[JSONValue] | SessionStoreError | None]:
         """Change the record, all in one write; see `BaseSessionStore._update`."""
         outcomes: list[list[JSONValue] | SessionStoreError | None] = []
@@ -263,6 +212,7 @@ class DocumentFile:
             self._data = self._document.dump()
         return outcomes
 
+    @override
     def replace(self, replace: Replace) -> Replaced | None:
         """Replace the newest messages; see `BaseSessionStore._replace`."""
         document = self._existing(replace.now)
@@ -287,6 +237,7 @@ class DocumentFile:
         self._data = document.dump()
         return Replaced(removed, first, had_checkpoint)
 
+    @override
     def delete(self, expired_at: float | None) -> bool:
         """Remove the document; see `BaseSessionStore._delete`. The lock's file stays."""
         if expired_at is not None and self._existing(expired_at) is not None:
@@ -297,6 +248,7 @@ class DocumentFile:
             self._disk.sync_directory(self._directory)
         return True
 
+    @override
     def sync(self) -> None:
         """Put the new document in place of the old one; on failure the old one stays."""
         data, self._data = self._data, None

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -23,8 +23,9 @@ from asyncsessions.hooks import Append, Appended, Replace, Replaced, Update
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._threads import Workers
+from asyncsessions.stores._writer import SessionWriter
 
-__all__ = ["FileStore", "SessionWriter"]
+__all__ = ["FileStore"]
 
 T = TypeVar("T")
 
@@ -41,52 +42,6 @@ _SYNC_THREADS = 8
 # no waiter is favoured.
 _FIRST_POLL = 0.001
 _LAST_POLL = 0.004
-
-
-class SessionWriter(Protocol):
-    """Writes one session's file; its methods run in a worker thread.
-
-    ``acquire``, then any of the writing methods, then ``sync``, then ``release``. Nothing is
-    stored before ``sync`` returns; if it or a writing method raises, nothing of this round is.
-    """
-
-    def acquire(self, *, create: bool, load: bool = True) -> bool:
-        """Take the lock; return False at once where somebody else has it.
-
-        Raises:
-            FileNotFoundError: There is no file, and ``create`` is false.
-        """
-        ...
-
-    def append(self, batch: Sequence[Append]) -> Sequence[Appended | SessionStoreError]:
-        """See `BaseSessionStore._append`."""
-        ...
-
-    def update(
-        self, batch: Sequence[Update]
-    ) -> Sequence[list[JSONValue] | SessionStoreError | None]:
-        """See `BaseSessionStore._update`."""
-        ...
-
-    def replace(self, replace: Replace) -> Replaced | None:
-        """See `BaseSessionStore._replace`."""
-        ...
-
-    def delete(self, expired_at: float | None) -> bool:
-        """See `BaseSessionStore._delete`."""
-        ...
-
-    def sync(self) -> None:
-        """Make what was written durable."""
-        ...
-
-    def release(self) -> None:
-        """Tidy up and give up the lock."""
-        ...
-
-    def close(self) -> None:
-        """Close the file; a thread that is using it, or does so later, closes it at `release`."""
-        ...
 
 
 class _Job(msgspec.Struct, eq=False):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from asyncsessions._compat import override
 from asyncsessions.codec import decode_message, encode_json, with_seq
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.history import is_tool_result, messages_to_drop
@@ -38,6 +38,7 @@ from asyncsessions.stores._log import (
     seq_of,
     with_counters,
 )
+from asyncsessions.stores._writer import SessionWriter
 
 __all__ = ["SessionFile"]
 
@@ -50,11 +51,10 @@ _GAPS = 32
 _decode_key = msgspec.json.Decoder(KeyRecord).decode
 
 
-class SessionFile:
-    """One session's file, for one writer at a time.
+class SessionFile(SessionWriter):
+    """One session's file, which is also what is locked; see `SessionWriter`.
 
-    Call `acquire`, then the writing methods, then `sync`, then `release`, all in one thread.
-    The file stays open in between; what is known of its end is used again only if its size and
+    It stays open between writes. What is known of its end is used again only if its size and
     name show that nobody else wrote.
 
     Args:
@@ -65,16 +65,10 @@ class SessionFile:
     """
 
     def __init__(self, disk: Disk, path: Path, session_id: str, *, is_synced: bool) -> None:
-        self._disk = disk
+        super().__init__(disk, path)
         self._path = path
-        self._name = str(path)
         self._session_id = session_id
         self._is_synced = is_synced
-        # Threads of this process share the open file and with it the lock of the system.
-        self._mutex = threading.Lock()
-        self._is_retired = False
-        self._fd = -1
-        self._file = (0, 0)  # Which file it is, whatever its name.
         self._commit = Commit()
         self._end = 0  # Past the newest commit line.
         self._synced_end = 0
@@ -85,61 +79,16 @@ class SessionFile:
         self._keys: dict[str, KeyRecord] = {}
         self._keys_end = 0  # Up to where the file was searched for keys.
         self._compact_from = 0  # No smaller file is rewritten: it was tried in vain.
-        self._pid = os.getpid()
 
-    # Locking.
+    # The lock.
 
-    def acquire(self, *, create: bool, load: bool = True) -> bool:
-        """Take the lock; return False at once where another thread or process has it.
+    @override
+    def _read(self, size: int, *, create: bool, load: bool) -> None:
+        del create  # The file that was opened is all there is.
+        if load and (size != self._end or not self._is_known):
+            self._load(size)
 
-        Args:
-            create: Whether to make the file if there is none.
-            load: Whether to read the end of the file; `delete` alone does without.
-
-        Raises:
-            CorruptSessionError: The end of the file is damaged.
-            FileNotFoundError: There is no file, and ``create`` is false.
-        """
-        if not self._mutex.acquire(blocking=False):
-            return False
-        try:
-            if self._pid != os.getpid():
-                # A forked child shares the parent's open file, and with it the lock.
-                self._forget()
-                self._pid = os.getpid()
-            while True:
-                if self._fd < 0:
-                    self._use(self._disk.open(self._path, create=create))
-                if not self._disk.try_lock(self._fd):
-                    self._leave()
-                    return False
-                size = self._size_by_name()
-                if size is not None:
-                    break
-                # Another process rewrote or deleted the file before the lock was ours.
-                self._forget()
-            if load and (size != self._end or not self._is_known):
-                self._load(size)
-        except BaseException:
-            self._forget()
-            self._leave()
-            raise
-        return True
-
-    def _size_by_name(self) -> int | None:
-        """Return the file's size; None if its name belongs to another file or none by now."""
-        try:
-            named = os.stat(self._name)  # noqa: PTH116  # half of Path.stat goes to Path
-        except FileNotFoundError:
-            return None
-        return named.st_size if (named.st_ino, named.st_dev) == self._file else None
-
-    def _use(self, fd: int) -> None:
-        """Go on with another open file."""
-        self._fd = fd
-        stat = os.fstat(fd)
-        self._file = (stat.st_ino, stat.st_dev)
-
+    @override
     def release(self) -> None:
         """Give up the lock."""
         try:
@@ -155,27 +104,13 @@ class SessionFile:
         finally:
             self._leave()
 
-    def _leave(self) -> None:
-        self._mutex.release()
-        if self._is_retired:
-            self.close()
-
-    def close(self) -> None:
-        """Close the file: now, or when the thread that is using it leaves it."""
-        self._is_retired = True
-        if self._mutex.acquire(blocking=False):
-            self._forget()
-            self._mutex.release()
-
+    @override
     def _forget(self) -> None:
-        """Close the file, and with it the lock, and start over at the next `acquire`."""
-        fd, self._fd = self._fd, -1
         self._is_known = False
         self._info = None
         self._keys, self._keys_end = {}, 0
         self._compact_from = 0
-        if fd >= 0:
-            self._disk.close(fd)
+        super()._forget()
 
     # Reading under the lock.
 
@@ -228,6 +163,7 @@ class SessionFile:
 
     # Writing.
 
+    @override
     def append(self, batch: Sequence[Append]) -> Sequence[Appended | SessionStoreError]:
         """Append, all in one write; see `BaseSessionStore._append`."""
         keep = batch[-1].keep
@@ -261,6 +197,7 @@ class SessionFile:
         draft.touch(append)
         return Appended(first, append.now)
 
+    @override
     def update(self, batch: Sequence[Update]) -> list[list[JSONValue] | SessionStoreError | None]:
         """Change the record, all in one write; see `BaseSessionStore._update`."""
         exists = self._exists(batch[0].now)
@@ -291,6 +228,7 @@ class SessionFile:
         self._finish(draft, info)
         return outcomes
 
+    @override
     def replace(self, replace: Replace) -> Replaced | None:
         """Replace the newest messages; see `BaseSessionStore._replace`."""
         exists = self._exists(replace.now)
@@ -416,6 +354,7 @@ class SessionFile:
         finally:
             self._forget()
 
+    @override
     def sync(self) -> None:
         """Make what was written durable; on failure it is removed again."""
         if self._end == self._synced_end:
@@ -444,6 +383,7 @@ class SessionFile:
             self._compact_from = 2 * self._end
             logger.warning("could not compact %s: %s", self._path, exc)
 
+    @override
     def delete(self, expired_at: float | None) -> bool:
         """Remove the file and what lies beside it; see `BaseSessionStore._delete`."""
         if expired_at is not None and self._exists(expired_at):

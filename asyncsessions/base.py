@@ -295,7 +295,7 @@ class BaseSessionStore(SessionStore, ABC):
 
     @staticmethod
     async def __given(messages: Sequence[Message | Mapping[str, Any]]) -> Sequence[Message]:
-        if isinstance(messages, str | bytes | Mapping):
+        if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
             text = f"messages is a list of messages, not {type(messages).__name__}"
             raise InvalidMessageError(text, field="messages")
         given: list[Any] = list(messages)

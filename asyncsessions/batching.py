@@ -26,6 +26,7 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 """What became of one item: its result, its error, or a future where that isn't known yet."""
 
 
+# Outcomes that aren't a result.
 _SPECIAL = (BaseException, asyncio.Future)
 
 
@@ -37,6 +38,7 @@ class Entry(msgspec.Struct, Generic[Item, Result], eq=False):
     size: int
     caller: asyncio.Future[Result]
     taken: bool = False
+    # Whether a caller that had been cancelled before may stop waiting.
     is_done: bool = False
     # Set by a caller that was cancelled while its item was under way, and waits for the end.
     unheard: asyncio.Future[None] | None = None
@@ -64,6 +66,19 @@ class Entry(msgspec.Struct, Generic[Item, Result], eq=False):
             self.unheard = asyncio.get_running_loop().create_future()
             with anyio.CancelScope(shield=True):
                 await self.unheard
+
+
+class _Turn(Generic[Item, Result]):
+    """A caller that waits for room, and its item."""
+
+    __slots__ = ("entry", "item", "key", "size")
+
+    def __init__(self, key: str, item: Item, size: int) -> None:
+        self.key = key
+        self.item = item
+        self.size = size
+        self.entry: asyncio.Future[Entry[Item, Result]]
+        self.entry = asyncio.get_running_loop().create_future()
 
 
 class _Hold(Generic[Item, Result]):
@@ -116,7 +131,7 @@ class GroupCommit(Generic[Item, Result]):
         # Queued and held entries together.
         self._items = 0
         self._bytes = 0
-        self._waiting_for_room: deque[asyncio.Future[None]] = deque()
+        self._waiting_for_room: deque[_Turn[Item, Result]] = deque()
         self._drainer: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
@@ -151,17 +166,18 @@ class GroupCommit(Generic[Item, Result]):
             return entry
         if self._closed:
             raise StoreClosedError
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn: _Turn[Item, Result] = _Turn(key, item, size)
         self._waiting_for_room.append(turn)
         try:
-            await turn
-            if self._closed:
-                raise StoreClosedError
-            return self._put(key, item, size)
-        finally:
-            # Only now, so that nobody overtakes a caller between its turn and its entry.
-            self._waiting_for_room.remove(turn)
+            return await turn.entry
+        except asyncio.CancelledError:
+            if not turn.entry.cancelled() and turn.entry.exception() is None:
+                # It was queued in the same moment.
+                entry = turn.entry.result()
+                entry.caller.cancel()
+                await entry.settle()
             self._let_in()
+            raise
 
     def offer(self, key: str, item: Item, size: int) -> Entry[Item, Result] | None:
         """Return an item's entry if there is room for it now; else see `enqueue`."""
@@ -192,12 +208,17 @@ class GroupCommit(Generic[Item, Result]):
         await asyncio.shield(self._idle)
 
     def _let_in(self) -> None:
-        """Give the first of those who wait its turn, if there is room; it lets in the next."""
-        has_room = self._items < self._max_queued_items and self._bytes < self._max_queued_bytes
-        if self._waiting_for_room and (has_room or self._closed):
-            first = self._waiting_for_room[0]
-            if not first.done():
-                first.set_result(None)
+        """Queue the items of those who wait, first come first served, as far as there is room."""
+        while self._waiting_for_room:
+            turn = self._waiting_for_room[0]
+            if not turn.entry.done():
+                if self._closed:
+                    turn.entry.set_exception(StoreClosedError())
+                elif self._items < self._max_queued_items and self._bytes < self._max_queued_bytes:
+                    turn.entry.set_result(self._put(turn.key, turn.item, turn.size))
+                else:
+                    return
+            self._waiting_for_room.popleft()
 
     async def _drain(self) -> None:
         try:
@@ -246,6 +267,9 @@ class GroupCommit(Generic[Item, Result]):
         outcomes: Sequence[Outcome[Result]]
         try:
             outcomes = await self._flush([entry.item for entry in batch])
+            if len(outcomes) != len(batch):
+                text = f"a flush of {len(batch)} items returned {len(outcomes)} outcomes"
+                raise RuntimeError(text)  # noqa: TRY301  # or callers would wait for ever
         except asyncio.CancelledError as exc:
             # The event loop is shutting down; no caller may hang on a batch without an end.
             for entry in batch:

@@ -160,6 +160,9 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
     except UnicodeEncodeError as exc:
         # The codec's own error would quote the content.
         raise _surrogate_error(_field_with_surrogate(message)) from UnicodeError(exc.reason)
+    except TypeError as exc:
+        # A subclass of text, say.
+        raise InvalidMessageError(f"a field isn't plain JSON: {exc}", field="message") from exc
     if len(body) > max_bytes:
         raise MessageTooLargeError(size=len(body), limit=max_bytes)
     # A copy, because the encoder's own result keeps up to half as much again while it waits.

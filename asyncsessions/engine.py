@@ -49,8 +49,8 @@ class Engine:
         self._is_closed = False
         # Whether calls may go ahead; the hot paths look here before they call `open`.
         self.is_ready: bool = False
-        # Returns a write's entry if it could be queued at once (see `GroupCommit.offer`, which it
-        # becomes when the store is open), else None.
+        # Returns a write's entry if it could be queued at once, else None. It is
+        # `GroupCommit.offer` as soon as the store is open, which refuses by itself once closed.
         self.offer: Callable[[str, Append | Update, int], Entry[Any, Any] | None] = _offer_nothing
 
     async def open(self) -> None:

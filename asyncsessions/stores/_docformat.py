@@ -55,8 +55,9 @@ _LARGE = 1 << 17
 _BEFORE_MESSAGES = b'\n  "messages": '
 # What is between two messages there.
 _BETWEEN = re.compile(rb"},\n    {")
-# Messages that are formatted at once.
+# Messages that are formatted at once, and their bytes.
 _SLICE = 128
+_SLICE_BYTES = 1 << 17
 # Bytes that are searched or checked at once.
 _BLOCK = 1 << 18
 _ID_AT_START = re.compile(rb'\s*\{\s*"session_id"\s*:\s*("(?:[^"\\]|\\.)+")')
@@ -273,7 +274,7 @@ def format_document(
             parts.append(_format(value, is_compact=is_compact))
         before = b",%b:" if is_compact else b",\n  %b: "
     parts.append(b"}" if is_compact else b"\n}")
-    return parts if len(entries) > _SLICE else [b"".join(parts)]
+    return parts if sum(map(len, parts)) > _LARGE else [b"".join(parts)]
 
 
 def _format(value: bytes | msgspec.Raw, *, is_compact: bool) -> bytes:
@@ -294,11 +295,18 @@ def _format_list(entries: Sequence[bytes | msgspec.Raw], *, is_compact: bool) ->
         return
     breather = Breather()
     end = b"]" if is_compact else b"\n  ]"
-    for start in range(0, len(entries), _SLICE):
-        text = _format(b"[%b]" % b",".join(entries[start : start + _SLICE]), is_compact=is_compact)
-        # The slice's own brackets make way for what holds the slices together.
-        yield (b"," if start else b"[") + text[1 : -len(end)]
-        breather.breathe()
+    before = b"["
+    some: list[bytes | msgspec.Raw] = []
+    size = 0
+    for index, entry in enumerate(entries, 1):
+        some.append(entry)
+        size += len(memoryview(entry))
+        if len(some) == _SLICE or size > _SLICE_BYTES or index == len(entries):
+            text = _format(b"[%b]" % b",".join(some), is_compact=is_compact)
+            # The slice's own brackets make way for what holds the slices together.
+            yield before + text[1 : -len(end)]
+            breather.breathe()
+            before, some, size = b",", [], 0
     yield end
 
 

@@ -97,17 +97,18 @@ class Place(NamedTuple):
         try:
             if self.damage is not None:
                 raise self.damage
-            return Document(session_id, self.top or {}, self.modified)
+            try:
+                return Document(session_id, self.top or {}, self.modified)
+            except DamageError as exc:
+                if exc.key != "messages":
+                    raise
+            # It is damaged, or in a layout that only looks like the one that is cut in slices.
+            return Document(session_id, parse_object(self.data), self.modified)
         except DamageError as exc:
             raise self.corrupt(exc, session_id) from exc
 
     def corrupt(self, damage: DamageError, session_id: str | None) -> CorruptSessionError:
         """Return the error for a damaged document."""
-        if damage.key == "messages" and self.data is not None:
-            try:
-                parse_object(self.data)
-            except DamageError as exact:
-                damage = exact  # It tells the line.
         line = damage.line
         if line is None and damage.key is not None and self.data is not None:
             found = self.data.find(b'"%b"' % damage.key.encode())

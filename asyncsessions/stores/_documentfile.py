@@ -45,8 +45,6 @@ _PATIENCE = 1.0
 # Who found the lock held tries often, for a moment, because PraisonAI takes it again at once.
 _HARD_TRY = 0.005
 _HARD_TRY_POLL = 0.0001
-# The one that PraisonAI locks on Windows; the lock's file is empty.
-_LOCKED_BYTE = 0
 
 
 class DocumentFile(SessionWriter):
@@ -62,6 +60,9 @@ class DocumentFile(SessionWriter):
         is_synced: Whether `sync` waits for the disk.
         lock_timeout: For how long the callers wait for the lock, in seconds.
     """
+
+    # The one that PraisonAI locks; the lock's file is empty.
+    _lock_byte = 0
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class DocumentFile(SessionWriter):
         if self._is_patient and self._yields(now):
             return False
         deadline = now + _HARD_TRY if self._was_held else now
-        while not self._disk.try_lock(self._fd, _LOCKED_BYTE):
+        while not super()._try_lock():
             if time.monotonic() >= deadline:
                 self._was_held = True
                 return False
@@ -136,7 +137,7 @@ class DocumentFile(SessionWriter):
         document, self._document, self._data = self._document, None, None
         self._place = Place(self._directory)
         try:
-            self._disk.unlock(self._fd, _LOCKED_BYTE)
+            self._disk.unlock(self._fd, self._lock_byte)
         finally:
             if document is not None:
                 document.close()

@@ -9,6 +9,7 @@ import time
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -131,7 +132,9 @@ class FileStore(BaseSessionStore):
 
     def _close_all(self, writers: Sequence[SessionWriter]) -> None:
         for writer in writers:
-            writer.close()
+            # Nothing that was acknowledged depends on it, and no flush should fail for another's.
+            with suppress(OSError):
+                writer.close()
 
     def _in_thread(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         if self._pid != os.getpid():
@@ -276,13 +279,14 @@ class FileStore(BaseSessionStore):
 
     def _do(self, jobs: Sequence[_Job], idle: Sequence[SessionWriter]) -> Sequence[_Job]:
         """Do jobs; return those whose session is locked."""
-        for writer in idle:
-            writer.close()
-        busy: list[_Job] = []
-        for start in range(0, len(jobs), _JOBS_AT_ONCE):
-            busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
-        # Who else writes takes no longer over it, so by now the lock may be free.
-        return self._do_some(busy) if busy else busy
+        self._close_all(idle)
+        # Twice, because who else writes takes no longer over it, so by then the lock may be free.
+        for _ in range(2):
+            busy: list[_Job] = []
+            for start in range(0, len(jobs), _JOBS_AT_ONCE):
+                busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
+            jobs = busy
+        return jobs
 
     def _do_some(self, jobs: Sequence[_Job]) -> list[_Job]:
         """Write to all files, one by one, and then sync them, many at a time.
@@ -294,8 +298,10 @@ class FileStore(BaseSessionStore):
         held: list[_Job] = []
         busy = [job for job in jobs if not self._write(job, held)]
         count = min(len(held), _SYNC_THREADS) if self._is_synced else 1
-        self._syncers.share(self._sync, [held[start::count] for start in range(count)])
-        self._release(held)
+        try:
+            self._syncers.share(self._sync, [held[start::count] for start in range(count)])
+        finally:
+            self._release(held)
         return busy
 
     def _write(self, job: _Job, held: list[_Job]) -> bool:

@@ -108,6 +108,7 @@ class SessionFile(SessionWriter):
     def _forget(self) -> None:
         self._is_known = False
         self._info = None
+        self._end = self._synced_end = 0
         self._keys, self._keys_end = {}, 0
         self._compact_from = 0
         super()._forget()

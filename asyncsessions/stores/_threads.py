@@ -16,6 +16,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from asyncsessions.errors import StoreClosedError, StoreUnavailableError
+
 __all__ = ["Workers"]
 
 T = TypeVar("T")
@@ -40,14 +42,20 @@ class Workers:
         self._name = name
         self._queue: _Queue = SimpleQueue()
         self._started = 0
-        self._starting = threading.Lock()
+        self._is_stopped = False
+        self._lock = threading.Lock()
         # One for each call that a thread has or that waits for one; a thread takes its own out.
         self._calls: deque[None] = deque()
         # A store that is dropped without being closed leaves no threads behind.
         weakref.finalize(self, self._queue.put, None)
 
     def run(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        """Return what a function returns in a thread; it ends there even if this is cancelled."""
+        """Return what a function returns in a thread; it ends there even if this is cancelled.
+
+        Raises:
+            StoreClosedError: `stop` was called before.
+            StoreUnavailableError: There is no thread and none can be started.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -56,7 +64,10 @@ class Workers:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(_settle, future, result, error)
 
-        self._call(function, args, report)
+        if not self._hand_over(function, args, report):
+            if self._is_stopped:
+                raise StoreClosedError
+            raise StoreUnavailableError("the system starts no thread; raise its limit")
         return future
 
     def share(self, function: Callable[[T], object], parts: Sequence[T]) -> None:
@@ -66,56 +77,69 @@ class Workers:
             BaseException: What a call raised; the others have ended, too.
         """
         ends: SimpleQueue[BaseException | None] = SimpleQueue()
-        for part in parts[1:]:
-            self._call(function, (part,), lambda _, error: ends.put(error))
-        try:
-            for part in parts[:1]:
-                function(part)
-        finally:
-            errors = [ends.get() for _ in parts[1:]]
+
+        def report(_: object, error: BaseException | None) -> None:
+            ends.put(error)
+
+        mine = list(parts[:1])
+        mine += [part for part in parts[1:] if not self._hand_over(function, (part,), report)]
+        for part in mine:
+            report(*_outcome(function, (part,)))
+        errors = [ends.get() for _ in parts]
         for error in errors:
             if error is not None:
                 raise error
 
-    def _call(self, function: Callable[..., Any], args: tuple[Any, ...], report: _Report) -> None:
-        self._calls.append(None)
-        if self._started < min(self._limit, len(self._calls)):
-            with self._starting:
-                self._start_thread()
-        self._queue.put((function, args, report))
+    def _hand_over(
+        self, function: Callable[..., Any], args: tuple[Any, ...], report: _Report
+    ) -> bool:
+        """Leave a call to a thread; return False if none will ever take it."""
+        with self._lock:
+            if self._is_stopped:
+                return False
+            if self._started < min(self._limit, len(self._calls) + 1):
+                try:
+                    self._start_thread()
+                except RuntimeError:
+                    # The system has no more of them, so those there are must do.
+                    if not self._started:
+                        return False
+            self._calls.append(None)
+            self._queue.put((function, args, report))
+            return True
 
     def _start_thread(self) -> None:
-        if self._started == self._limit:
-            return  # Another thread was first.
-        self._started += 1
-        name = f"{self._name}-{self._started}"
+        name = f"{self._name}-{self._started + 1}"
         work = (self._queue, self._calls)
         threading.Thread(target=_work, args=work, name=name, daemon=True).start()
+        self._started += 1
 
     def stop(self) -> None:
-        """End the threads once the calls made so far are done."""
-        self._queue.put(None)
+        """Take no more calls, and end the threads once those made so far are done."""
+        with self._lock:
+            self._is_stopped = True
+            self._queue.put(None)
 
 
 def _work(queue: _Queue, calls: deque[None]) -> None:
     while (call := queue.get()) is not None:
-        _run(calls, *call)
+        function, args, report = call
+        outcome = _outcome(function, args)
+        calls.pop()
+        report(*outcome)
         # Or the thread would hold on to what the last call holds until the next one.
-        del call
+        del call, function, args, report, outcome
     # One after the other, all threads take it.
     queue.put(None)
 
 
-def _run(
-    calls: deque[None], function: Callable[..., Any], args: tuple[Any, ...], report: _Report
-) -> None:
-    result, error = None, None
+def _outcome(
+    function: Callable[..., Any], args: tuple[Any, ...]
+) -> tuple[Any, BaseException | None]:
     try:
-        result = function(*args)
+        return function(*args), None
     except BaseException as exc:  # noqa: BLE001  # it is raised where somebody waits
-        error = exc
-    calls.pop()
-    report(result, error)
+        return None, exc
 
 
 def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:

@@ -6,12 +6,13 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.hooks import Append, Appended, Replace, Replaced, Update
 from asyncsessions.models import JSONValue
-from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._disk import PAST_DATA, Disk
 
 __all__ = ["SessionWriter"]
 
@@ -21,12 +22,16 @@ class SessionWriter(ABC):
 
     `acquire`, then any of the writing methods, then `sync`, then `release`; all but `sync` in one
     thread. Nothing is stored before `sync` returns; if it or a writing method raises, nothing of
-    this round is.
+    this round is, unless a file got its name but the directory could not be synced: then what was
+    written can be read, and may be lost with the power.
 
     Args:
         disk: How to read and write.
         lock_path: The file that is locked, and stays open until `close`.
     """
+
+    #: What of the file Windows locks.
+    _lock_byte = PAST_DATA
 
     def __init__(self, disk: Disk, lock_path: Path) -> None:
         self._disk = disk
@@ -84,7 +89,7 @@ class SessionWriter(ABC):
 
     def _try_lock(self) -> bool:
         """Take the system's lock; return False at once where somebody else has it."""
-        return self._disk.try_lock(self._fd)
+        return self._disk.try_lock(self._fd, self._lock_byte)
 
     @abstractmethod
     def _read(self, size: int, *, create: bool, load: bool) -> None:
@@ -118,14 +123,21 @@ class SessionWriter(ABC):
         """Close the file; a thread that is using it, or does so later, closes it at `release`."""
         self._is_retired = True
         if self._mutex.acquire(blocking=False):
-            self._forget()
-            self._mutex.release()
+            try:
+                self._forget()
+            finally:
+                self._mutex.release()
 
     def _forget(self) -> None:
         """Close the file, and with it the lock, and start over at the next `acquire`."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            self._disk.close(fd)
+        if fd < 0:
+            return
+        if self._pid == os.getpid():
+            # A child that was forked meanwhile has the file open, too, which keeps the lock.
+            with suppress(OSError):
+                self._disk.unlock(fd, self._lock_byte)
+        self._disk.close(fd)
 
     # Writing.
 

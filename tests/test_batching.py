@@ -171,6 +171,39 @@ async def test_bytes_count_as_room_too(log: Log) -> None:
     assert len(await asyncio.gather(*tasks)) == 6
 
 
+async def test_who_waited_for_room_shares_flushes(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_items=50, max_queued_items=100)
+    items = [str(number) for number in range(1000)]
+    await asyncio.gather(*(commit.submit("k", item, 1) for item in items))
+    assert [item for batch in log.batches for item in batch] == items
+    assert len(log.batches) == 20
+
+
+async def test_cancelled_waiters_leave_the_others_in_order(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_items=50, max_queued_items=100)
+    log.gate.clear()
+    tasks = await start(*(commit.submit("k", str(number), 1) for number in range(1000)))
+    for task in tasks[:99:-3]:
+        task.cancel()
+    log.gate.set()
+    await asyncio.wait(tasks)
+    flushed = [item for batch in log.batches for item in batch]
+    assert flushed == [str(at) for at, task in enumerate(tasks) if not task.cancelled()]
+    assert len(flushed) == 700
+
+
+async def test_too_few_outcomes_fail_the_batch() -> None:
+    async def flush(batch: list[str]) -> Sequence[Outcome[str]]:
+        return batch[1:]
+
+    commit: GroupCommit[str, str] = GroupCommit(flush)
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(
+            *(commit.submit("k", item, 1) for item in "abc"), return_exceptions=True
+        )
+    assert [type(outcome) for outcome in outcomes] == [RuntimeError] * 3
+
+
 async def test_nobody_overtakes_a_caller_whose_turn_has_come(log: Log) -> None:
     commit: GroupCommit[str, str] = GroupCommit(log.flush, max_queued_bytes=100)
     log.gate.clear()

@@ -167,3 +167,11 @@ def test_errors_never_quote_content() -> None:
         codec.encode_message(Message("user", "secret \ud800"), LIMIT)
     assert "secret" not in str(caught.value)
     assert "secret" not in repr(caught.value.__cause__)
+
+
+def test_text_of_another_type_is_refused_as_input() -> None:
+    class Tag(str):
+        __slots__ = ()
+
+    with pytest.raises(InvalidMessageError):
+        codec.encode_message(Message(Tag("user"), "x", 1.0), LIMIT)

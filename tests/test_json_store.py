@@ -418,6 +418,17 @@ async def test_a_long_document_has_the_same_layout(tmp_path: Path, count: int) -
     assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
 
 
+async def test_a_long_document_of_another_layout_is_understood(tmp_path: Path) -> None:
+    document = foreign("s", *[said("x" * 300) for _ in range(1000)], notes=[1, 2])
+    text = json.dumps(document, indent=2).replace("\n  ],", "\n ],", 1)
+    (tmp_path / "s.json").write_text(text)
+    async with store_at(tmp_path) as store:
+        assert len(await store.get_messages("s")) == 1000
+        await store.add_message("s", "user", "next")
+    assert load(tmp_path / "s.json")["notes"] == [1, 2]
+    assert len(load(tmp_path / "s.json")["messages"]) == 1001
+
+
 async def test_no_step_takes_all_of_a_long_document(tmp_path: Path) -> None:
     written: list[int] = []
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncsessions import StoreClosedError, StoreUnavailableError
 from asyncsessions.stores._threads import Workers
 
 
@@ -74,6 +75,38 @@ async def test_parts_are_shared_and_all_have_ended_when_one_fails() -> None:
             await asyncio.to_thread(workers.share, work, range(4))
         assert sorted(done) == [0, 1, 2, 3]
     await asyncio.to_thread(workers.share, work, [])
+    workers.stop()
+    await until(lambda: alive() == 0)
+
+
+async def test_stopped_threads_take_nothing_more() -> None:
+    workers = Workers(3, "test")
+    assert await workers.run(int) == 0
+    workers.stop()
+    with pytest.raises(StoreClosedError):
+        await workers.run(int)
+    # Parts are done all the same, by the thread that shares them.
+    done: list[int] = []
+    workers.share(done.append, [1, 2, 3])
+    assert done == [1, 2, 3]
+    await until(lambda: alive() == 0)
+
+
+async def test_a_thread_that_cannot_be_started_is_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError(f"can't start new thread {thread.name}")
+
+    workers = Workers(3, "test")
+    done: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(StoreUnavailableError):
+            await workers.run(int)
+        workers.share(done.append, [1, 2, 3])
+    assert sorted(done) == [1, 2, 3]
+    assert await workers.run(int) == 0
     workers.stop()
     await until(lambda: alive() == 0)
 

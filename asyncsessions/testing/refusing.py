@@ -111,7 +111,7 @@ class BadInputCases(StoreCases):
         assert caught.value.field.startswith("metadata.d.d")
         assert await is_absent(store, "s")
 
-    @pytest.mark.parametrize("given", ["text", b"bytes", {"role": "user", "content": "x"}])
+    @pytest.mark.parametrize("given", ["text", b"bytes", {"role": "user", "content": "x"}, None, 5])
     async def test_messages_are_a_list(self, store: SessionStore, given: Any) -> None:
         with pytest.raises(InvalidMessageError) as caught:
             await store.append("s", given)

@@ -242,6 +242,7 @@ class BaseSessionStore(SessionStore, ABC):
             name,
         )
         if codec.is_large(message):
+            # Which gives it its time itself, after the digest.
             message = msgspec.structs.replace(message, timestamp=0.0)
             append = await append_all(
                 policy, session_id, (message,), idempotency_key=idempotency_key

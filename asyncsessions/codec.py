@@ -159,10 +159,11 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
         body = encode_json(message)
     except UnicodeEncodeError as exc:
         # The codec's own error would quote the content.
-        raise _surrogate_error(_field_with_surrogate(message)) from UnicodeError(exc.reason)
+        raise _surrogate_error(_unencodable_field(message)) from UnicodeError(exc.reason)
     except TypeError as exc:
-        # A subclass of text, say.
-        raise InvalidMessageError(f"a field isn't plain JSON: {exc}", field="message") from exc
+        # A subclass of text, say; the codec names its type.
+        field = _unencodable_field(message)
+        raise InvalidMessageError(f"{field} isn't plain JSON: {exc}", field=field) from exc
     if len(body) > max_bytes:
         raise MessageTooLargeError(size=len(body), limit=max_bytes)
     # A copy, because the encoder's own result keeps up to half as much again while it waits.
@@ -200,11 +201,11 @@ def _surrogate_error(field: str) -> InvalidMessageError:
     return InvalidMessageError(text, field=field)
 
 
-def _field_with_surrogate(message: Message) -> str:
+def _unencodable_field(message: Message) -> str:
     for field in message.__struct_fields__:
         try:
             encode_json(getattr(message, field))
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, TypeError):
             return field
     return "message"
 

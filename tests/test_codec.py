@@ -173,5 +173,6 @@ def test_text_of_another_type_is_refused_as_input() -> None:
     class Tag(str):
         __slots__ = ()
 
-    with pytest.raises(InvalidMessageError):
-        codec.encode_message(Message(Tag("user"), "x", 1.0), LIMIT)
+    with pytest.raises(InvalidMessageError) as caught:
+        codec.encode_message(Message("user", "x", 1.0, name=Tag("ann")), LIMIT)
+    assert caught.value.field == "name"

@@ -68,7 +68,7 @@ async def test_the_format_at_rest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ttl_seconds", [None, 60.0])
-@pytest.mark.parametrize("sizes", [(1,), (2, 1, 3), (1,) * 300])
+@pytest.mark.parametrize("sizes", [(1,), (0,), (2, 0, 3), (2, 1, 3), (1,) * 300])
 def test_the_fast_way_to_append_writes_the_same_bytes(
     tmp_path: Path, sizes: Sequence[int], ttl_seconds: float | None
 ) -> None:

@@ -40,7 +40,7 @@ def plain_flush(
 ) -> tuple[bytes, Commit, list[Appended]] | None:
     """Return the flush of appends to a session that has messages, its commit and the outcomes.
 
-    It is what `Draft` makes of them, in a third of the time, for the appends that are the rule:
+    It is what `Draft` makes of them, in half the time, for the appends that are the rule:
     without a key or an expected ``seq``. For others it returns None.
     """
     if not commit.count:
@@ -49,7 +49,7 @@ def plain_flush(
     lines: list[bytes] = []
     outcomes: list[Appended] = []
     for append in batch:
-        if append.key is not None or append.expected_seq is not None:
+        if append.key is not None or append.expected_seq is not None or not append.bodies:
             return None
         outcomes.append(Appended(seq + 1, append.now))
         for body in append.bodies:

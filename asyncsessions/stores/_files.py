@@ -229,7 +229,7 @@ class FileStore(BaseSessionStore):
             if left <= 0:
                 job.error = LockTimeoutError(job.session_id, timeout=self._lock_timeout)
                 return
-            await asyncio.sleep(min(left, delay * (0.5 + random.random())))  # noqa: S311
+            await asyncio.sleep(min(left, delay * (0.5 + random.random())))  # noqa: S311  # no secret
             if not await self._hop([job]):
                 return
             delay = min(_LAST_POLL, delay * 1.5)

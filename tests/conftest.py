@@ -1,4 +1,4 @@
-"""What all tests share: strictness about blocking calls, and how hypothesis searches."""
+"""What all tests share: strictness about blocking calls, how hypothesis searches, the servers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import Phase, settings
+
+from asyncsessions.testing.servers import (
+    MongoServer,
+    PostgresServer,
+    RedisClusterServers,
+    RedisServer,
+)
 
 # Disks and shared machines are no place for a deadline for each example.
 settings.register_profile("default", deadline=None, max_examples=25)
@@ -25,3 +32,49 @@ def no_blocking_calls() -> Iterator[None]:
     """Fail a test in which the library blocks the event loop."""
     with blockbuster_ctx("asyncsessions", excluded_modules=["asyncsessions.testing"]):
         yield
+
+
+# URLs of servers that all tests of a run share. Each test has a name space of its own there. A
+# test that kills or configures a server starts its own instead.
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a Redis server: the one that is given, or one started for this run."""
+    yield from _given("REDIS") or _started(RedisServer())
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> Iterator[str]:
+    """The URL of a Redis Cluster of three nodes."""
+    yield from _given("REDIS_CLUSTER") or _started(RedisClusterServers())
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a PostgreSQL database."""
+    yield from _given("POSTGRES") or _started(PostgresServer())
+
+
+@pytest.fixture(scope="session")
+def mongo_url() -> Iterator[str]:
+    """The URL of a standalone MongoDB server."""
+    yield from _given("MONGO") or _started(MongoServer())
+
+
+@pytest.fixture(scope="session")
+def mongo_replica_url() -> Iterator[str]:
+    """The URL of a MongoDB replica set of one node."""
+    yield from _given("MONGO_REPLICA") or _started(MongoServer(replica_set=True))
+
+
+def _given(name: str) -> list[str]:
+    url = os.environ.get(f"ASYNCSESSIONS_TEST_{name}_URL")
+    return [url] if url else []
+
+
+def _started(
+    server: RedisServer | RedisClusterServers | PostgresServer | MongoServer,
+) -> Iterator[str]:
+    with server:
+        yield server.url

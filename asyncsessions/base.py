@@ -25,7 +25,12 @@ import msgspec
 from asyncsessions import codec, history, transfer
 from asyncsessions.batching import Outcome
 from asyncsessions.engine import Engine
-from asyncsessions.errors import CorruptSessionError, InvalidMessageError, VersionConflictError
+from asyncsessions.errors import (
+    CorruptSessionError,
+    InvalidMessageError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
 from asyncsessions.hooks import (
     Append,
     Appended,
@@ -92,6 +97,9 @@ class BaseSessionStore(SessionStore, ABC):
 
     #: What a driver raises when its server or disk fails; becomes `StoreUnavailableError`.
     _driver_errors: tuple[type[Exception], ...] = (OSError,)
+    #: Whether the hooks leave out what has expired themselves, by their server's clock. The
+    #: ``now`` that they get says then only what time the record and the messages show.
+    _expires_by_server: bool = False
 
     def __init__(
         self,
@@ -191,6 +199,13 @@ class BaseSessionStore(SessionStore, ABC):
         """Return the path and line of a damaged message, for the error; None where unknown."""
         del session_id, damaged  # Only a store with files knows.
         return None, None
+
+    def _explain(self, exc: Exception) -> tuple[type[StoreUnavailableError], str]:
+        """Say what one of ``_driver_errors`` means: which error it becomes, and its text.
+
+        The text says what happened and what to do. It holds no content and no credentials.
+        """
+        return StoreUnavailableError, str(exc)
 
     # Life cycle.
 
@@ -477,7 +492,9 @@ class BaseSessionStore(SessionStore, ABC):
     async def __info(self, session_id: str) -> SessionInfo | None:
         check_session_id(session_id)
         info = await self.__engine.read(self._head, session_id)
-        return None if info is None or info.is_expired(self.__policy.clock()) else info
+        if info is None or self._expires_by_server:
+            return info
+        return None if info.is_expired(self.__policy.clock()) else info
 
     @final
     async def get_session(self, session_id: str, *, max_messages: int | None = None) -> SessionData:

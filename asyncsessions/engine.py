@@ -32,6 +32,7 @@ class Hooks(Protocol):
     async def _close(self) -> None: ...
     async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Any]]: ...
     async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[Any]]: ...
+    def _explain(self, exc: Exception) -> tuple[type[StoreUnavailableError], str]: ...
 
 
 class Engine:
@@ -167,8 +168,9 @@ class Engine:
     def _translated(self, exc: Exception, session_id: str | None) -> StoreUnavailableError:
         """Return this library's error for a driver's."""
         which = "" if session_id is None else f" for session {session_id!r}"
-        text = f"{type(self._store).__name__} failed{which}: {exc}"
-        error = StoreUnavailableError(text, session_id=session_id)
+        kind, detail = self._store._explain(exc)
+        text = f"{type(self._store).__name__} failed{which}: {detail}"
+        error = kind(text, session_id=session_id)
         error.__cause__ = exc
         return error
 

@@ -11,6 +11,8 @@
     ├── SessionNotFoundError       (also a LookupError)
     ├── LockTimeoutError           (also a TimeoutError)
     ├── StoreUnavailableError
+    │   ├── StoreRefusedError
+    │   └── StoreFullError
     └── StoreClosedError
 
 An error's text says what happened, to which session, and what to do. It never holds message
@@ -35,6 +37,8 @@ __all__ = [
     "SessionNotFoundError",
     "SessionStoreError",
     "StoreClosedError",
+    "StoreFullError",
+    "StoreRefusedError",
     "StoreUnavailableError",
     "VersionConflictError",
 ]
@@ -193,6 +197,17 @@ class LockTimeoutError(SessionStoreError, TimeoutError):
 
 class StoreUnavailableError(SessionStoreError):
     """The server, disk or directory refused or couldn't be reached; the cause is chained."""
+
+
+class StoreRefusedError(StoreUnavailableError):
+    """The server answers, but not to this client: somebody has to change a setting.
+
+    A wrong password, a missing permission or database, a read-only replica, a server too old.
+    """
+
+
+class StoreFullError(StoreUnavailableError):
+    """The server has no room for more; reading still works. Nothing was written."""
 
 
 class StoreClosedError(SessionStoreError):

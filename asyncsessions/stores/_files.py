@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -24,6 +24,7 @@ from asyncsessions.hooks import Append, Appended, Replace, Replaced, Update
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._threads import Workers
+from asyncsessions.stores._urls import STORE_OPTIONS, query_options
 from asyncsessions.stores._writer import SessionWriter
 
 __all__ = ["FileStore"]
@@ -43,6 +44,7 @@ _SYNC_THREADS = 8
 # no waiter is favoured.
 _FIRST_POLL = 0.001
 _LAST_POLL = 0.004
+_URL_OPTIONS = {"durability": str, "lock_timeout": float} | STORE_OPTIONS
 
 
 class _Job(msgspec.Struct, eq=False):
@@ -98,7 +100,7 @@ class FileStore(BaseSessionStore):
         directory = unquote(parts.netloc + parts.path)
         if not directory:
             raise ValueError(f"{url!r} names no directory; write {parts.scheme}://DIRECTORY")
-        return cls(directory, **_query_options(parts.query) | options)
+        return cls(directory, **query_options(parts.query, _URL_OPTIONS) | options)
 
     @abstractmethod
     def _writer(self, session_id: str) -> SessionWriter:
@@ -342,27 +344,3 @@ class FileStore(BaseSessionStore):
         error = StoreUnavailableError(text, session_id=session_id)
         error.__cause__ = exc
         return error
-
-
-def _query_options(query: str) -> dict[str, Any]:
-    """Return a URL's options with the types that the constructors take.
-
-    Raises:
-        ValueError: An option isn't known, or its value isn't of its type.
-    """
-    kinds: dict[str, Callable[[str], Any]] = {
-        "durability": str,
-        "lock_timeout": float,
-        "max_messages": int,
-        "ttl_seconds": float,
-        "max_message_bytes": int,
-    }
-    options = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in kinds:
-            raise ValueError(f"unknown option {name!r} in the URL; known are {', '.join(kinds)}")
-        try:
-            options[name] = kinds[name](text)
-        except ValueError as exc:
-            raise ValueError(f"option {name}={text!r} in the URL is not a number") from exc
-    return options

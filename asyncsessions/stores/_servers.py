@@ -1,0 +1,82 @@
+"""What the stores on servers share: a time limit for each call, and retries that double nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.stores._urls import STORE_OPTIONS
+
+__all__ = ["SERVER_OPTIONS", "ServerStore"]
+
+T = TypeVar("T")
+
+SERVER_OPTIONS: dict[str, Callable[[str], Any]] = {"timeout": float} | STORE_OPTIONS
+"""What every store on a server takes, and how to read it from a URL."""
+
+# How long to wait before the next attempt, in seconds; doubled each time, up to the last, and
+# random below that, so that clients which lost a server together don't come back together.
+_FIRST_PAUSE = 0.05
+_LAST_PAUSE = 1.0
+
+
+class ServerStore(BaseSessionStore):
+    """A store on a server.
+
+    Args:
+        timeout: How long a call may take at the server, in seconds, its retries included.
+        **options: See `BaseSessionStore`. Where a ``clock`` is given, it also decides what has
+            expired; otherwise the server's does.
+    """
+
+    def __init__(self, *, timeout: float = 10.0, **options: Any) -> None:
+        super().__init__(**options)
+        if not 0 < timeout < float("inf"):
+            raise ValueError(f"timeout={timeout!r}: give seconds, more than 0")
+        self._timeout = timeout
+        self._expires_by_server = options.get("clock") is None
+        # Stands for this store in what the server remembers of its last write.
+        self._writer_id = secrets.token_hex(8)
+
+    @abstractmethod
+    def _is_lost(self, exc: Exception) -> bool:
+        """Whether an attempt failed because the server was away, so that another may succeed."""
+
+    @abstractmethod
+    def _was_sent(self, exc: Exception) -> bool:
+        """Whether the server may have done what failed with this error."""
+
+    async def _retried(self, attempt: Callable[[], Awaitable[T]], *, repeatable: bool = True) -> T:
+        """Return what an attempt returns, trying again after a lost connection.
+
+        Args:
+            attempt: Talks to the server.
+            repeatable: Whether it does no harm to do it twice.
+
+        Raises:
+            TimeoutError: There was no answer within ``timeout``.
+            Exception: The last attempt's error.
+        """
+        pause = _FIRST_PAUSE
+        lost: Exception | None = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    try:
+                        return await attempt()
+                    except self._driver_errors as exc:
+                        if not self._is_lost(exc) or (self._was_sent(exc) and not repeatable):
+                            raise
+                        lost = exc
+                    await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # no secret
+                    pause = min(2 * pause, _LAST_PAUSE)
+        except TimeoutError as exc:
+            if lost is not None:
+                raise lost from exc
+            text = f"no answer within {self._timeout:g} s; the outcome of a write is unknown"
+            raise TimeoutError(text) from exc

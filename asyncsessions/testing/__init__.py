@@ -30,6 +30,7 @@ import pytest
 _MODULES = (
     "_model",
     "appending",
+    "cancelling",
     "concurrency",
     "damaging",
     "expiring",

@@ -22,9 +22,9 @@ from asyncsessions.testing._cases import (
     user,
 )
 
-__all__ = ["CostCases", "LifeCases"]
+__all__ = ["CALLS_WITHOUT_ID", "CostCases", "LifeCases"]
 
-_CALLS_WITHOUT_ID: dict[str, Callable[[SessionStore], Awaitable[object]]] = {
+CALLS_WITHOUT_ID: dict[str, Callable[[SessionStore], Awaitable[object]]] = {
     "get_by_gateway_session": lambda s: s.get_by_gateway_session("g"),
     "get_sessions_by_agent": lambda s: s.get_sessions_by_agent("a"),
     "import_sessions": lambda s: s.import_sessions([{"session_id": "i", "messages": []}]),
@@ -59,12 +59,12 @@ class LifeCases(StoreCases):
         await store.ping()
         assert await store.list_sessions() == []
 
-    @pytest.mark.parametrize("name", [*CALLS, *_CALLS_WITHOUT_ID])
+    @pytest.mark.parametrize("name", [*CALLS, *CALLS_WITHOUT_ID])
     async def test_closed_store_refuses(self, name: str) -> None:
         store = self.make_store()
         await store.add_message("s", "user", "x")
         await store.aclose()
-        refused = call(name, store, "s") if name in CALLS else _CALLS_WITHOUT_ID[name](store)
+        refused = call(name, store, "s") if name in CALLS else CALLS_WITHOUT_ID[name](store)
         with pytest.raises(StoreClosedError):
             await refused
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncsessions.testing.appending import AppendCases, IdempotencyCases
+from asyncsessions.testing.cancelling import AwaitCases
 from asyncsessions.testing.concurrency import CancellationCases, ConcurrencyCases
 from asyncsessions.testing.expiring import ExpiryCases
 from asyncsessions.testing.finding import ListCases, SearchCases
@@ -38,6 +39,7 @@ class StoreConformance(
     CostCases,
     ConcurrencyCases,
     CancellationCases,
+    AwaitCases,
     PropertyCases,
     ModelCases,
 ):

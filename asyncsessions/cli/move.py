@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,14 @@ from typing import Annotated, Any
 import anyio.to_thread
 import msgspec
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from asyncsessions._compat import override
 from asyncsessions.cli.common import (
@@ -28,7 +35,7 @@ from asyncsessions.cli.common import (
 )
 from asyncsessions.cli.verify import Ledger, check
 from asyncsessions.codec import encode_json
-from asyncsessions.errors import SessionFileError
+from asyncsessions.errors import CorruptSessionError, SessionFileError
 from asyncsessions.models import ImportReport
 from asyncsessions.streams import read_sessions, write_sessions
 
@@ -51,10 +58,11 @@ class _Result(msgspec.Struct):
 
 def import_(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="FILE|DIR",
-            help="A JSON Lines file of sessions, or a directory of PraisonAI's session files.",
+            metavar="FILE|DIR|URL",
+            help="A JSON Lines file of sessions, a directory of PraisonAI's session files, "
+            "or another store.",
         ),
     ],
     store: StoreOption = _DEFAULT_STORE,
@@ -64,8 +72,10 @@ def import_(
     json: JSONOption = False,
 ) -> None:
     """Bring sessions into a store, and check that they read back the same."""
-    if not source.exists():
-        raise CommandError(f"there is no file or directory {str(source)!r}")
+    if source == store:
+        raise ValueError(f"{safe_url(source)!r} is both where from and where to")
+    if not _is_url(source) and not Path(source).exists():
+        raise CommandError(f"there is no file or directory {source!r}")
     result = run(_import(source, store, overwrite=overwrite))
     report = result.report
     if json:
@@ -109,24 +119,24 @@ def _print_report(result: _Result, url: str) -> None:
     )
 
 
-async def _import(source: Path, url: str, *, overwrite: bool) -> _Result:
+def _is_url(source: str) -> bool:
+    return "://" in source
+
+
+async def _import(source: str, url: str, *, overwrite: bool) -> _Result:
     ledger = Ledger()
     damaged: list[str] = []
-    size = await anyio.to_thread.run_sync(_size_of, source)
-    progress = _progress()
+    size = None if _is_url(source) else await anyio.to_thread.run_sync(_size_of, Path(source))
+    progress = _progress(counts_bytes=size is not None)
     async with opened(url, create=True) as target:
         with progress:
             task = progress.add_task("importing", total=size)
 
-            def note_damage(error: SessionFileError) -> None:
-                damaged.append(str(error))
+            def note_progress(count: int) -> None:
+                progress.advance(task, count)
 
             async def records() -> AsyncIterator[dict[str, Any]]:
-                stream = read_sessions(
-                    source,
-                    on_progress=lambda count: progress.advance(task, count),
-                    on_damaged=note_damage,
-                )
+                stream = _read(source, note_progress, damaged)
                 async with aclosing(stream) as sessions:
                     async for record in sessions:
                         ledger.note(record)
@@ -138,12 +148,42 @@ async def _import(source: Path, url: str, *, overwrite: bool) -> _Result:
     return _Result(report, damaged, different)
 
 
-def _progress() -> Progress:
+async def _read(
+    source: str, on_progress: Callable[[int], None], damaged: list[str]
+) -> AsyncGenerator[dict[str, Any]]:
+    """Yield the records of a file, a directory or a store.
+
+    Args:
+        source: Its path or URL.
+        on_progress: Is told how many more bytes, or sessions of a store, have been read.
+        damaged: Gets the text of each error that left something out.
+    """
+    if _is_url(source):
+        try:
+            async with opened(source) as origin:
+                async for record in origin.export_all():
+                    yield record
+                    on_progress(not record.get("part"))
+        except CorruptSessionError as exc:
+            # All other sessions have come before it is raised.
+            damaged.append(str(exc))
+        return
+
+    def note_damage(error: SessionFileError) -> None:
+        damaged.append(str(error))
+
+    stream = read_sessions(Path(source), on_progress=on_progress, on_damaged=note_damage)
+    async with aclosing(stream) as sessions:
+        async for record in sessions:
+            yield record
+
+
+def _progress(*, counts_bytes: bool) -> Progress:
     console = err_console()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        DownloadColumn(),
+        DownloadColumn() if counts_bytes else MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=console,
         transient=True,

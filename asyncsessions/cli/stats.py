@@ -26,8 +26,8 @@ from asyncsessions.cli.common import (
 __all__ = ["size_text", "stats"]
 
 _DEFAULT_STORE = "jsonl://sessions"
-# A store on files reads every file for each page, so pages are large.
-_PAGE = 10_000
+# A store on files reads every file for each page, so its pages are large.
+_FILES_PAGE, _SERVER_PAGE = 10_000, 500
 _TOP = 5
 
 
@@ -59,10 +59,12 @@ async def _count(url: str) -> dict[str, Any]:
     oldest: float | None = None
     newest: float | None = None
     agents: Counter[str] = Counter()
+    directory = store_directory(url)
+    limit = _SERVER_PAGE if directory is None else _FILES_PAGE
     async with opened(url) as store:
         cursor: str | None = None
         while True:
-            page = await store.list_sessions(_PAGE, cursor)
+            page = await store.list_sessions(limit, cursor)
             sessions += len(page)
             for info in page:
                 messages += info.message_count
@@ -73,7 +75,6 @@ async def _count(url: str) -> dict[str, Any]:
             cursor = page.next_cursor
             if cursor is None:
                 break
-    directory = store_directory(url)
     size = None if directory is None else await anyio.to_thread.run_sync(_size_of, directory)
     top = [{"agent_name": name, "sessions": count} for name, count in agents.most_common(_TOP)]
     return {

@@ -294,3 +294,39 @@ def test_an_export_that_lacks_a_damaged_session_fails(tmp_path: Path) -> None:
     assert len(result.out.splitlines()) == 5
     assert "warning: left out" in result.err
     assert "cafe-1" in result.err
+
+
+def test_a_store_is_imported_into_another(filled: str, tmp_path: Path) -> None:
+    target = f"jsonl://{tmp_path / 'target'}"
+
+    result = good("import", filled, "--store", target, "--json").json
+
+    assert (result["imported"], result["messages"], result["verified"]) == (6, 17, True)
+    exported = map(json.loads, good("export", "--store", target).out.splitlines())
+    after = {record["session_id"]: summary(record) for record in exported}
+    assert after == {sid: summary(record) for sid, record in records().items()}
+    again = good("import", target, "--store", filled, "--overwrite", "--json").json
+    assert (again["imported"], again["verified"]) == (6, True)
+
+
+def test_a_store_is_not_imported_into_itself(filled: str) -> None:
+    assert "both where from and where to" in bad(2, "import", filled, "--store", filled)
+
+
+def test_import_from_a_store_that_does_not_exist(url: str, tmp_path: Path) -> None:
+    line = bad(1, "import", f"jsonl://{tmp_path / 'missing'}", "--store", url)
+    assert "there is no directory" in line
+
+
+def test_import_from_a_damaged_store_says_what_is_left_out(tmp_path: Path) -> None:
+    source = f"jsonl://{tmp_path / 'source'}"
+    good("import", DATA, "--store", source)
+    path = max((tmp_path / "source").glob("*.jsonl"), key=lambda each: each.stat().st_size)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 4] = b'"\xff}{'
+    path.write_bytes(damaged)
+
+    result = call("import", source, "--store", f"jsonl://{tmp_path / 'target'}", "--json")
+
+    assert result.json["imported"] == 5
+    assert len(result.json["damaged"]) == 1

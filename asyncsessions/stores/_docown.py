@@ -12,7 +12,8 @@ import msgspec
 
 from asyncsessions.hooks import KeyRecord
 from asyncsessions.pacing import Breather
-from asyncsessions.stores._docformat import RESERVED, DamageError, identity
+from asyncsessions.stores._docformat import RESERVED, DamageError
+from asyncsessions.stores._docmessage import identity
 
 __all__ = ["Own", "number", "runs"]
 

@@ -19,17 +19,14 @@ from asyncsessions.pacing import Breather
 from asyncsessions.stores._docformat import (
     RESERVED,
     DamageError,
-    entry_from_body,
-    entry_to_body,
     format_document,
     from_iso,
-    identity,
     loads,
     parse_list,
     parse_object,
     to_iso,
-    unhide,
 )
+from asyncsessions.stores._docmessage import entry_from_body, entry_to_body, identity, unhide
 from asyncsessions.stores._docown import Own, number, runs
 
 _BRACE = ord("{")

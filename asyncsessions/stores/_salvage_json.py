@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from asyncsessions.codec import decode_message
-from asyncsessions.stores._docformat import RESERVED, DamageError, entry_to_body
+from asyncsessions.stores._docformat import RESERVED, DamageError
+from asyncsessions.stores._docmessage import entry_to_body
 from asyncsessions.stores._docplace import Place
 from asyncsessions.stores._document import Document
 

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from asyncsessions import __version__
 from asyncsessions._compat import override
-from asyncsessions.cli import browse, demo, doctor, edit, move, stats
+from asyncsessions.cli import browse, demo, doctor, edit, migrate, move, stats
 from asyncsessions.cli.common import CommandError, one_line
 from asyncsessions.errors import SessionStoreError
 
@@ -129,4 +129,5 @@ app.command("add")(edit.add)
 app.command("rm")(edit.rm)
 app.command("stats")(stats.stats)
 app.command("doctor")(doctor.doctor)
+app.command("migrate")(migrate.migrate)
 app.command("demo")(demo.demo)

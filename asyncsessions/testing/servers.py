@@ -204,6 +204,12 @@ class Server(ABC):
         assert self._process is not None
         self._process.send_signal(number)
 
+    def _children(self) -> list[int]:
+        """Return the processes that the server has started."""
+        pid = self.process_id
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        return [int(child) for child in children.read_text().split()] if children.exists() else []
+
     def _is_listening(self) -> bool:
         with socket.socket() as probe:
             probe.settimeout(1.0)
@@ -373,6 +379,22 @@ class PostgresServer(Server):
             self._make()
         super().start()
 
+    def kill(self) -> None:
+        """End it at once with all its processes, as a crash of the machine would."""
+        children = self._children()
+        super().kill()
+        _signal_all(children, signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Let it stand still: connections stay open, nothing is answered."""
+        super().pause()
+        _signal_all(self._children(), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        _signal_all(self._children(), signal.SIGCONT)
+        super().resume()
+
     def _make(self) -> None:
         user = self._user()
         if user is not None:
@@ -425,6 +447,12 @@ class PostgresServer(Server):
             return None
         names = {entry.pw_name for entry in pwd.getpwall()}
         return "postgres" if "postgres" in names else "nobody"
+
+
+def _signal_all(processes: Sequence[int], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def _readable_by_all(programs: Path, directory: Path) -> Path:

@@ -1,0 +1,187 @@
+"""Connections to PostgreSQL: a small pool, and one that is kept for the group commits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, urlsplit
+
+import asyncpg
+
+from asyncsessions.errors import SessionStoreError
+
+__all__ = ["Connection", "Connections", "transaction"]
+
+# After these a connection can be used on.
+_HARMLESS = (asyncpg.PostgresError, SessionStoreError)
+
+Connection: TypeAlias = Any
+"""One of asyncpg's, or its pool's stand-in for one; the driver has no type hints."""
+
+
+class Connections:
+    """Lends connections, and ends those of which nobody can say what state they are in.
+
+    Args:
+        source: A URL, or the caller's pool, which is never closed.
+        size: With a URL, how many connections there are at the most.
+        timeout: How long to wait for a connection to be made, in seconds.
+        is_prepared: Whether statements may stay prepared at the server.
+    """
+
+    def __init__(self, source: Any, *, size: int, timeout: float, is_prepared: bool) -> None:
+        self._url: str | None = source if isinstance(source, str) else None
+        self._pool: Any = None if isinstance(source, str) else source
+        self._size = size
+        self._timeout = timeout
+        self._is_prepared = is_prepared
+        self._kept: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether connections can be lent."""
+        return self._pool is not None
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"timeout": self._timeout}
+        if not self._is_prepared:
+            options["statement_cache_size"] = 0
+        names = {name for name, _ in parse_qsl(urlsplit(self._url or "").query)}
+        if "application_name" not in names:
+            options["server_settings"] = {"application_name": "asyncsessions"}
+        return options
+
+    async def _prepare(self, connection: Connection) -> None:
+        """Have a new connection use indexes.
+
+        Every statement is made for one, and a plan stays with a prepared statement: one from
+        when a table had few rows would read all of it for long after. Behind a pooler the
+        connection isn't this store's to set up, and no plan stays.
+        """
+        if self._is_prepared:
+            await connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+
+    async def open(self) -> None:
+        """Connect, unless that is done or the caller's business."""
+        if self._pool is not None:
+            return
+        # One more is kept outside of the pool; see `lend_kept`.
+        pool = asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=self._size - 1,
+            init=self._prepare,
+            reset=_no_reset,
+            **self._options(),
+        )
+        try:
+            self._pool = await pool
+        except BaseException:
+            pool.terminate()
+            raise
+
+    async def close(self) -> None:
+        """Close what isn't the caller's. No connection is lent any more."""
+        if self._url is None or self._pool is None:
+            return
+        kept, pool = self._kept, self._pool
+        self._kept = self._pool = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                if kept is not None:
+                    await kept.close()
+                await pool.close()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            # The server is away, so nobody misses a farewell.
+            if kept is not None:
+                kept.terminate()
+            pool.terminate()
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Connection]:
+        """Lend a connection of the pool."""
+        connection = await self._pool.acquire()
+        try:
+            yield connection
+        except BaseException as exc:
+            _end_unless_usable(connection, exc)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    def lend_kept(self) -> AbstractAsyncContextManager[Connection]:
+        """Lend the connection that is kept for flushes, of which there is one at a time.
+
+        To take one of the pool and give it back costs a tenth of a single append. From a caller's
+        pool nothing is kept.
+        """
+        return self.lend() if self._url is None else _Kept(self)
+
+    async def kept(self) -> Connection:
+        """Return the connection that is kept, a new one if it is gone."""
+        if self._kept is None or self._kept.is_closed():
+            connection = await asyncpg.connect(self._url, **self._options())
+            try:
+                await self._prepare(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._kept = connection
+        return self._kept
+
+
+class _Kept:
+    """Lends the connection that is kept; a class, because a generator takes three times as long."""
+
+    __slots__ = ("_connection", "_connections")
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._connections.kept()
+        return self._connection
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None:
+            _end_unless_usable(self._connection, exc)
+
+
+def _end_unless_usable(connection: Connection, exc: BaseException) -> None:
+    """End a connection that may be in the middle of something.
+
+    After an error that the server or this library reported it waits for the next statement.
+    Otherwise, above all when time was up, to wait for what it is doing could take for ever.
+    """
+    if not isinstance(exc, _HARMLESS) and not connection.is_closed():
+        connection.terminate()
+
+
+async def _no_reset(connection: Connection) -> None:
+    """Stand for the round trip that puts back settings, of which this library changes none."""
+
+
+@asynccontextmanager
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """Run the block in a transaction; it is undone where the block raises.
+
+    Each statement sees what was committed before it began, whatever the database's default: that
+    is what makes it right to read after the rows are locked.
+    """
+    await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+    try:
+        yield
+    except _HARMLESS:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+        raise
+    # After any other error the connection is ended, and the transaction with it.
+    await connection.execute("COMMIT")

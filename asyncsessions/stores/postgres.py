@@ -1,0 +1,391 @@
+"""Sessions in PostgreSQL: one row for each message, one statement for each group commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Self, TypeVar
+
+import asyncpg
+
+from asyncsessions._compat import override
+from asyncsessions.batching import Outcome
+from asyncsessions.codec import with_seq
+from asyncsessions.errors import (
+    SessionStoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from asyncsessions.hooks import Append, Appended, Replace, Replaced, Scan, Tail, Update, Window
+from asyncsessions.models import JSONValue, SessionInfo
+from asyncsessions.pacing import Pacer
+from asyncsessions.stores import _postgres_errors as errors
+from asyncsessions.stores._postgres_connections import Connection, Connections, transaction
+from asyncsessions.stores._postgres_plain import Flush
+from asyncsessions.stores._postgres_replies import decode_reply
+from asyncsessions.stores._postgres_schema import (
+    VERSION,
+    Tables,
+    applied_versions,
+    apply_migrations,
+    migration_sql,
+)
+from asyncsessions.stores._postgres_sessions import info_of
+from asyncsessions.stores._postgres_statements import Statements
+from asyncsessions.stores._postgres_writes import Claim, Writes
+from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore
+from asyncsessions.stores._urls import split_options, switch
+
+__all__ = ["PostgresSessionStore"]
+
+T = TypeVar("T")
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "schema": str,
+    "table_prefix": str,
+    "connections": int,
+    "migrate": switch,
+    "prepared_statements": switch,
+}
+_OPTIONS |= SERVER_OPTIONS
+# What stays in the URL: the parameters of libpq that asyncpg knows, and settings of the server.
+_DRIVER_OPTIONS = frozenset(
+    {
+        *("host", "port", "database", "dbname", "user", "password", "passfile", "service"),
+        *("servicefile", "application_name", "target_session_attrs", "krbsrvname", "gsslib"),
+        *("sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl"),
+        *("sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+        *("options", "synchronous_commit", "statement_timeout", "lock_timeout"),
+        "idle_in_transaction_session_timeout",
+    }
+)
+_OLDEST_SERVER = (13,)
+_LARGEST = 2**63 - 1  # Of PostgreSQL's bigint.
+_SLICE = 256  # Messages that take less than a millisecond.
+
+
+class PostgresSessionStore(ServerStore):
+    """Keeps sessions in a PostgreSQL database, for any number of processes.
+
+    A flush of plain appends, to however many sessions, is one statement and one commit. A write
+    whose connection broke is tried again, and the database itself knows whether the first
+    attempt got through. Acknowledged is what the server's ``synchronous_commit`` makes durable.
+
+    Args:
+        source: A URL, ``postgresql://user:password@host/database``, or a pool of asyncpg, which
+            stays the caller's to close.
+        schema: The schema with the tables.
+        table_prefix: What the tables' names begin with.
+        connections: How many connections there are at the most, with a URL; one of them is for
+            group commits.
+        migrate: Whether to create or update the tables when the store opens; otherwise somebody
+            runs ``asyncsessions migrate``.
+        prepared_statements: Whether statements stay prepared at the server. Not behind a
+            transaction-mode pooler such as pgbouncer.
+        **options: See `ServerStore` and `BaseSessionStore`.
+
+    Raises:
+        ValueError: An argument isn't valid; names it.
+    """
+
+    _driver_errors = errors.DRIVER_ERRORS
+
+    def __init__(
+        self,
+        source: str | asyncpg.Pool,
+        *,
+        schema: str = "asyncsessions",
+        table_prefix: str = "",
+        connections: int = 4,
+        migrate: bool = True,
+        prepared_statements: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if connections < 2:
+            text = "give 2 or more, because one is for group commits"
+            raise ValueError(f"connections={connections!r}: {text}")
+        self._tables = Tables(schema, table_prefix)
+        self._migrates = migrate
+        self._connections = Connections(
+            source, size=connections, timeout=self._timeout, is_prepared=prepared_statements
+        )
+        by_server = self._expires_by_server
+        self._sql = Statements(self._tables, by_server=by_server)
+        self._writes = Writes(self._sql, by_server=by_server)
+        # Names of writers that have no write under way, each with the number of its last one.
+        self._idle_writers: list[list[Any]] = []
+        self._writer_count = 0
+        self._has_written = False
+        self._reads: set[asyncio.Task[Any]] = set()
+
+    @override
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """Return a store for a URL; see `open_store`.
+
+        Its query takes this store's options, asyncpg's, and a few settings of the server.
+        """
+        driver_url, given = split_options(url, _OPTIONS, _DRIVER_OPTIONS)
+        return cls(driver_url, **given | options)
+
+    # Life cycle.
+
+    def migration_sql(self) -> str:
+        """Return the SQL that makes this store's tables, for those who run their own."""
+        return migration_sql(self._tables)
+
+    async def migrate(self) -> Sequence[int]:
+        """Create or update the tables; any number of processes may do so at once.
+
+        Returns:
+            The versions that were applied; empty where the tables are up to date.
+
+        Raises:
+            StoreRefusedError: A newer version of this library made the tables, or a permission
+                is missing.
+            StoreUnavailableError: The server can't be reached.
+        """
+        was_open = self._connections.is_open
+        try:
+            await self._connections.open()
+            return await self._retried(self._migrate)
+        except self._driver_errors as exc:
+            kind, detail = self._explain(exc)
+            raise kind(f"{type(self).__name__} failed: {detail}") from exc
+        finally:
+            if not was_open:
+                await self._connections.close()
+
+    async def _migrate(self) -> Sequence[int]:
+        async with self._connections.lend() as connection, transaction(connection):
+            return await apply_migrations(connection, self._tables)
+
+    @override
+    async def _open(self) -> None:
+        try:
+            await self._retried(self._connect)
+        except BaseException:
+            await self._connections.close()
+            raise
+
+    async def _connect(self) -> None:
+        await self._connections.open()
+        async with self._connections.lend() as connection:
+            version = connection.get_server_version()
+            if version < _OLDEST_SERVER:
+                text = f"the server is PostgreSQL {version.major}; use {_OLDEST_SERVER[0]} or later"
+                raise StoreRefusedError(text)
+            async with transaction(connection):
+                applied = await applied_versions(connection, self._tables)
+        if VERSION in applied:
+            return
+        if not self._migrates:
+            text = f"the tables in schema {self._tables.schema!r} are missing or out of date"
+            raise StoreRefusedError(f"{text}; run: asyncsessions migrate")
+        await self._migrate()
+
+    @override
+    async def _close(self) -> None:
+        if self._reads:
+            await asyncio.wait(self._reads)
+        await self._connections.close()
+
+    @override
+    async def _ping(self) -> None:
+        await self._read("SELECT 1")
+
+    @override
+    def _is_lost(self, exc: Exception) -> bool:
+        return errors.is_lost(exc, has_written=self._has_written)
+
+    @override
+    def _was_sent(self, exc: Exception) -> bool:
+        return errors.was_sent(exc)
+
+    @override
+    def _explain(self, exc: Exception) -> tuple[type[StoreUnavailableError], str]:
+        return errors.explain(exc)
+
+    # Writes.
+
+    async def _once(
+        self,
+        write: Callable[[Connection, Claim], Awaitable[T]],
+        recall: Callable[[Any], T],
+        *,
+        is_flush: bool = False,
+    ) -> T:
+        """Write, as often as it takes to hear of it, but with effect only once.
+
+        Args:
+            write: Writes on a connection, and notes the claim and the answer in the same step.
+            recall: Makes the answer of an earlier attempt from what it noted.
+            is_flush: Whether this is a group commit, of which there is one at a time.
+        """
+        writer = self._idle_writers.pop() if self._idle_writers else self._new_writer()
+        writer[1] += 1
+        claim = Claim(*writer)
+
+        async def attempt() -> T:
+            lend = self._connections.lend_kept if is_flush else self._connections.lend
+            async with lend() as connection:
+                if claim.counter == 1:
+                    await connection.execute(self._sql.forget_writers)
+                try:
+                    return await write(connection, claim)
+                except asyncpg.NotNullViolationError:
+                    noted = await connection.fetchrow(self._sql.recall, claim.writer)
+                    if noted is None or noted["counter"] != claim.counter:
+                        raise
+                    return recall(noted)
+
+        try:
+            done = await self._retried(attempt)
+        finally:
+            self._idle_writers.append(writer)
+        self._has_written = True
+        return done
+
+    def _new_writer(self) -> list[Any]:
+        self._writer_count += 1
+        return [f"{self._writer_id}-{self._writer_count}", 0]
+
+    @override
+    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
+        flush = Flush.of(batch)
+        if flush is None:
+            return await self._append_carefully(batch)
+        if len(batch) > _SLICE // 2:
+            # All these callers have just had the event loop, and to send theirs takes as long.
+            await asyncio.sleep(0)
+
+        async def write(connection: Connection, claim: Claim) -> list[Any]:
+            rows: list[Any]
+            rows = await connection.fetch(self._sql.append, *claim, *flush.arguments())
+            return rows
+
+        rows = await self._once(write, flush.recalled, is_flush=True)
+        outcomes: list[Any] = flush.outcomes(rows)
+        left = [index for index, outcome in enumerate(outcomes) if outcome is None]
+        if left:
+            # Sessions that had expired. The others are stored, whatever becomes of these.
+            half = await self._append_expired([batch[index] for index in left])
+            for index, outcome in zip(left, half, strict=True):
+                outcomes[index] = outcome
+        return outcomes
+
+    async def _append_expired(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
+        try:
+            return await self._append_carefully(batch)
+        except self._driver_errors as exc:
+            return [self._failed(exc, append.session_id) for append in batch]
+
+    def _failed(self, exc: Exception, session_id: str) -> SessionStoreError:
+        kind, detail = self._explain(exc)
+        text = f"{type(self).__name__} failed for session {session_id!r}: {detail}"
+        error = kind(text, session_id=session_id)
+        error.__cause__ = exc
+        return error
+
+    async def _append_carefully(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
+        return await self._once(
+            lambda connection, claim: self._writes.append(connection, batch, claim),
+            lambda noted: decode_reply(noted["reply"], batch),
+            is_flush=True,
+        )
+
+    @override
+    async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
+        return await self._once(
+            lambda connection, claim: self._writes.update(connection, batch, claim),
+            lambda noted: decode_reply(noted["reply"], batch),
+            is_flush=True,
+        )
+
+    @override
+    async def _replace(self, replace: Replace) -> Replaced | None:
+        done: Replaced | None = await self._once(
+            lambda connection, claim: self._writes.replace(connection, replace, claim),
+            lambda noted: decode_reply(noted["reply"], [replace])[0],
+        )
+        return done
+
+    @override
+    async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        return await self._once(
+            lambda connection, claim: self._writes.delete(
+                connection, session_id, expired_at, claim
+            ),
+            lambda noted: bool(decode_reply(noted["reply"], [None])[0]),
+        )
+
+    # Reads.
+
+    async def _read(self, statement: str, *arguments: Any) -> list[Any]:
+        """Return the rows of a statement.
+
+        A cancelled caller doesn't wait, but the statement runs to its end: to stop it would take
+        a connection of its own, and cost the one that it runs on.
+        """
+
+        async def attempt() -> list[Any]:
+            async with self._connections.lend() as connection:
+                rows: list[Any] = await connection.fetch(statement, *arguments)
+                return rows
+
+        task = asyncio.get_running_loop().create_task(self._retried(attempt))
+        self._reads.add(task)
+        task.add_done_callback(self._forget_read)
+        return await asyncio.shield(task)
+
+    def _forget_read(self, task: asyncio.Task[Any]) -> None:
+        self._reads.discard(task)
+        if not task.cancelled():
+            task.exception()  # Marks it as seen, where the caller has left.
+
+    @override
+    async def _head(self, session_id: str) -> SessionInfo | None:
+        rows = await self._read(self._sql.head, session_id.encode())
+        if not rows or (self._expires_by_server and _has_expired(rows[0], rows[0]["clock"])):
+            return None
+        return info_of(rows[0])
+
+    @override
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        before = _LARGEST if window.before is None else min(window.before, _LARGEST)
+        limit = None if window.limit is None else min(window.limit, _LARGEST)
+        arguments = [session_id.encode(), min(window.after + 1, _LARGEST), before, limit]
+        is_bounded = window.max_bytes is not None
+        if is_bounded:
+            arguments.append(window.max_bytes)
+        statement = self._sql.tail(oldest=window.oldest, bounded=is_bounded)
+        rows = await self._read(statement, *arguments)
+        place = next((place for place, row in enumerate(rows) if row["seq"] is None), None)
+        if place is None:
+            return None
+        session = rows.pop(place)
+        if self._expires_by_server and session["is_expired"]:
+            return None
+        if not window.oldest:
+            rows.reverse()
+        expires_at = None if self._expires_by_server else session["expires_at"]
+        return Tail(await _with_seqs(rows), expires_at)
+
+    @override
+    async def _scan(self, scan: Scan) -> list[SessionInfo]:
+        statement, arguments = self._sql.scan(scan)
+        return [info_of(row) for row in await self._read(statement, *arguments)]
+
+
+def _has_expired(row: Any, now: float) -> bool:
+    return row["expires_at"] is not None and row["expires_at"] <= now
+
+
+async def _with_seqs(rows: Sequence[Any]) -> list[bytes]:
+    pacer = Pacer()
+    bodies: list[bytes] = []
+    for start in range(0, len(rows), _SLICE):
+        bodies += [with_seq(row[1], row[0]) for row in rows[start : start + _SLICE]]
+        await pacer.pause()
+    return bodies

@@ -1,0 +1,293 @@
+"""Connections to Redis: to one server, or to the nodes of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias, cast
+from urllib.parse import urlsplit
+
+from redis import asyncio as aioredis
+from redis import exceptions
+from redis.client import NEVER_DECODE
+from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from asyncsessions.stores._redis_errors import DRIVER_ERRORS
+from asyncsessions.stores._redis_scripts import Call, Word, packed
+
+__all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
+
+Connection: TypeAlias = Any
+"""One of redis-py's, which has no types for what is used here."""
+
+_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+_ADVICE = "write a password's special characters as %XX"
+_REDIRECTED = (
+    exceptions.MovedError,
+    exceptions.AskError,
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,
+)
+
+
+class Link(ABC):
+    """Sends commands and returns their raw replies."""
+
+    is_cluster: bool
+
+    @abstractmethod
+    async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
+        """Send commands at once and return the reply of each, or its `ResponseError`.
+
+        Args:
+            calls: The commands; on a cluster each goes to the node that has its key.
+            is_flush: Whether this is a group commit, for which a connection is set aside.
+
+        Raises:
+            RedisError: No reply to one of them came.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close every connection of this link; none is in use."""
+
+
+class Connections:
+    """Lends connections, at most so many at a time, first come first served.
+
+    They are made with the settings of a pool of redis-py, but are not in it: that raises an
+    error where all are in use.
+    """
+
+    def __init__(self, make: Callable[[], Connection], size: int) -> None:
+        self._make = make
+        self._room = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+
+    async def send(self, calls: Sequence[Call]) -> list[Any]:
+        """Send commands on one connection and return their replies; see `Link.send`."""
+        async with self._room:
+            connection = self._idle.pop() if self._idle else self._make()
+            try:
+                return await _exchange(connection, calls)
+            finally:
+                # One that broke, or whose caller was cancelled, has been disconnected.
+                if connection.is_connected:
+                    self._idle.append(connection)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            with suppress(*DRIVER_ERRORS):  # A server that is away misses no farewell.
+                await connection.disconnect()
+
+
+async def _exchange(connection: Connection, calls: Sequence[Call]) -> list[Any]:
+    try:
+        if not connection.is_connected:
+            await connection.connect()
+        for call in calls:
+            await _write(connection, call.command())
+        replies = [await _read(connection) for _ in calls]
+        missing = [
+            index
+            for index, reply in enumerate(replies)
+            if isinstance(reply, exceptions.NoScriptError)
+        ]
+        if missing:
+            # After a restart or SCRIPT FLUSH; the server remembers what it is given to run.
+            for index in missing:
+                await _write(connection, calls[index].command(with_source=True))
+            for index in missing:
+                replies[index] = await _read(connection)
+    except BaseException:
+        # Nobody can say what is under way on it.
+        await connection.disconnect(nowait=True)
+        raise
+    return replies
+
+
+async def _write(connection: Connection, command: tuple[Word, ...]) -> None:
+    for piece in packed(command):
+        await connection.send_packed_command(piece, check_health=False)
+
+
+async def _read(connection: Connection) -> Any:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except exceptions.ResponseError as exc:
+        return exc
+
+
+class ServerLink(Link):
+    """Connections to one server.
+
+    Args:
+        pool: Its settings are used; it stays the caller's to close.
+        size: How many connections there are at the most, one of them for group commits.
+    """
+
+    is_cluster = False
+
+    def __init__(self, pool: aioredis.ConnectionPool, size: int) -> None:
+        self._flushes = Connections(pool.make_connection, 1)
+        self._others = Connections(pool.make_connection, size - 1)
+
+    async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
+        """See `Link.send`."""
+        return await (self._flushes if is_flush else self._others).send(calls)
+
+    async def close(self) -> None:
+        """See `Link.close`."""
+        await self._flushes.close()
+        await self._others.close()
+
+
+class ClusterLink(Link):
+    """Connections to the nodes of a cluster, of which redis-py keeps the map.
+
+    Args:
+        client: Knows which node has which slot.
+        size: How many connections to each node are used at the same time at the most.
+        is_owner: Whether to close the client.
+    """
+
+    is_cluster = True
+
+    def __init__(self, client: aioredis.RedisCluster, size: int, *, is_owner: bool) -> None:
+        self._client = client
+        self._is_owner = is_owner
+        self._room: defaultdict[str, asyncio.Semaphore]
+        self._room = defaultdict(lambda: asyncio.Semaphore(size))
+
+    async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
+        """See `Link.send`."""
+        del is_flush  # A flush goes to all nodes, as any other call may.
+        await self._client.initialize()
+        by_node: defaultdict[Any, list[int]] = defaultdict(list)
+        for index, call in enumerate(calls):
+            # Annotated as text, but any key will do.
+            by_node[self._client.get_node_from_key(cast("str", call.key))].append(index)
+        replies: list[Any] = [None] * len(calls)
+
+        async def send_to(node: Any, indexes: list[int]) -> None:
+            chosen = [calls[index] for index in indexes]
+            for index, reply in zip(indexes, await self._send_to(node, chosen), strict=True):
+                replies[index] = reply
+
+        done = await asyncio.gather(
+            *(send_to(node, indexes) for node, indexes in by_node.items()), return_exceptions=True
+        )
+        for outcome in done:
+            if outcome is not None:
+                raise outcome
+        return replies
+
+    async def _send_to(self, node: Any, calls: Sequence[Call]) -> list[Any]:
+        async with self._room[node.name]:
+            connection = node.acquire_connection()
+            try:
+                replies = await _exchange(connection, calls)
+            except (exceptions.ConnectionError, exceptions.TimeoutError):
+                await self._look_after(node)
+                raise
+            finally:
+                node.release(connection)
+        for index, reply in enumerate(replies):
+            if isinstance(reply, _REDIRECTED):
+                replies[index] = await self._redirect(calls[index])
+        return replies
+
+    async def _look_after(self, node: Any) -> None:
+        """Have the client find out whether the node is gone, and then look for its successor."""
+        with suppress(*DRIVER_ERRORS):
+            await self._client.execute_command("PING", target_nodes=node)
+
+    async def _redirect(self, call: Call) -> Any:
+        """Send a command again, and let the client follow where the slot has gone."""
+        for with_source in (False, True):
+            command = call.command(with_source=with_source)
+            try:
+                return await self._client.execute_command(*command, **{NEVER_DECODE: True})
+            except exceptions.NoScriptError as exc:
+                error = exc
+            except exceptions.ResponseError as exc:
+                return exc
+        return error
+
+    async def close(self) -> None:
+        """See `Link.close`."""
+        if self._is_owner:
+            await self._client.aclose()
+
+
+def check_url(url: str) -> None:
+    """Check a URL without connecting.
+
+    Raises:
+        ValueError: It isn't valid.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES:
+            raise ValueError("known are " + ", ".join(f"{scheme}://" for scheme in _SCHEMES))
+        has_place = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
+        if not has_place:
+            raise ValueError("write redis://host:port/database, or unix:///path")
+        parse_url(_plain(url))
+    except ValueError as exc:
+        # What the parsers complain about may be a part of the password.
+        known = str(exc) if str(exc).startswith(("known", "write", "Invalid value for")) else ""
+        raise ValueError(f"the URL for Redis isn't valid; {known or _ADVICE}") from None
+
+
+def _plain(url: str) -> str:
+    """Return a URL with a scheme that redis-py knows."""
+    return url.replace("+cluster://", "://", 1)
+
+
+def make_link(
+    source: str | aioredis.Redis | aioredis.RedisCluster, *, size: int, timeout: float
+) -> Link:
+    """Return a link for a URL or for a caller's client."""
+    if isinstance(source, aioredis.RedisCluster):
+        return ClusterLink(source, size, is_owner=False)
+    if not isinstance(source, str):
+        return ServerLink(source.connection_pool, size)
+    settings: dict[str, Any] = {
+        "client_name": "asyncsessions",
+        "protocol": 2,
+        "socket_connect_timeout": timeout,
+        # Only this library's own retries know how not to write twice.
+        "retry": Retry(NoBackoff(), 0),
+        **_without_driver_info(),
+    }
+    scheme = urlsplit(source).scheme
+    if scheme != "unix":
+        settings["socket_keepalive"] = True
+    if scheme.endswith("+cluster"):
+        # Shorter than a call, so that there is time to ask another node for the one that stalls.
+        settings["socket_timeout"] = timeout / 3
+        return ClusterLink(
+            aioredis.RedisCluster.from_url(_plain(source), **settings), size, is_owner=True
+        )
+    # A call's own time limit holds; a second one for each reply costs a tenth of a call.
+    settings["socket_timeout"] = None
+    return ServerLink(aioredis.ConnectionPool.from_url(source, **settings), size)
+
+
+def _without_driver_info() -> dict[str, Any]:
+    """Return the settings with which a connection doesn't tell the server redis-py's version.
+
+    To find it out, redis-py reads files, in the event loop and again for every connection.
+    """
+    if "driver_info" in inspect.signature(AbstractConnection.__init__).parameters:
+        return {"driver_info": None}
+    return {"lib_name": None, "lib_version": None}

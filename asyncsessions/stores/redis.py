@@ -1,0 +1,366 @@
+"""Sessions in Redis: a list and a hash for each, and one script call for each group commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+from typing import Any, Self, TypeVar
+
+from redis import asyncio as aioredis
+from redis import exceptions
+
+from asyncsessions._compat import override
+from asyncsessions.batching import Outcome
+from asyncsessions.errors import (
+    CorruptSessionError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from asyncsessions.hooks import Append, Appended, Replace, Replaced, Scan, Tail, Update, Window
+from asyncsessions.models import JSONValue, SessionInfo
+from asyncsessions.stores import _redis_errors as errors
+from asyncsessions.stores._redis_index import Indexes
+from asyncsessions.stores._redis_keys import Keys
+from asyncsessions.stores._redis_links import Link, check_url, make_link
+from asyncsessions.stores._redis_scripts import Call, Script, Scripts, Word, load_scripts
+from asyncsessions.stores._redis_writes import (
+    Todo,
+    append_outcomes,
+    append_words,
+    damaged,
+    grouped,
+    replace_words,
+    tail_words,
+    update_outcomes,
+    update_words,
+)
+from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore
+from asyncsessions.stores._urls import split_options
+
+__all__ = ["RedisSessionStore"]
+
+T = TypeVar("T")
+W = TypeVar("W", Append, Update)
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {"prefix": str, "connections": int} | SERVER_OPTIONS
+# What stays in the URL for redis-py.
+_DRIVER_OPTIONS = frozenset(
+    """client_name db health_check_interval password protocol socket_connect_timeout
+    socket_keepalive socket_read_size ssl_ca_certs ssl_ca_data ssl_ca_path ssl_cert_reqs
+    ssl_certfile ssl_check_hostname ssl_ciphers ssl_keyfile ssl_min_version ssl_password
+    username""".split()
+)
+_OLDEST_SERVER = (6, 2)
+# So many writes go to the server in one call; while it does them, the next ones are encoded.
+_WRITES_AT_ONCE = 64
+
+
+class RedisSessionStore(ServerStore):
+    """Keeps sessions in Redis or Valkey, or in a cluster, for any number of processes.
+
+    Each step is one Lua script, so it is atomic, and a group commit is one round trip. A write
+    whose connection broke is tried again, and the server itself knows whether the first attempt
+    got through. Acknowledged is what the server's ``appendfsync`` makes durable.
+
+    Args:
+        source: A URL, ``redis://user:password@host:port/database``, ``rediss://`` for TLS,
+            ``unix:///path`` or ``redis+cluster://host:port``; or a client of ``redis.asyncio``,
+            whose settings are used and which stays the caller's to close.
+        prefix: What the names of all keys begin with.
+        connections: How many connections there are at the most, to each node; one of them is for
+            group commits.
+        **options: See `ServerStore` and `BaseSessionStore`.
+
+    Raises:
+        ValueError: An argument isn't valid; names it.
+    """
+
+    _driver_errors = errors.DRIVER_ERRORS
+
+    def __init__(
+        self,
+        source: str | aioredis.Redis | aioredis.RedisCluster,
+        *,
+        prefix: str = "asyncsessions",
+        connections: int = 16,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if connections < 2:
+            text = "give 2 or more, because one is for group commits"
+            raise ValueError(f"connections={connections!r}: {text}")
+        if isinstance(source, str):
+            check_url(source)
+        self._source = source
+        self._size = connections
+        self._keys = Keys(prefix)
+        self._clock_word: str = "" if self._expires_by_server else "clock"
+        # Names of writers that have no write under way, each with the number of its last one.
+        self._idle_writers: list[list[Any]] = []
+        self._writer_names = count()
+
+    @override
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        check_url(url)
+        driver_url, given = split_options(url, _OPTIONS, _DRIVER_OPTIONS)
+        return cls(driver_url, **given | options)
+
+    # Life cycle.
+
+    @override
+    async def _open(self) -> None:
+        self._scripts: Scripts = await asyncio.to_thread(load_scripts)
+        self._link: Link = make_link(self._source, size=self._size, timeout=self._timeout)
+        # On a cluster the indexes are elsewhere, and a script can't reach them.
+        self._script_prefix: bytes = b"" if self._link.is_cluster else self._keys.indexes
+        self._indexes = Indexes(
+            self._keys,
+            self._scripts,
+            self._send,
+            is_cluster=self._link.is_cluster,
+            by_server=self._expires_by_server,
+        )
+        try:
+            await self._retried(self._check_server)
+        except BaseException:
+            await self._link.close()
+            raise
+
+    async def _check_server(self) -> None:
+        hello = await self._ask("HELLO")
+        told = dict(zip(hello[::2], hello[1::2], strict=True)) if type(hello) is list else hello
+        version = told[b"version"].decode()
+        if tuple(map(int, version.split(".")[:2])) < _OLDEST_SERVER:
+            raise StoreRefusedError(f"the server is Redis {version}; use 6.2 or later, or Valkey")
+        if told[b"mode"] == b"cluster" and not self._link.is_cluster:
+            text = "the server is part of a cluster; use redis+cluster:// in the URL"
+            raise StoreRefusedError(text)
+
+    async def _ask(self, *words: str) -> Any:
+        (reply,) = await self._link.send([Call(self._keys.all, lambda: words)])
+        if isinstance(reply, exceptions.ResponseError):
+            if str(reply).startswith("unknown command"):
+                raise StoreRefusedError("the server is too old; use Redis 6.2 or later, or Valkey")
+            raise reply
+        return reply
+
+    @override
+    async def _close(self) -> None:
+        await self._link.close()
+
+    @override
+    async def _ping(self) -> None:
+        await self._retried(lambda: self._ask("PING"))
+
+    @override
+    def _is_lost(self, exc: Exception) -> bool:
+        return errors.is_lost(exc)
+
+    @override
+    def _was_sent(self, exc: Exception) -> bool:
+        return errors.was_sent(exc)
+
+    @override
+    def _explain(self, exc: Exception) -> tuple[type[StoreUnavailableError], str]:
+        return errors.explain(exc)
+
+    async def _send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
+        """Return the replies of calls that may be made twice."""
+        return await self._retried(lambda: self._replies(calls, is_flush=is_flush))
+
+    async def _replies(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
+        replies = await self._link.send(calls, is_flush=is_flush)
+        for reply in replies:
+            if isinstance(reply, exceptions.ResponseError) and not _is_damage(reply):
+                raise reply
+        return replies
+
+    async def _send_write(
+        self, make_calls: Callable[[tuple[Word, ...]], list[Call]], *, is_flush: bool = False
+    ) -> list[Any]:
+        """Make calls that write, as often as it takes to hear of them, but with effect only once.
+
+        Args:
+            make_calls: Takes what every write begins with: above all the field and the number by
+                which the server knows it from its repetition.
+            is_flush: Whether this is a group commit.
+        """
+        writer = self._idle_writers.pop() if self._idle_writers else self._new_writer()
+        writer[1] += 1
+        try:
+            calls = make_calls((self._clock_word, *writer, self._script_prefix))
+            return await self._send(calls, is_flush=is_flush)
+        finally:
+            self._idle_writers.append(writer)
+
+    def _new_writer(self) -> list[Any]:
+        return [f"w:{self._writer_id}-{next(self._writer_names)}", 0]
+
+    # Writes.
+
+    @override
+    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
+        return await self._write(batch, self._scripts.append, append_words, append_outcomes)
+
+    @override
+    async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
+        return await self._write(batch, self._scripts.update, update_words, update_outcomes)
+
+    async def _write(
+        self,
+        batch: Sequence[W],
+        script: Script,
+        words_of: Callable[[Sequence[W]], list[Word]],
+        outcomes_of: Callable[[Sequence[W], Any], list[Outcome[T]]],
+    ) -> list[Outcome[T]]:
+        """Write a batch; the writes of one session are one step of a script."""
+        by_session = grouped(batch)
+        groups = [[batch[index] for index in indexes] for indexes in by_session.values()]
+        if self._link.is_cluster:
+            await self._indexes.announce(batch)
+
+        def make_calls(head: tuple[Word, ...]) -> list[Call]:
+            return [self._call(script, part, head, words_of) for part in self._parts(groups)]
+
+        answers: list[Any] = []
+        for reply in await self._send_write(make_calls, is_flush=True):
+            answers += reply
+        if self._link.is_cluster:
+            answers = await self._settled(list(by_session), answers)
+        outcomes: list[Any] = [None] * len(batch)
+        for group, indexes, answer in zip(groups, by_session.values(), answers, strict=True):
+            if isinstance(answer, exceptions.ResponseError):
+                half: Sequence[Outcome[T]] = [damaged(group[0].session_id, answer)] * len(group)
+            else:
+                half = outcomes_of(group, answer)
+            for index, outcome in zip(indexes, half, strict=True):
+                outcomes[index] = outcome
+        return outcomes
+
+    def _call(
+        self,
+        script: Script,
+        part: Sequence[Sequence[W]],
+        head: tuple[Word, ...],
+        words_of: Callable[[Sequence[W]], list[Word]],
+    ) -> Call:
+        write = part[0][0]
+        if isinstance(write, Append):
+            keep, ttl = write.keep, write.ttl_seconds
+            head = (*head, "" if ttl is None else repr(ttl), "" if keep is None else keep)
+
+        def words() -> list[Word]:
+            found: list[Word] = [3 * len(part)]
+            for group in part:
+                found += self._keys.of(group[0].session_id)
+            found += head
+            for group in part:
+                found += words_of(group)
+            return found
+
+        return Call(self._keys.of(write.session_id)[0], words, script)
+
+    def _parts(self, groups: Iterable[Sequence[W]]) -> Iterator[list[Sequence[W]]]:
+        """Yield what goes in one call each: on a cluster one session, which has its own slot."""
+        most = 1 if self._link.is_cluster else _WRITES_AT_ONCE
+        part: list[Sequence[W]] = []
+        size = 0
+        for group in groups:
+            if part and (size >= most or _policy(group[0]) != _policy(part[0][0])):
+                yield part
+                part, size = [], 0
+            part.append(group)
+            size += len(group)
+        if part:
+            yield part
+
+    async def _settled(self, ids: Sequence[str], answers: Sequence[Any]) -> list[Any]:
+        """See to the indexes of a cluster; return the answers without what concerns these."""
+        plain, todos = [], []
+        for session_id, answer in zip(ids, answers, strict=True):
+            if isinstance(answer, exceptions.ResponseError):
+                plain.append(answer)
+                continue
+            plain.append(answer[0])
+            if len(answer) > 1:
+                todos.append((session_id, Todo(*answer[1])))
+        if todos:
+            await self._indexes.settle(todos)
+        return plain
+
+    @override
+    async def _replace(self, replace: Replace) -> Replaced | None:
+        session_id = replace.session_id
+        if self._link.is_cluster:
+            await self._indexes.announce([replace])
+        keys, words = self._keys.of(session_id), replace_words(replace)
+        (answer,) = await self._send_write(
+            lambda head: [Call.of(self._scripts.replace, keys, *head, *words)]
+        )
+        if self._link.is_cluster:
+            (answer,) = await self._settled([session_id], [answer])
+        if isinstance(answer, exceptions.ResponseError):
+            raise damaged(session_id, answer)
+        return Replaced(answer[0], answer[1], bool(answer[2])) if answer else None
+
+    @override
+    async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        limit = "" if expired_at is None else repr(expired_at)
+        words = (self._clock_word, self._script_prefix, session_id, limit)
+        call = Call.of(self._scripts.delete, self._keys.of(session_id), *words)
+        attempts = 0
+
+        async def attempt() -> Any:
+            nonlocal attempts
+            attempts += 1
+            return await self._replies([call])
+
+        ((existed, updated_at, names),) = await self._retried(attempt)
+        if self._link.is_cluster and updated_at:
+            await self._indexes.leave(session_id, [b"all", *names], updated_at)
+        # What an earlier attempt removed, of which nobody heard, isn't there any more.
+        return bool(existed) or attempts > 1
+
+    # Reads.
+
+    @override
+    async def _head(self, session_id: str) -> SessionInfo | None:
+        (info,) = await self._indexes.read([session_id])
+        if isinstance(info, CorruptSessionError):
+            raise info
+        return info
+
+    @override
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        record, messages, _ = self._keys.of(session_id)
+        if self._expires_by_server and window == Window(limit=window.limit):
+            # All or the newest of them: no script is needed.
+            first = 0 if window.limit is None else -window.limit
+            call = Call(messages, lambda: ("LRANGE", messages, first, -1))
+            (found,) = await self._send([call])
+            return Tail(found)
+        call = Call.of(self._scripts.tail, (record, messages), *tail_words(window))
+        (reply,) = await self._send([call])
+        if isinstance(reply, exceptions.ResponseError):
+            raise damaged(session_id, reply)
+        if not reply:
+            return None
+        expires_at, bodies = reply
+        known = expires_at and not self._expires_by_server
+        return Tail(bodies, float(expires_at) if known else None)
+
+    @override
+    async def _scan(self, scan: Scan) -> list[SessionInfo]:
+        return await self._indexes.find(scan)
+
+
+def _policy(write: Append | Update) -> tuple[object, ...]:
+    """Return what all writes in one call share."""
+    return (write.keep, write.ttl_seconds) if isinstance(write, Append) else ()
+
+
+def _is_damage(error: exceptions.ResponseError) -> bool:
+    """Whether an error concerns one session alone."""
+    return str(error).startswith(("DAMAGED", "WRONGTYPE"))

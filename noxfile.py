@@ -24,7 +24,7 @@ def requirements(*groups: str) -> tuple[str, ...]:
 def run_tests(session: nox.Session) -> None:
     """Run the test suite against this checkout, with every optional dependency."""
     session.install("-e", ".[all]", *requirements("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
@@ -67,7 +67,8 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; `nox -s bench -- --smoke` only proves that they work."""
-    session.install(".[all]", *requirements("bench"))
+    groups = ("bench",) if "--smoke" in session.posargs else ("bench", "peers")
+    session.install(".[all]", *requirements(*groups))
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 

@@ -21,6 +21,8 @@ from asyncsessions.errors import (
     SessionNotFoundError,
     SessionStoreError,
     StoreClosedError,
+    StoreFullError,
+    StoreRefusedError,
     StoreUnavailableError,
     VersionConflictError,
 )
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from asyncsessions.stores.json import JSONSessionStore
     from asyncsessions.stores.jsonl import JSONLinesSessionStore
     from asyncsessions.stores.memory import InMemorySessionStore
+    from asyncsessions.stores.mongo import MongoSessionStore
+    from asyncsessions.stores.postgres import PostgresSessionStore
+    from asyncsessions.stores.redis import RedisSessionStore
 
 __all__ = [
     "AsyncSessionStoreProtocol",
@@ -57,6 +62,9 @@ __all__ = [
     "LockTimeoutError",
     "Message",
     "MessageTooLargeError",
+    "MongoSessionStore",
+    "PostgresSessionStore",
+    "RedisSessionStore",
     "SearchHit",
     "SessionData",
     "SessionFileError",
@@ -66,6 +74,8 @@ __all__ = [
     "SessionStore",
     "SessionStoreError",
     "StoreClosedError",
+    "StoreFullError",
+    "StoreRefusedError",
     "StoreUnavailableError",
     "VersionConflictError",
     "check_async_store",
@@ -80,6 +90,9 @@ _LAZY = {
     "InMemorySessionStore": "asyncsessions.stores.memory",
     "JSONLinesSessionStore": "asyncsessions.stores.jsonl",
     "JSONSessionStore": "asyncsessions.stores.json",
+    "MongoSessionStore": "asyncsessions.stores.mongo",
+    "PostgresSessionStore": "asyncsessions.stores.postgres",
+    "RedisSessionStore": "asyncsessions.stores.redis",
 }
 
 

@@ -15,15 +15,29 @@ STORES = {
     "memory": "asyncsessions.stores.memory:InMemorySessionStore",
     "jsonl": "asyncsessions.stores.jsonl:JSONLinesSessionStore",
     "json": "asyncsessions.stores.json:JSONSessionStore",
+    "redis": "asyncsessions.stores.redis:RedisSessionStore",
+    "rediss": "asyncsessions.stores.redis:RedisSessionStore",
+    "redis+cluster": "asyncsessions.stores.redis:RedisSessionStore",
+    "rediss+cluster": "asyncsessions.stores.redis:RedisSessionStore",
+    "unix": "asyncsessions.stores.redis:RedisSessionStore",
+    "postgresql": "asyncsessions.stores.postgres:PostgresSessionStore",
+    "postgres": "asyncsessions.stores.postgres:PostgresSessionStore",
+    "mongodb": "asyncsessions.stores.mongo:MongoSessionStore",
+    "mongodb+srv": "asyncsessions.stores.mongo:MongoSessionStore",
 }
 """Which class serves a URL's scheme; each module is imported only when it is asked for."""
+
+# Which extra has a store's driver, by the driver's package.
+_EXTRAS = {"redis": "redis", "asyncpg": "postgres", "pymongo": "mongo"}
 
 
 def open_store(url: str, **options: Any) -> BaseSessionStore:
     """Return the store for a URL; use it with ``async with``.
 
-    ``memory://``, ``jsonl://DIRECTORY`` and ``json://DIRECTORY`` work; ``jsonl://data`` is
-    relative to the working directory, ``jsonl:///var/data`` is absolute. Options may also stand
+    ``memory://``, ``jsonl://DIRECTORY`` and ``json://DIRECTORY`` need no server; ``jsonl://data``
+    is relative to the working directory, ``jsonl:///var/data`` is absolute. On servers there are
+    ``redis://``, ``rediss://`` (TLS), ``redis+cluster://``, ``unix://``, ``postgresql://``,
+    ``mongodb://`` and ``mongodb+srv://``, each with what its driver takes. Options may also stand
     in the URL's query, as in ``jsonl://data?durability=os&max_messages=200``.
 
     Args:
@@ -32,6 +46,7 @@ def open_store(url: str, **options: Any) -> BaseSessionStore:
 
     Raises:
         ValueError: The scheme, the URL or an option isn't valid; names it.
+        ImportError: The store's driver isn't installed; says what to install.
     """
     scheme = urlsplit(url).scheme if isinstance(url, str) else ""
     target = STORES.get(scheme)
@@ -40,5 +55,14 @@ def open_store(url: str, **options: Any) -> BaseSessionStore:
         shown = f"{scheme}://..." if scheme else repr(url)
         raise ValueError(f"no store for {shown}; known are {known}")
     module, _, name = target.partition(":")
-    kind: type[BaseSessionStore] = getattr(importlib.import_module(module), name)
+    try:
+        kind: type[BaseSessionStore] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as exc:
+        extra = _EXTRAS.get(exc.name or "")
+        if extra is None:
+            raise
+        text = (
+            f"{scheme}:// needs {exc.name}; install it with: pip install 'asyncsessions[{extra}]'"
+        )
+        raise ImportError(text, name=exc.name) from exc
     return kind.from_url(url, **options)

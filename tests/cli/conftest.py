@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,22 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(params=["jsonl", "json"])
+# Where a test's own sessions are on a server that all share: a fixture, and what to add to its URL.
+SERVERS = {
+    "redis": ("redis_url", "?prefix={}"),
+    "postgres": ("postgres_url", "?schema=cli_{}"),
+    "mongo": ("mongo_url", "?prefix={}"),
+}
+
+
+@pytest.fixture(params=["jsonl", "json", *SERVERS])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of a store whose directory doesn't exist yet."""
-    return f"{request.param}://{tmp_path / 'store'}"
+    """Return the URL of a store that is empty; its directory, if it has one, doesn't exist yet."""
+    if request.param not in SERVERS:
+        return f"{request.param}://{tmp_path / 'store'}"
+    fixture, query = SERVERS[request.param]
+    server: str = request.getfixturevalue(fixture)
+    return server + query.format(hashlib.sha1(bytes(tmp_path)).hexdigest()[:12])
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from asyncsessions import BaseSessionStore, __version__
+from asyncsessions.cli.common import store_directory
 from tests.cli.helpers import DATA, bad, call, good, with_store
 
 COMMAND = [sys.executable, "-m", "asyncsessions.cli"]
@@ -195,7 +196,9 @@ def test_stats(filled: str) -> None:
 
     assert figures["sessions"] == 6
     assert figures["messages"] == 17
-    assert figures["bytes"] > 1000
+    # How much it takes at a server isn't asked.
+    is_counted = figures["bytes"] is not None and figures["bytes"] > 1000
+    assert is_counted == (store_directory(filled) is not None)
     assert figures["oldest"] <= figures["newest"]
     assert figures["top_agents"] == [{"agent_name": "Vision bot", "sessions": 1}]
     assert "Vision bot  (1 session)" in good("stats", "--store", filled).out
@@ -240,14 +243,23 @@ def test_errors_are_one_line_and_an_exit_code(code: int, text: str, args: list[s
 def test_errors_about_a_store_that_is_there(filled: str) -> None:
     assert "there is no session 'nope'" in bad(1, "show", "nope", "--store", filled)
     assert "cursor" in bad(2, "ls", "--cursor", "zzz", "--store", filled)
-    assert "unknown option 'x'" in bad(2, "ls", "--store", f"{filled}?x=1")
+    with_option = f"{filled}{'&' if '?' in filled else '?'}x=1"
+    assert "unknown option 'x'" in bad(2, "ls", "--store", with_option)
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://bob:pa@ss@host/1", "redis://:pass@host", "foo://h?password=pass"]
+    ("url", "code"),
+    [
+        ("redis://bob:hunter2@127.0.0.1:1/1?timeout=0.2", 1),
+        ("redis://bob:hun@ter2@127.0.0.1:x/1", 2),
+        ("postgresql://bob:hunter2@127.0.0.1:1/app?timeout=0.2", 1),
+        ("mongodb://bob:hunter2@127.0.0.1:1/app?timeout=0.2", 1),
+        ("mongodb://bob:hun@ter2@127.0.0.1:1/app", 2),
+        ("foo://h?password=hunter2", 2),
+    ],
 )
-def test_no_error_shows_a_password(url: str) -> None:
-    assert "pass" not in bad(2, "ls", "--store", url).replace("password=", "")
+def test_no_error_shows_a_password(url: str, code: int) -> None:
+    assert "ter2" not in bad(code, "ls", "--store", url)
 
 
 def test_a_damaged_session_is_one_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from asyncsessions import BaseSessionStore, Message
 from asyncsessions.batching import Outcome
 from asyncsessions.cli import verify
+from asyncsessions.cli.common import safe_url
 from asyncsessions.hooks import Append, Appended
 from asyncsessions.registry import STORES
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
@@ -41,7 +42,8 @@ def test_import_brings_in_every_session_and_message(url: str) -> None:
 def test_import_says_what_it_did(url: str) -> None:
     out = good("import", DATA, "--store", url).out
 
-    assert out == f"imported 6 sessions with 17 messages into {url}; all read back the same\n"
+    shown = safe_url(url)
+    assert out == f"imported 6 sessions with 17 messages into {shown}; all read back the same\n"
 
 
 def test_export_gives_back_what_was_imported(filled: str) -> None:

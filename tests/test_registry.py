@@ -1,0 +1,57 @@
+"""`open_store`: which URL leads to which store, and what a wrong one says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from asyncsessions import open_store
+from asyncsessions.registry import STORES
+
+EXTRAS = {
+    "redis://localhost": ("redis", "redis"),
+    "rediss://localhost": ("redis", "redis"),
+    "redis+cluster://localhost": ("redis", "redis"),
+    "postgresql://localhost/app": ("asyncpg", "postgres"),
+    "mongodb://localhost/app": ("pymongo", "mongo"),
+}
+
+
+@pytest.mark.parametrize(("url", "package", "extra"), [(u, *e) for u, e in EXTRAS.items()])
+def test_missing_driver_is_named_with_its_extra(url: str, package: str, extra: str) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from asyncsessions import open_store\n"
+        f"try: open_store({url!r})\n"
+        "except ImportError as exc: print(exc)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stderr == ""
+    assert f"needs {package}" in result.stdout
+    assert f"pip install 'asyncsessions[{extra}]'" in result.stdout
+
+
+@pytest.mark.parametrize("url", ["mysql://localhost/app", "nonsense", "", "redis", "://"])
+def test_unknown_scheme_lists_the_known_ones(url: str) -> None:
+    with pytest.raises(ValueError, match=r"known are memory://, jsonl://.*postgresql://"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("scheme", [name for name in STORES if name not in {"memory", "unix"}])
+def test_unknown_option_is_named(scheme: str) -> None:
+    with pytest.raises(ValueError, match="max_mesages"):
+        open_store(f"{scheme}://localhost/app?max_mesages=3")
+
+
+@pytest.mark.parametrize("scheme", ["jsonl", "redis", "postgresql", "mongodb"])
+def test_option_of_the_wrong_type_is_named(scheme: str) -> None:
+    with pytest.raises(ValueError, match="max_messages"):
+        open_store(f"{scheme}://localhost/app?max_messages=many")
+
+
+def test_password_of_an_unknown_store_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="no store") as caught:
+        open_store("mysql://bob:secret@localhost/app")
+    assert "secret" not in str(caught.value)

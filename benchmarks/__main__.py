@@ -22,6 +22,7 @@ from benchmarks.lag import loop_lag
 from benchmarks.measure import CannotMeasureError, Check, CountError, Run
 from benchmarks.memory import memory
 from benchmarks.report import print_checks
+from benchmarks.servers import mongo_store, postgres_store, redis_store
 
 Scenario = Callable[[Run], Awaitable[list[Check]]]
 
@@ -32,6 +33,9 @@ SCENARIOS: dict[str, Scenario] = {
     "flat": flat,
     "json-hot": json_hot,
     "loop-lag": loop_lag,
+    "redis": redis_store,
+    "postgres": postgres_store,
+    "mongo": mongo_store,
     "memory": memory,
     "import": import_time,
 }

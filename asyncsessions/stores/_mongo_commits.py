@@ -1,0 +1,326 @@
+"""Commits versions of sessions, and looks after what is left to do afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
+
+from asyncsessions.errors import SessionStoreError
+from asyncsessions.stores._mongo_clock import ServerClock
+from asyncsessions.stores._mongo_database import Database, Document
+from asyncsessions.stores._mongo_errors import DRIVER_ERRORS
+from asyncsessions.stores._mongo_leftovers import Leftovers
+from asyncsessions.stores._mongo_pages import Move, Pages, StaleError
+from asyncsessions.stores._mongo_plans import Attempt, Job, MoveJob
+from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head, changes_between
+
+__all__ = ["Commits", "Writer"]
+
+logger = logging.getLogger("asyncsessions.mongo")
+
+# How many sessions' heads are remembered, and how large a record may be for that.
+_HEADS = 8192
+_RECORD_BYTES = 4096
+# When a tail is moved into pages, and how much of it stays, so that most reads find all they want
+# in the session's document. A longer tail makes every append to it dearer, a shorter one means
+# more pages.
+_TAIL_ENTRIES = 48
+_TAIL_BYTES = 96 << 10
+_STAYING_ENTRIES = 24
+_STAYING_BYTES = 24 << 10
+# How many tails are moved at a time.
+_MOVERS = 4
+# Updates in one command; the server works on one at a time, and on several commands at once.
+_LANE = 96
+_COMMAND_BYTES = 8 << 20
+# How long the loser of a race waits at first, at random, so that it doesn't lose for ever.
+_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+
+
+class Writer:
+    """Stands for one sequence of writes of this store, of which one at a time is under way."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.counter = 0
+
+
+class Commits:
+    """Makes jobs' plans the sessions' versions.
+
+    Args:
+        database: Where.
+        sessions: The collection of sessions.
+        pages: Pages of sessions.
+        leftovers: Removes what sessions have let go of.
+        clock: The server's clock; None where the time of requests decides.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        sessions: str,
+        *,
+        pages: Pages,
+        leftovers: Leftovers,
+        clock: ServerClock | None,
+    ) -> None:
+        self._database = database
+        self._sessions = sessions
+        self._pages = pages
+        self._leftovers = leftovers
+        self._clock = clock
+        # What this store believes about sessions; only a commit proves that it is so.
+        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._moves: dict[str, Move] = {}
+        self._moving: set[str] = set()
+        # Sessions whose waiting pages may be named already: nobody knows what became of a write.
+        self._doubtful: set[str] = set()
+        self._cleaning: set[str] = set()
+        self._movers = asyncio.Semaphore(_MOVERS)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, jobs: Sequence[Job], writer: Writer) -> None:
+        """Commit jobs; call it again with the same ones after a lost connection.
+
+        Afterwards each of them is done and has its answer.
+        """
+        if self._clock is not None:
+            await self._clock.refresh()
+        losses = 0
+        while pending := [job for job in jobs if not job.is_done]:
+            if losses > 1:
+                longest = min(_PAUSE * 2**losses, _LONGEST_PAUSE)
+                await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret
+            bases = await self._bases(pending, writer)
+            sent = [job for job in pending if not job.is_done and await self._plan(job, bases)]
+            for job in sent:
+                self._sign(job, writer)
+            await self._send(sent)
+            losses += 1
+
+    async def _bases(self, jobs: Sequence[Job], writer: Writer) -> dict[str, Head]:
+        """Return the versions to plan from, and settle jobs that turn out to be done."""
+        bases: dict[str, Head] = {}
+        unknown: list[Job] = []
+        for job in jobs:
+            head = None if job.is_stale else self._heads.get(job.session_id)
+            if head is None:
+                unknown.append(job)
+                job.is_stale = True
+            else:
+                bases[job.session_id] = head
+        if unknown:
+            found = await self._load([job for job in unknown if not job.needs_bodies])
+            for head in found.values():
+                self._remember(head)
+            bases |= found
+            bases |= await self._load([job for job in unknown if job.needs_bodies], {})
+        for job in unknown:
+            head = bases.get(job.session_id)
+            done = [
+                each for each in job.attempts if head and head.is_signed(writer.name, each.counter)
+            ]
+            if done:
+                self._settle(job, done[0])
+        return bases
+
+    async def _load(
+        self, jobs: Sequence[Job], projection: Document = HEAD_FIELDS
+    ) -> dict[str, Head]:
+        """Return the stored versions of jobs' sessions, as far as there are any."""
+        heads: dict[str, Head] = {}
+        wanted = [job.session_id for job in jobs]
+        while wanted:
+            # A reply holds 16 MB, and leaves out what is beyond.
+            where = {"_id": {"$in": wanted}}
+            found = await self._database.find(self._sessions, where, projection=projection)
+            for document in found:
+                heads[document["_id"]] = Head.read(document)
+            wanted = [each for each in wanted if each not in heads] if found else []
+        return heads
+
+    async def _plan(self, job: Job, bases: dict[str, Head]) -> bool:
+        """Plan a job; return whether there is something to send."""
+        base = bases.get(job.session_id)
+        moment = None if self._clock is None else self._clock.now()
+        job.move = self._moves.get(job.session_id)
+        try:
+            job.head = await job.plan(base, moment)
+        except StaleError:
+            job.is_stale = True
+            return False
+        except SessionStoreError as exc:
+            job.head, job.answer = None, exc
+        job.base = base
+        if job.head is not None:
+            return True
+        # What a remembered version says was never proved, so it can't be the answer.
+        job.is_done = job.is_stale
+        job.is_stale = True
+        return False
+
+    @staticmethod
+    def _sign(job: Job, writer: Writer) -> None:
+        assert job.head is not None  # noqa: S101  # it has a plan
+        writer.counter += 1
+        job.head.sign(writer.name, writer.counter)
+        job.attempts.append(
+            Attempt(writer.counter, job.base, job.head, job.answer, job.nodes, job.named)
+        )
+
+    async def _send(self, jobs: Sequence[Job]) -> None:
+        """Send plans, in as many commands at once as pays."""
+        new = [job for job in jobs if job.base is None]
+        old = [job for job in jobs if job.base is not None]
+        commands = [self._insert(lane) for lane in _lanes(new)]
+        commands += [self._update(lane) for lane in _lanes(old)]
+        failures: list[BaseException | None]
+        if len(commands) == 1:
+            try:
+                await commands[0]
+            except DRIVER_ERRORS as exc:
+                failures = [exc]
+            else:
+                return
+        else:
+            failures = await asyncio.gather(*commands, return_exceptions=True)
+        failure = next(filter(None, failures), None)
+        if failure is not None:
+            named = {job.session_id for job in jobs if job.attempts[-1].move is not None}
+            self._doubtful |= named & self._moves.keys()
+            raise failure
+
+    async def _insert(self, jobs: Sequence[Job]) -> None:
+        documents = []
+        for job in jobs:
+            job.is_stale = True
+            documents.append(job.attempts[-1].head.document())
+        lost = set(await self._database.insert(self._sessions, documents))
+        for index, job in enumerate(jobs):
+            if index not in lost:
+                self._settle(job, job.attempts[-1])
+
+    async def _update(self, jobs: Sequence[Job]) -> None:
+        updates = []
+        for job in jobs:
+            job.is_stale = True
+            updates.append(_update_of(job.attempts[-1]))
+        if await self._database.update(self._sessions, updates) < len(jobs):
+            # The server doesn't say which were lost; all of them look again.
+            return
+        for job in jobs:
+            self._settle(job, job.attempts[-1])
+
+    def _settle(self, job: Job, attempt: Attempt) -> None:
+        """Note that an attempt has become its session's version."""
+        job.is_done = True
+        job.answer = attempt.answer
+        session_id, head = job.session_id, attempt.head
+        self._remember(head.committed())
+        for other in job.attempts:
+            if other is not attempt and other.nodes:
+                self._spawn(self._pages.remove(other.head, other.nodes))
+        move = self._moves.get(session_id)
+        if move is not None and (attempt.move is move or not move.fits(head)):
+            del self._moves[session_id]
+            if attempt.move is not move and session_id not in self._doubtful:
+                self._spawn(self._pages.remove(move.head, move.nodes))
+            self._doubtful.discard(session_id)
+        elif move is None and session_id not in self._moving:
+            count = _entries_to_move(head)
+            if count:
+                self._moving.add(session_id)
+                self._spawn(self._move(head, count))
+        if head.garbage and not job.cleans_up and session_id not in self._cleaning:
+            self._cleaning.add(session_id)
+            self._spawn(self.clean_up(session_id))
+
+    def _remember(self, head: Head) -> None:
+        session_id = head.session_id
+        self._heads.pop(session_id, None)
+        if head.updated_at is not None and len(head.record) <= _RECORD_BYTES:
+            self._heads[session_id] = head
+            if len(self._heads) > _HEADS:
+                self._heads.popitem(last=False)
+
+    def waiting(self, known: Iterable[str]) -> list[Job]:
+        """Return jobs that name pages which wait, for sessions that aren't known to be written."""
+        return [MoveJob(session_id) for session_id in self._moves.keys() - known]
+
+    async def _move(self, head: Head, count: int) -> None:
+        try:
+            async with self._movers:
+                self._moves[head.session_id] = await self._pages.move_tail(head, count)
+        except StaleError:
+            pass  # Another writer was first. Whoever writes next tries again.
+        finally:
+            self._moving.discard(head.session_id)
+
+    async def clean_up(self, session_id: str) -> None:
+        """Remove what a session has let go of."""
+        try:
+            garbage = await self._leftovers.remove(session_id)
+        finally:
+            self._cleaning.discard(session_id)
+        head = self._heads.get(session_id)
+        if head is not None and head.garbage == garbage:
+            head.garbage = ()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that no caller waits for; if it fails, a later write does it."""
+
+        async def quietly() -> None:
+            try:
+                await work
+            except DRIVER_ERRORS as exc:
+                logger.debug("left for later after %s", type(exc).__name__)
+
+        task = asyncio.get_running_loop().create_task(quietly())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self) -> None:
+        """Return when nothing is under way in the background."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def _update_of(attempt: Attempt) -> Document:
+    base, head = attempt.base, attempt.head
+    assert base is not None  # noqa: S101  # or it would be an insert
+    where = {"_id": base.session_id, "version": base.version}
+    if base.incarnation != head.incarnation or head.updated_at is None:
+        return {"q": where, "u": head.document()}
+    return {"q": where, "u": changes_between(base, head)}
+
+
+def _lanes(jobs: Sequence[Job]) -> list[Sequence[Job]]:
+    """Return jobs in groups that go out at once, each in one command."""
+    if not jobs:
+        return []
+    size = sum(job.attempts[-1].head.size for job in jobs)
+    count = max(-(-len(jobs) // _LANE), -(-size // _COMMAND_BYTES))
+    count = min(count, len(jobs))
+    return [jobs[start::count] for start in range(count)]
+
+
+def _entries_to_move(head: Head) -> int:
+    """Return how many entries of a tail move into pages; 0 where it is short enough."""
+    tail = head.tail
+    # In a hot session several processes see the same tail; they need not all be so diligent.
+    size = sum([entry.size for entry in tail])
+    if len(tail) <= _TAIL_ENTRIES and size <= _TAIL_BYTES:
+        return 0
+    staying = size = 0
+    for entry in reversed(tail):
+        size += entry.size
+        if staying == _STAYING_ENTRIES or size > _STAYING_BYTES:
+            break
+        staying += 1
+    return len(tail) - staying

@@ -1,0 +1,190 @@
+"""Commands to MongoDB, the same through PyMongo's client and through Motor's.
+
+Everything goes through ``Database.command``, which both have with the same meaning, and which
+adds nothing of its own: no cursors, no retries, no work for each document of a bulk write.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import anyio.to_thread
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import ConfigurationError, InvalidName, InvalidURI
+from pymongo.uri_parser import parse_uri
+
+from asyncsessions.errors import StoreRefusedError
+from asyncsessions.stores._mongo_errors import check_reply
+
+__all__ = ["DRIVER_OPTIONS", "Database", "Document", "WriteConcern"]
+
+Document: TypeAlias = dict[str, Any]
+
+# fmt: off
+DRIVER_OPTIONS = frozenset({
+    "appName", "authMechanism", "authMechanismProperties", "authSource", "compressors",
+    "connectTimeoutMS", "directConnection", "heartbeatFrequencyMS", "journal", "loadBalanced",
+    "localThresholdMS", "maxConnecting", "maxIdleTimeMS", "maxPoolSize", "maxStalenessSeconds",
+    "minPoolSize", "readConcernLevel", "readPreference", "readPreferenceTags", "replicaSet",
+    "retryReads", "retryWrites", "serverMonitoringMode", "serverSelectionTimeoutMS",
+    "socketTimeoutMS", "srvMaxHosts", "srvServiceName", "ssl", "tls",
+    "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames", "tlsCAFile",
+    "tlsCertificateKeyFile", "tlsCertificateKeyFilePassword", "tlsCRLFile",
+    "tlsDisableOCSPEndpointCheck", "tlsInsecure", "w", "waitQueueTimeoutMS", "wTimeoutMS",
+    "zlibCompressionLevel",
+})
+# fmt: on
+"""The options that stay in the URL for the driver."""
+
+_OLDEST_SERVER = (5, 0)
+_DEFAULT_DATABASE = "asyncsessions"
+_POOL_SIZE = 16
+# The server's limit for one batch of a reply is 16 MB; more documents than that don't help.
+_BATCH = 10_000
+
+
+class WriteConcern:
+    """How durable a write is before it is acknowledged; None leaves it to the client, or best."""
+
+    def __init__(self, members: int | str | None, journal: bool | None) -> None:  # noqa: FBT001
+        is_number = isinstance(members, int) and not isinstance(members, bool)
+        if members is not None and not (members if is_number else isinstance(members, str)):
+            raise ValueError(f"write_concern={members!r}: give 'majority', a number or a tag")
+        if is_number and isinstance(members, int) and members < 1:
+            raise ValueError(f"write_concern={members!r}: give 1 or more")
+        self._given = {"w": members, "j": journal}
+
+    def document(self, of_client: Mapping[str, Any]) -> Document:
+        """Return what goes with each write, for a client with such settings."""
+        given = {name: value for name, value in self._given.items() if value is not None}
+        # Without acknowledgement, which a client may have, nobody could tell who was first.
+        settings = {name: value for name, value in of_client.items() if (name, value) != ("w", 0)}
+        return {"w": "majority", "j": True} | settings | given
+
+
+class Database:
+    """One database of a server, and how to write to it.
+
+    Args:
+        source: A URL, or a client that stays the caller's to close.
+        name: The database; by default that of the URL.
+        concern: How durable writes are.
+        timeout: Seconds for whatever the driver waits for.
+
+    Raises:
+        ValueError: The URL isn't valid.
+    """
+
+    def __init__(
+        self, source: Any, *, name: str | None, concern: WriteConcern, timeout: float
+    ) -> None:
+        self._client: Any = None if isinstance(source, str) else source
+        self._url = source if isinstance(source, str) else None
+        self._timeout_ms = max(1, int(timeout * 1000))
+        self._concern = concern
+        if self._url is not None:
+            _check_url(self._url)
+            name = name or unquote(urlsplit(self._url).path.strip("/"))
+        elif isinstance(source, MongoClient) or not hasattr(source, "get_database"):
+            text = f"give a URL, an AsyncMongoClient or a Motor client, not {type(source).__name__}"
+            raise ValueError(text)
+        self._name = name or _DEFAULT_DATABASE
+        if any(letter in self._name for letter in ' /\\."$\0'):
+            raise ValueError(f"database={self._name!r}: the server allows no such name")
+        self._database: Any = None
+        self._write_concern: Document = {}
+
+    async def open(self) -> None:
+        """Connect; whatever fails later may be tried again."""
+        if self._client is None:
+            # The driver reads certificates and looks around on the machine; not on the loop.
+            make = functools.partial(AsyncMongoClient, self._url, **self._defaults())
+            self._client = await anyio.to_thread.run_sync(make)
+        self._database = self._client.get_database(self._name)
+        self._write_concern = self._concern.document(self._client.write_concern.document)
+
+    def _defaults(self) -> Document:
+        """Return the client's settings that the URL leaves open."""
+        query = urlsplit(self._url or "").query.lower()
+        waits = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
+        settings: Document = dict.fromkeys((*waits, "waitQueueTimeoutMS"), self._timeout_ms)
+        settings |= {"maxPoolSize": _POOL_SIZE, "appName": "asyncsessions"}
+        return {name: value for name, value in settings.items() if f"{name.lower()}=" not in query}
+
+    async def close(self) -> None:
+        """Close the client if it isn't the caller's."""
+        if self._url is not None and self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+    async def check_version(self) -> None:
+        """Check that the server isn't too old.
+
+        Raises:
+            StoreRefusedError: It is.
+        """
+        version = (await self.command({"buildInfo": 1}))["versionArray"]
+        if tuple(version[:2]) < _OLDEST_SERVER:
+            oldest = ".".join(map(str, _OLDEST_SERVER))
+            text = f"the server is MongoDB {version[0]}.{version[1]}; use {oldest} or later"
+            raise StoreRefusedError(text)
+
+    async def command(self, command: Document) -> Document:
+        """Return the reply to a command."""
+        reply: Document = await self._database.command(command)
+        return reply
+
+    async def find(
+        self, collection: str, where: Document, *, limit: int | None = None, **options: Any
+    ) -> list[Document]:
+        """Return documents, at the most as many as one reply holds (16 MB).
+
+        Args:
+            collection: Where.
+            where: The filter.
+            limit: At most so many.
+            **options: Of the command ``find``, such as ``projection`` and ``sort``.
+        """
+        command = {"find": collection, "filter": where, "singleBatch": True} | options
+        command["batchSize"] = limit or _BATCH
+        if limit is not None:
+            command["limit"] = limit
+        found: list[Document] = (await self.command(command))["cursor"]["firstBatch"]
+        return found
+
+    async def insert(self, collection: str, documents: Sequence[Document]) -> list[int]:
+        """Insert documents; return the indexes of those whose key there was already."""
+        command = {"insert": collection, "documents": list(documents), "ordered": False}
+        return check_reply(await self._write(command))
+
+    async def update(self, collection: str, updates: Sequence[Document]) -> int:
+        """Update documents; return how many matched."""
+        command = {"update": collection, "updates": list(updates), "ordered": False}
+        reply = await self._write(command)
+        check_reply(reply)
+        return int(reply["n"])
+
+    async def delete(self, collection: str, where: Document, *, limit: int = 0) -> int:
+        """Delete all documents that match, or one; return how many."""
+        deletes = [{"q": where, "limit": limit}]
+        reply = await self._write({"delete": collection, "deletes": deletes})
+        check_reply(reply)
+        return int(reply["n"])
+
+    async def _write(self, command: Document) -> Document:
+        return await self.command(command | {"writeConcern": self._write_concern})
+
+
+def _check_url(url: str) -> None:
+    """Check a URL as far as that goes without a look at the network."""
+    if not url.startswith("mongodb://"):
+        return
+    try:
+        parse_uri(url, warn=False)
+    except (InvalidURI, ConfigurationError, InvalidName, ValueError):
+        # The driver's text may quote the password.
+        text = "the URL isn't valid; write mongodb://user:password@host:port/database, with "
+        raise ValueError(f"{text}special characters escaped, and check its options") from None

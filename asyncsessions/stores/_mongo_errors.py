@@ -1,0 +1,119 @@
+"""What MongoDB's errors mean: whether to try again, and what to tell the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+    WriteConcernError,
+)
+
+from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
+
+__all__ = ["DRIVER_ERRORS", "DUPLICATE_KEY", "check_reply", "explain", "is_lost", "was_sent"]
+
+DRIVER_ERRORS: tuple[type[Exception], ...] = (PyMongoError, OSError)
+"""What the driver raises; a `TimeoutError` is an `OSError`."""
+
+DUPLICATE_KEY = 11000
+
+# Codes of https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml.
+_NOT_PRIMARY = frozenset({10058, 10107, 13435, 13436})
+# The server stops, steps down, or lost another one; the operation may have happened.
+_INTERRUPTED = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 11600, 11602})
+_REFUSED = {
+    13: "this user lacks a permission; grant it readWrite on the database",
+    18: "the user or the password is wrong, or authSource is missing; check them in the URL",
+    20: "the server refuses this operation as it is set up; check its kind and version",
+    59: "the server doesn't know a command; use MongoDB 5.0 or later",
+    79: "the server doesn't know this write concern; check write_concern",
+    85: "an index of the same name differs; drop it, or use another prefix",
+    86: "an index of the same name differs; drop it, or use another prefix",
+    100: "the write concern can't be met by this replica set; check write_concern",
+    8000: "the user or the password is wrong; check them in the URL",
+}
+_FULL = frozenset({14031})
+_WRITE_CONCERN_TIMEOUT = 64
+_FULL_TEXT = "No space left on device"
+
+
+def check_reply(reply: Mapping[str, Any]) -> list[int]:
+    """Return which documents of a write command met one of the same key.
+
+    Raises:
+        OperationFailure: Any other error, without the server's text, which may quote documents.
+        WriteConcernError: The write happened, but isn't as durable as it should be.
+    """
+    duplicates = []
+    for error in reply.get("writeErrors", ()):
+        code = error.get("code")
+        if code != DUPLICATE_KEY:
+            text = _FULL_TEXT if _FULL_TEXT in error.get("errmsg", "") else "the write failed"
+            raise OperationFailure(text, code)
+        duplicates.append(int(error["index"]))
+    concern = reply.get("writeConcernError")
+    if concern is not None:
+        raise WriteConcernError(str(concern.get("codeName", "")), concern.get("code"))
+    return duplicates
+
+
+def is_lost(exc: Exception) -> bool:
+    """Return whether an attempt failed because the server was away, or isn't primary any more."""
+    if isinstance(exc, OperationFailure):
+        return exc.code in _INTERRUPTED or exc.code in _NOT_PRIMARY
+    if isinstance(exc, ConnectionFailure):
+        return not isinstance(exc, WaitQueueTimeoutError)
+    return isinstance(exc, OSError) and not isinstance(exc, TimeoutError)
+
+
+def was_sent(exc: Exception) -> bool:
+    """Return whether the server may have done what failed with this error."""
+    if isinstance(exc, OperationFailure):
+        return exc.code not in _NOT_PRIMARY
+    return not isinstance(exc, ServerSelectionTimeoutError | WaitQueueTimeoutError)
+
+
+def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
+    """Return which error of this library stands for the driver's, and a text that says what to do.
+
+    The server's own texts aren't shown: they may quote what was stored.
+    """
+    if isinstance(exc, OperationFailure):
+        return _explain_code(exc)
+    if isinstance(exc, ServerSelectionTimeoutError):
+        text = "no server that takes writes was found in time; check that it runs, its host and "
+        return StoreUnavailableError, f"{text}port, and the name of the replica set in the URL"
+    if isinstance(exc, WaitQueueTimeoutError):
+        return StoreUnavailableError, "no connection came free in time; raise maxPoolSize"
+    if isinstance(exc, NetworkTimeout):
+        return StoreUnavailableError, "the server didn't answer in time"
+    if isinstance(exc, ConnectionFailure):
+        return StoreUnavailableError, "the connection to the server broke"
+    if isinstance(exc, ConfigurationError):
+        return StoreRefusedError, f"the driver can't work with this server or URL: {exc}"
+    if isinstance(exc, PyMongoError):
+        return StoreUnavailableError, f"the driver failed with {type(exc).__name__}"
+    return StoreUnavailableError, str(exc)
+
+
+def _explain_code(exc: OperationFailure) -> tuple[type[StoreUnavailableError], str]:
+    code = exc.code
+    if code in _FULL or _FULL_TEXT in str(exc):
+        return StoreFullError, f"the server's disk is full; make room there (code {code})"
+    if code in _REFUSED:
+        return StoreRefusedError, f"{_REFUSED[code]} (code {code})"
+    if code in _NOT_PRIMARY:
+        text = "the server is a secondary; give all members of the replica set, or its name"
+        return StoreRefusedError, f"{text}, in the URL (code {code})"
+    if code == _WRITE_CONCERN_TIMEOUT:
+        text = "the write isn't on as many members as write_concern asks for"
+        return StoreUnavailableError, f"{text}, because some are away (code {code})"
+    return StoreUnavailableError, f"the server failed with code {code}"

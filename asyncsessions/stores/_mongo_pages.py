@@ -1,0 +1,259 @@
+"""Pages: what of a session is outside of its document.
+
+A page is written once, under a random name, before the session's document names it; and it is
+removed only after the document has stopped naming it. So writers can't disturb one another here,
+however late one of them comes: what no document names is invisible, whoever left it behind.
+
+When a session has many pages, the oldest become a page of pages, so that the list in its document
+stays short however long the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from bson import MaxKey, MinKey, ObjectId
+
+from asyncsessions.stores._mongo_database import Database, Document
+from asyncsessions.stores._mongo_session import Entry, Head, Page
+
+__all__ = ["Move", "Pages", "StaleError", "messages_in"]
+
+# Large enough to read a history in few documents, small enough to read a part of one.
+_PAGE_MESSAGES = 256
+_PAGE_BYTES = 256 << 10
+# When pages in a row become one page of the level above, and how many.
+_FOLD_AT = 48
+_FOLD = 32
+# What goes to the server, or comes from it, in one command; its limits are 48 MB and 16 MB.
+_COMMAND_BYTES = 8 << 20
+
+
+class StaleError(Exception):
+    """The session has changed since its head was read; read it again."""
+
+
+class Move(msgspec.Struct, frozen=True):
+    """Pages that are written, and wait for the session's document to name them.
+
+    Attributes:
+        head: The version that they were made from.
+        entries: How many entries at the start of its tail they hold.
+        pages: All pages of the session, with them.
+        nodes: The documents written for it.
+    """
+
+    head: Head
+    entries: int
+    pages: tuple[Page, ...]
+    nodes: tuple[ObjectId, ...]
+
+    def fits(self, head: Head) -> bool:
+        """Whether the tail still begins with what was moved, and the pages are the same."""
+        mine = self.head
+        if head.incarnation != mine.incarnation or head.edition != mine.edition:
+            return False
+        if len(head.tail) < self.entries or head.pages != mine.pages:
+            return False
+        # Within an edition an entry never changes, so its place tells which one it is.
+        moved = mine.tail[: self.entries]
+        return all(a.seq == b.seq for a, b in zip(head.tail, moved, strict=False))
+
+    def apply(self, head: Head) -> None:
+        """Have a head name the pages; call it only where it `fits`."""
+        head.tail = head.tail[self.entries :]
+        head.pages = self.pages
+
+
+class Pages:
+    """Writes, reads and removes pages.
+
+    Args:
+        database: Where.
+        collection: The collection of pages.
+        sessions: The collection of sessions.
+    """
+
+    def __init__(self, database: Database, collection: str, sessions: str) -> None:
+        self._database = database
+        self._collection = collection
+        self._sessions = sessions
+
+    async def read_tail(self, head: Head) -> tuple[Entry, ...]:
+        """Return the entries that a head has, with their bodies.
+
+        Raises:
+            StaleError: It isn't the stored version any more.
+        """
+        if not head.tail:
+            return ()
+        where = {"_id": head.session_id, "version": head.version}
+        found = await self._database.find(self._sessions, where, limit=1, projection={"tail": 1})
+        if not found:
+            raise StaleError
+        entries = [Entry(**entry) for entry in found[0]["tail"]]
+        # The head may have let go of some at the start already.
+        return tuple(entries[len(entries) - len(head.tail) :])
+
+    async def move_tail(self, head: Head, count: int) -> Move:
+        """Write the oldest entries of a session's tail into pages.
+
+        Raises:
+            StaleError: The head isn't the stored version any more.
+        """
+        entries = (await self.read_tail(head))[:count]
+        added = await self.write(head, entries)
+        pages, nodes = await self._fold(head, head.pages + tuple(added))
+        return Move(head, count, pages, (*(page.node for page in added), *nodes))
+
+    async def write(self, head: Head, entries: Iterable[Entry]) -> list[Page]:
+        """Write messages into pages and return these, oldest first."""
+        pages: list[Page] = []
+        documents: list[Document] = []
+        size = 0
+        for group in _grouped(entries):
+            page, document = _page_of(head, group)
+            if documents and size + page.size > _COMMAND_BYTES:
+                await self._database.insert(self._collection, documents)
+                documents, size = [], 0
+            pages.append(page)
+            documents.append(document)
+            size += page.size
+        if documents:
+            await self._database.insert(self._collection, documents)
+        return pages
+
+    async def fold(self, head: Head) -> list[ObjectId]:
+        """Shorten the list of pages in a head if it is long; return what was written for it."""
+        head.pages, nodes = await self._fold(head, head.pages)
+        return nodes
+
+    async def _fold(
+        self, head: Head, pages: tuple[Page, ...]
+    ) -> tuple[tuple[Page, ...], list[ObjectId]]:
+        nodes: list[ObjectId] = []
+        while (start := _long_row(pages)) is not None:
+            row = pages[start : start + _FOLD]
+            node = ObjectId()
+            document = {
+                "_id": _id(head, node),
+                "pages": [msgspec.structs.asdict(page) for page in row],
+            }
+            await self._database.insert(self._collection, [document])
+            nodes.append(node)
+            folded = Page(
+                row[0].seq,
+                row[-1].last,
+                sum(page.count for page in row),
+                sum(page.size for page in row),
+                node,
+                row[0].level + 1,
+            )
+            pages = (*pages[:start], folded, *pages[start + _FOLD :])
+        return pages, nodes
+
+    async def read(self, head: Head, pages: Sequence[Page]) -> list[Document]:
+        """Return the documents of pages.
+
+        Raises:
+            StaleError: One has been removed meanwhile.
+        """
+        ids = [_id(head, page.node) for page in pages]
+        found: dict[ObjectId, Document] = {}
+        while missing := [each for each in ids if each["n"] not in found]:
+            documents = await self._database.find(self._collection, {"_id": {"$in": missing}})
+            if not documents:
+                raise StaleError
+            found |= {document["_id"]["n"]: document for document in documents}
+        return [found[page.node] for page in pages]
+
+    async def unfold(self, head: Head, page: Page) -> tuple[Page, ...]:
+        """Return the pages that a page of pages holds.
+
+        Raises:
+            StaleError: It has been removed meanwhile.
+        """
+        documents = await self.read(head, [page])
+        return tuple([Page(**each) for each in documents[0]["pages"]])
+
+    async def remove(self, head: Head, nodes: Sequence[ObjectId]) -> None:
+        """Remove pages that no document names."""
+        if nodes:
+            ids = [_id(head, node) for node in nodes]
+            await self._database.delete(self._collection, {"_id": {"$in": ids}})
+
+    async def remove_tree(self, head: Head, node: ObjectId, level: int) -> None:
+        """Remove a page with all pages below it."""
+        page = Page(0, 0, 0, 0, node, level)
+        if level:
+            # Those below go first, so that whoever is interrupted can begin again from the top.
+            try:
+                children = await self.unfold(head, page)
+            except StaleError:
+                return  # Somebody else has removed it.
+            for child in children:
+                if child.level:
+                    await self.remove_tree(head, child.node, child.level)
+            await self.remove(head, [child.node for child in children])
+        await self.remove(head, [node])
+
+    async def remove_all(self, session_id: str, incarnation: ObjectId) -> None:
+        """Remove every page of a session that is gone."""
+        low = {"s": session_id, "i": incarnation, "n": MinKey()}
+        await self._database.delete(
+            self._collection, {"_id": {"$gte": low, "$lte": low | {"n": MaxKey()}}}
+        )
+
+
+def _id(head: Head, node: ObjectId) -> Document:
+    return {"s": head.session_id, "i": head.incarnation, "n": node}
+
+
+def _grouped(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
+    """Yield entries in groups that make good pages."""
+    group: list[Entry] = []
+    count = size = 0
+    for entry in entries:
+        if group and (count + entry.count > _PAGE_MESSAGES or size + entry.size > _PAGE_BYTES):
+            yield group
+            group, count, size = [], 0, 0
+        group.append(entry)
+        count += entry.count
+        size += entry.size
+    if group:
+        yield group
+
+
+def _page_of(head: Head, group: Sequence[Entry]) -> tuple[Page, Document]:
+    node = ObjectId()
+    count = sum(entry.count for entry in group)
+    page = Page(group[0].seq, group[-1].last, count, sum(entry.size for entry in group), node)
+    bodies = b"\n".join([entry.bodies or b"" for entry in group])
+    document: Document = {"_id": _id(head, node), "bodies": bodies}
+    if page.last - page.seq + 1 != count:
+        # Messages that were taken back have left gaps.
+        document["runs"] = [[entry.seq, entry.count] for entry in group]
+    return page, document
+
+
+def _long_row(pages: Sequence[Page]) -> int | None:
+    """Return where a long row of pages of the same level begins; None where none does."""
+    start = 0
+    for index, page in enumerate(pages):
+        if page.level != pages[start].level:
+            start = index
+        if index - start + 1 >= _FOLD_AT:
+            return start
+    return None
+
+
+def messages_in(document: Document, page: Page) -> list[tuple[int, bytes]]:
+    """Return the messages in a page's document, with their ``seq``, oldest first."""
+    bodies: list[bytes] = document["bodies"].split(b"\n")
+    runs: Any = document.get("runs")
+    if runs is None:
+        return list(enumerate(bodies, page.seq))
+    seqs = [seq for start, count in runs for seq in range(start, start + count)]
+    return list(zip(seqs, bodies, strict=True))

@@ -1,0 +1,426 @@
+"""What one write makes of a session: the next version of its head, decided in Python.
+
+A plan is made from one version and committed only onto that version, so it may be made as often
+as it takes; nothing here changes what is stored, but for pages that no document names yet.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from bson import ObjectId
+
+from asyncsessions.errors import SessionStoreError
+from asyncsessions.hooks import (
+    Append,
+    Appended,
+    KeyRecord,
+    Replace,
+    Replaced,
+    Update,
+    admit,
+    apply_changes,
+)
+from asyncsessions.stores._mongo_keys import OldKeys
+from asyncsessions.stores._mongo_pages import Move, Pages, messages_in
+from asyncsessions.stores._mongo_retention import Retention
+from asyncsessions.stores._mongo_session import Entry, Head
+
+__all__ = ["AppendJob", "Attempt", "DeleteJob", "Job", "MoveJob", "ReplaceJob", "UpdateJob"]
+
+# More than this goes into pages before it is committed, rather than into the session's document.
+_INLINE_BYTES = 256 << 10
+# The same where many small flushes came in faster than the tail could be moved.
+_TAIL_BYTES = 1 << 20
+_TAIL_ENTRIES = 512
+# So that a reader of the newest messages need not take many more.
+_ENTRY_MESSAGES = 64
+_ENTRY_BYTES = 32 << 10
+
+
+class Attempt(msgspec.Struct, gc=False):
+    """A version that was sent, and what the write has to say if it became the session's."""
+
+    counter: int
+    base: Head | None
+    head: Head
+    answer: Any
+    nodes: tuple[ObjectId, ...]
+    move: Move | None
+
+
+class Job(ABC):
+    """One session's part of a flush, or one action.
+
+    Attributes:
+        session_id: The session.
+        move: Pages that wait to be named; `plan` names them if they fit, which is ``named``.
+        nodes: The pages that the last plan has written.
+        base: What the last plan was made from, and ``head`` what it has made of it.
+        answer: What the write has to say, as soon as it ``is_done``.
+        attempts: What was sent and may have become the session's version.
+    """
+
+    #: Whether the plan needs the messages in the session's document.
+    needs_bodies: ClassVar[bool] = False
+    #: Whether its caller removes what the session has let go of, and waits for that.
+    cleans_up: ClassVar[bool] = False
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.move: Move | None = None
+        self.named: Move | None = None
+        self.nodes: tuple[ObjectId, ...] = ()
+        self.base: Head | None = None
+        self.head: Head | None = None
+        self.answer: Any = None
+        self.is_done = False
+        self.attempts: list[Attempt] = []
+        self.is_stale = self.needs_bodies
+
+    @abstractmethod
+    async def plan(self, base: Head | None, moment: float | None) -> Head | None:
+        """Return the next version of a session; None where nothing is to be written.
+
+        Args:
+            base: The stored version; None where no document is stored.
+            moment: The server's time; None where that of the request decides.
+
+        Raises:
+            StaleError: The base isn't the stored version any more.
+        """
+
+    def _named(self, head: Head) -> None:
+        """Have a head name the pages that wait for it."""
+        self.named = None
+        if self.move is not None and self.move.fits(head):
+            self.move.apply(head)
+            self.named = self.move
+
+
+class MoveJob(Job):
+    """Names pages that wait, in a session that isn't written otherwise."""
+
+    async def plan(self, base: Head | None, moment: float | None) -> Head | None:
+        """See `Job.plan`."""
+        del moment  # This changes nothing that could expire.
+        if base is None:
+            return None
+        head = copy.copy(base)
+        self._named(head)
+        return None if self.named is None else head
+
+
+class AppendJob(Job):
+    """The appends of one session in one flush; the answer is a list of outcomes.
+
+    Args:
+        session_id: The session.
+        pages: Where large appends go first.
+        old_keys: The idempotency keys outside of the sessions' documents.
+        retention: Finds what to drop.
+    """
+
+    def __init__(
+        self, session_id: str, pages: Pages, old_keys: OldKeys, retention: Retention
+    ) -> None:
+        super().__init__(session_id)
+        self._pages = pages
+        self._old_keys = old_keys
+        self._retention = retention
+        self.appends: list[Append] = []
+        self.indexes: list[int] = []
+        self._has_keys = False
+
+    def add(self, index: int, append: Append) -> None:
+        """Take one of the flush's appends."""
+        self.appends.append(append)
+        self.indexes.append(index)
+        if append.key is not None:
+            self._has_keys = True
+
+    async def plan(self, base: Head | None, moment: float | None) -> Head | None:
+        """See `Job.plan`."""
+        first = self.appends[0]
+        if base is None or base.has_vanished(first.now if moment is None else moment):
+            head = Head.new(self.session_id, base)
+        else:
+            head = copy.copy(base)
+        self._named(head)
+        first_new = head.last_seq + 1
+        old_keys: dict[str, KeyRecord] = {}
+        if self._has_keys:
+            old_keys = await self._old_keys.prepare(head, self.appends)
+        bodies: list[bytes] = []
+        results: list[bool] = []
+        self.answer = answer = []
+        for append in self.appends:
+            outcome = self._append(head, append, old_keys, moment)
+            if outcome is None:
+                bodies += append.bodies
+                results += append.results
+                outcome = Appended(head.last_seq - len(append.bodies) + 1, append.now)
+            answer.append(outcome)
+        if not bodies:
+            return None
+        # Retention looks at what was there, so it comes before anything is added.
+        keep = first.keep
+        if keep is not None and head.message_count > keep:
+            await self._retention.drop(head, list(enumerate(results, first_new)), keep)
+        await self._put(head, first_new, bodies)
+        return head
+
+    @staticmethod
+    def _append(
+        head: Head, append: Append, old_keys: dict[str, KeyRecord], moment: float | None
+    ) -> Appended | SessionStoreError | None:
+        """Count an append in, or return why not."""
+        known = None
+        if append.key is not None:
+            known = head.keys.get(append.key) or old_keys.get(append.key)
+        outcome = admit(append, last_seq=head.last_seq, known=known)
+        if outcome is not None:
+            return outcome
+        count = len(append.bodies)
+        if append.key is not None:
+            key = KeyRecord(append.key, head.last_seq + 1, count, append.digest, append.now)
+            head.keys = head.keys | {key.key: key}
+        head.last_seq += count
+        head.message_count += count
+        _touch(head, append, moment)
+        return None
+
+    async def _put(self, head: Head, seq: int, bodies: Sequence[bytes]) -> None:
+        """Put messages at the end of a session."""
+        self.nodes = ()
+        if len(bodies) == 1 and len(bodies[0]) <= _INLINE_BYTES:
+            entries = [Entry(seq, 1, len(bodies[0]), bodies[0])]
+        else:
+            entries = list(_entries(seq, bodies))
+        size = sum([entry.size for entry in entries])
+        is_inline = size <= _INLINE_BYTES and len(head.tail) < _TAIL_ENTRIES
+        if is_inline and sum([entry.size for entry in head.tail]) <= _TAIL_BYTES:
+            head.tail = (*head.tail, *entries)
+            return
+        tail = await self._pages.read_tail(head)
+        self.nodes = await _put_in_pages(self._pages, head, [*tail, *entries])
+
+
+class UpdateJob(Job):
+    """The updates of one session in one flush; the answer is a list of outcomes."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.updates: list[Update] = []
+        self.indexes: list[int] = []
+
+    def add(self, index: int, update: Update) -> None:
+        """Take one of the flush's updates."""
+        self.updates.append(update)
+        self.indexes.append(index)
+
+    async def plan(self, base: Head | None, moment: float | None) -> Head | None:
+        """See `Job.plan`."""
+        self.answer = []
+        head: Head | None = None
+        if base is not None:
+            now = self.updates[0].now if moment is None else moment
+            head = None if base.has_vanished(now) else copy.copy(base)
+        is_written = False
+        for update in self.updates:
+            if head is None and not update.create:
+                self.answer.append(None)
+                continue
+            next_head = copy.copy(head) if head else Head.new(self.session_id, base)
+            try:
+                info, values = apply_changes(next_head.info(), update)
+                next_head.take(info)
+            except SessionStoreError as exc:
+                self.answer.append(exc)
+                continue
+            head, is_written = next_head, True
+            if moment is not None and update.ttl_seconds is not None and not update.persist:
+                head.expires_at = moment + update.ttl_seconds
+            self.answer.append(values)
+        if head is None or not is_written:
+            return None
+        self._named(head)
+        return head
+
+
+class ReplaceJob(Job):
+    """A replacement; the answer is that of the hook.
+
+    Args:
+        replace: What to do.
+        pages: Where what it adds goes if it is large.
+    """
+
+    needs_bodies = True
+    cleans_up = True
+
+    def __init__(self, replace: Replace, pages: Pages) -> None:
+        super().__init__(replace.session_id)
+        self._replace = replace
+        self._pages = pages
+
+    async def plan(self, base: Head | None, moment: float | None) -> Head | None:
+        """See `Job.plan`."""
+        replace = self._replace
+        self.answer = None
+        now = replace.now if moment is None else moment
+        is_there = base is not None and not base.has_vanished(now)
+        head = copy.copy(base) if base is not None and is_there else None
+        newest = 0 if head is None else head.newest_seq
+        if replace.if_newest not in (None, newest) or (head is None and not replace.create):
+            return None
+        head = head or Head.new(self.session_id, base)
+        removed = await self._cut(head, replace.from_seq)
+        info = head.info()
+        had_checkpoint = info.checkpoint is not None
+        if replace.drop_checkpoint and had_checkpoint:
+            head.take(msgspec.structs.replace(info, checkpoint=None))
+        seq = replace.from_seq if replace.in_place else head.last_seq + 1
+        head.last_seq = max(head.last_seq, seq + len(replace.bodies) - 1)
+        head.message_count += len(replace.bodies) - removed
+        head.edition += 1
+        _touch(head, replace, moment)
+        await self._put(head, list(_entries(seq, replace.bodies)))
+        self.answer = Replaced(removed, seq, had_checkpoint)
+        return head
+
+    async def _cut(self, head: Head, seq: int) -> int:
+        """Take away the messages from ``seq`` on, and return how many there were."""
+        if seq <= head.oldest_seq:
+            removed = head.message_count
+            dropped = [{"node": page.node, "level": page.level} for page in head.pages]
+            head.garbage = (*head.garbage, *dropped)
+            head.tail, head.pages = (), ()
+            return removed
+        kept: list[Entry] = []
+        removed = 0
+        for entry in head.tail:
+            kept += _entry_below(entry, seq)
+            removed += entry.count - max(0, min(entry.count, seq - entry.seq))
+        while head.pages and head.pages[-1].last >= seq:
+            page = head.pages[-1]
+            head.pages = head.pages[:-1]
+            level = page.level
+            if page.seq >= seq:
+                removed += page.count
+            elif level:
+                # Only the page of pages itself goes; those in it are looked at next.
+                head.pages += await self._pages.unfold(head, page)
+                level = 0
+            else:
+                messages = messages_in((await self._pages.read(head, [page]))[0], page)
+                kept = [*_runs([each for each in messages if each[0] < seq]), *kept]
+                removed += sum(each[0] >= seq for each in messages)
+            head.garbage = (*head.garbage, {"node": page.node, "level": level})
+        head.tail = tuple(kept)
+        return removed
+
+    async def _put(self, head: Head, entries: Sequence[Entry]) -> None:
+        self.nodes = ()
+        tail = (*head.tail, *entries)
+        if sum([entry.size for entry in tail]) <= _INLINE_BYTES:
+            head.tail = tail
+        else:
+            self.nodes = await _put_in_pages(self._pages, head, tail)
+
+
+class DeleteJob(Job):
+    """A deletion; the answer is whether there was a session.
+
+    Args:
+        session_id: The session.
+        expired_at: Only if it has expired by then.
+    """
+
+    cleans_up = True
+
+    def __init__(self, session_id: str, expired_at: float | None) -> None:
+        super().__init__(session_id)
+        self._expired_at = expired_at
+        self.is_stale = True
+
+    async def plan(self, base: Head | None, moment: float | None) -> Head | None:
+        """See `Job.plan`."""
+        # Sent before, and gone by now: somebody else has finished what this one began.
+        self.answer = bool(self.attempts)
+        if base is None or base.updated_at is None:
+            return None
+        self.answer = False
+        if self._expired_at is not None:
+            now = self._expired_at if moment is None else moment
+            if base.expires_at is None or base.expires_at > now:
+                return None
+        self.answer = True
+        return Head(
+            self.session_id,
+            base.incarnation,
+            base.version,
+            writers=base.writers,
+            garbage=(*base.garbage, {"incarnation": base.incarnation}),
+        )
+
+
+async def _put_in_pages(pages: Pages, head: Head, entries: Sequence[Entry]) -> tuple[ObjectId, ...]:
+    """Write all of a session's entries into pages that a head names; return what was written."""
+    added = await pages.write(head, entries)
+    head.tail = ()
+    head.pages = (*head.pages, *added)
+    return (*(page.node for page in added), *await pages.fold(head))
+
+
+def _touch(head: Head, write: Append | Replace, moment: float | None) -> None:
+    head.created_at = head.created_at or write.now
+    head.updated_at = write.now
+    if write.ttl_seconds is not None:
+        head.expires_at = (write.now if moment is None else moment) + write.ttl_seconds
+
+
+def _entries(seq: int, bodies: Sequence[bytes]) -> Sequence[Entry]:
+    """Return consecutive messages as entries of a good size."""
+    entries = []
+    start = size = 0
+    for index, body in enumerate(bodies):
+        is_full = index - start >= _ENTRY_MESSAGES or size + len(body) > _ENTRY_BYTES
+        if index > start and is_full:
+            entries.append(_entry(seq + start, bodies[start:index]))
+            start, size = index, 0
+        size += len(body)
+    if bodies:
+        entries.append(_entry(seq + start, bodies[start:]))
+    return entries
+
+
+def _entry(seq: int, bodies: Sequence[bytes]) -> Entry:
+    joined = b"\n".join(bodies)
+    return Entry(seq, len(bodies), len(joined), joined)
+
+
+def _entry_below(entry: Entry, seq: int) -> list[Entry]:
+    """Return what of an entry is below ``seq``."""
+    if entry.last < seq:
+        return [entry]
+    if entry.seq >= seq:
+        return []
+    assert entry.bodies is not None  # noqa: S101  # read for this
+    return [_entry(entry.seq, entry.bodies.split(b"\n")[: seq - entry.seq])]
+
+
+def _runs(messages: Sequence[tuple[int, bytes]]) -> list[Entry]:
+    """Return messages, between which some may be missing, as entries."""
+    entries: list[Entry] = []
+    start = 0
+    for index in range(1, len(messages) + 1):
+        if index == len(messages) or messages[index][0] != messages[index - 1][0] + 1:
+            bodies = [body for _, body in messages[start:index]]
+            entries += _entries(messages[start][0], bodies)
+            start = index
+    return entries

@@ -1,0 +1,399 @@
+"""A session's document in MongoDB, and the update that makes one version of it into the next.
+
+The document is the truth about its session, and every change of it a compare-and-set on its
+``version``. It holds the newest messages itself (the tail). Older ones are in pages, documents
+of their own that never change; the session's document says which ones belong to it, so a page
+that it doesn't name is not there for anybody.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import msgspec
+from bson import ObjectId
+
+from asyncsessions.errors import CorruptSessionError, InvalidMessageError
+from asyncsessions.hooks import KeyRecord
+from asyncsessions.models import Checkpoint, SessionInfo
+from asyncsessions.stores._mongo_database import Document
+
+__all__ = [
+    "HEAD_FIELDS",
+    "MAX_RECORD_BYTES",
+    "NAMES",
+    "NOT_INFO",
+    "Entry",
+    "Head",
+    "Page",
+    "changes_between",
+    "info_of",
+    "key_record",
+]
+
+NAMES = ("agent_name", "user_id", "agent_id", "gateway_session_id")
+MAX_RECORD_BYTES = 12 << 20
+"""A session's record without its messages; a document of the server holds 16 MiB."""
+
+HEAD_FIELDS: Document = {"tail.bodies": 0}
+"""The projection of a session's document without the messages in it."""
+
+NOT_INFO: Document = {"tail": 0, "pages": 0, "keys": 0, "writers": 0, "garbage": 0}
+"""The projection of a session's document to its record."""
+
+# How long a store's last write is remembered, in seconds: longer than any retry of it takes.
+_WRITER_LIFETIME = 3600.0
+_MANY_WRITERS = 16
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """Consecutive messages in a session's document.
+
+    Attributes:
+        seq: The ``seq`` of the first.
+        count: How many there are.
+        size: Their bytes.
+        bodies: Encoded messages, each on a line of its own; None where they weren't read.
+    """
+
+    seq: int
+    count: int
+    size: int
+    bodies: bytes | None = None
+
+    @property
+    def last(self) -> int:
+        """The ``seq`` of the last message."""
+        return self.seq + self.count - 1
+
+
+class Page(msgspec.Struct, frozen=True, gc=False):
+    """Messages outside of the session's document.
+
+    Attributes:
+        seq: The ``seq`` of the first.
+        last: The ``seq`` of the last.
+        count: How many there are, those that retention has dropped included.
+        size: Their bytes.
+        node: The document that holds them.
+        level: 0 where it holds messages; else it holds pages of the level below.
+    """
+
+    seq: int
+    last: int
+    count: int
+    size: int
+    node: ObjectId
+    level: int = 0
+
+
+class _Record(msgspec.Struct, omit_defaults=True):
+    """What of a session's record can be any JSON, and so is stored as its text."""
+
+    metadata: dict[str, Any] = {}
+    state: dict[str, Any] = {}
+    checkpoint: Checkpoint | None = None
+
+
+_encode_record = msgspec.json.Encoder().encode
+_decode_record = msgspec.json.Decoder(_Record).decode
+_EMPTY_RECORD = _encode_record(_Record())
+
+
+class Head(msgspec.Struct, gc=False):
+    """One version of a session's document; see `docs/mongo.md` for its fields.
+
+    The tuples and dicts are never changed, so that versions may share them.
+    """
+
+    session_id: str
+    incarnation: ObjectId
+    version: int
+    edition: int = 0
+    created_at: float = 0.0
+    # None: the session was deleted, and what belonged to it is being removed.
+    updated_at: float | None = None
+    expires_at: float | None = None
+    last_seq: int = 0
+    message_count: int = 0
+    first_seq: int = 1
+    names: dict[str, str] = {}
+    record: bytes = _EMPTY_RECORD
+    tail: tuple[Entry, ...] = ()
+    pages: tuple[Page, ...] = ()
+    keys: dict[str, KeyRecord] = {}
+    has_old_keys: bool = False
+    writers: dict[str, list[Any]] = {}
+    garbage: tuple[Document, ...] = ()
+
+    @classmethod
+    def new(cls, session_id: str, replaced: Head | None) -> Head:
+        """Return the head of a session without anything in it.
+
+        Args:
+            session_id: The session.
+            replaced: A deleted or expired session of the same id, which goes.
+        """
+        # At random, so that a write to a deleted session can't meet the version of a later one.
+        head = cls(session_id, ObjectId(), secrets.randbits(52))
+        if replaced is not None:
+            head.version = replaced.version
+            head.writers = replaced.writers
+            head.garbage = replaced.garbage
+            if replaced.updated_at is not None:
+                head.garbage += ({"incarnation": replaced.incarnation},)
+        return head
+
+    @classmethod
+    def read(cls, document: Document) -> Head:
+        """Return the head in a document.
+
+        Raises:
+            CorruptSessionError: The document isn't one of a session.
+        """
+        try:
+            return cls(
+                document["_id"],
+                document["incarnation"],
+                document["version"],
+                document["edition"],
+                document["created_at"],
+                document.get("updated_at"),
+                document.get("expires_at"),
+                document["last_seq"],
+                document["message_count"],
+                document["first_seq"],
+                {name: document[name] for name in NAMES if name in document},
+                document.get("record", _EMPTY_RECORD),
+                tuple([Entry(**entry) for entry in document["tail"]]),
+                tuple([Page(**page) for page in document["pages"]]),
+                {key["key"]: key_record(key) for key in document.get("keys", ())},
+                document.get("has_old_keys", False),
+                document["writers"],
+                tuple(document.get("garbage", ())),
+            )
+        except (KeyError, TypeError, AttributeError) as exc:
+            session_id = document.get("_id")
+            raise CorruptSessionError(
+                f"its document in MongoDB isn't as this store writes it ({type(exc).__name__})",
+                session_id=session_id if isinstance(session_id, str) else None,
+            ) from exc
+
+    def has_vanished(self, moment: float) -> bool:
+        """Whether the session was deleted or has expired."""
+        if self.updated_at is None:
+            return True
+        return self.expires_at is not None and self.expires_at <= moment
+
+    @property
+    def newest_seq(self) -> int:
+        """The ``seq`` of the newest message; 0 where there is none."""
+        if self.tail:
+            return self.tail[-1].last
+        return self.pages[-1].last if self.pages else 0
+
+    @property
+    def oldest_seq(self) -> int:
+        """A ``seq`` that no message is below."""
+        if not self.tail and not self.pages:
+            return self.last_seq + 1
+        return max(self.first_seq, (self.pages or self.tail)[0].seq)
+
+    def info(self) -> SessionInfo:
+        """Return the record as it is shown."""
+        try:
+            record = _decode_record(self.record)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            detail = f"its record can't be decoded: {exc}"
+            raise CorruptSessionError(detail, session_id=self.session_id) from exc
+        return SessionInfo(
+            session_id=self.session_id,
+            created_at=self.created_at,
+            updated_at=self.updated_at or 0.0,
+            last_seq=self.last_seq,
+            message_count=self.message_count,
+            metadata=record.metadata,
+            state=record.state,
+            checkpoint=record.checkpoint,
+            expires_at=self.expires_at,
+            **self.names,
+        )
+
+    def take(self, info: SessionInfo) -> None:
+        """Take over a changed record.
+
+        Raises:
+            InvalidMessageError: It is too large for a document of the server.
+        """
+        self.names = {name: text for name in NAMES if (text := getattr(info, name)) is not None}
+        self.record = _encode_record(_Record(info.metadata, info.state, info.checkpoint))
+        size = len(self.record) + sum(len(text.encode()) for text in self.names.values())
+        if size > MAX_RECORD_BYTES:
+            text = f"the session's record would be {size} bytes, over {MAX_RECORD_BYTES}; remove"
+            raise InvalidMessageError(
+                f"{text} something from its state or metadata first",
+                field="state",
+                session_id=self.session_id,
+            )
+        self.created_at, self.updated_at = info.created_at, info.updated_at
+        self.expires_at = info.expires_at
+
+    def sign(self, writer: str, counter: int) -> None:
+        """Make it the next version, by a writer that will know it again."""
+        now = time.time()
+        self.version += 1
+        writers = self.writers
+        if len(writers) >= _MANY_WRITERS:
+            recent = now - _WRITER_LIFETIME
+            writers = {name: last for name, last in writers.items() if last[1] > recent}
+        self.writers = writers | {writer: [counter, now]}
+
+    def is_signed(self, writer: str, counter: int) -> bool:
+        """Whether the last write of a writer is this one."""
+        last = self.writers.get(writer)
+        return last is not None and last[0] == counter
+
+    @property
+    def size(self) -> int:
+        """About how many bytes its document has at the most."""
+        return len(self.record) + sum([entry.size for entry in self.tail])
+
+    def document(self) -> Document:
+        """Return the whole document."""
+        document: Document = {
+            "_id": self.session_id,
+            "incarnation": self.incarnation,
+            "version": self.version,
+            "edition": self.edition,
+            "created_at": self.created_at,
+            "last_seq": self.last_seq,
+            "message_count": self.message_count,
+            "first_seq": self.first_seq,
+            "tail": [msgspec.structs.asdict(entry) for entry in self.tail],
+            "pages": [msgspec.structs.asdict(page) for page in self.pages],
+            "writers": self.writers,
+        }
+        if self.updated_at is not None:
+            document["updated_at"] = self.updated_at
+        return document | self.names | self._optional()
+
+    def _optional(self) -> Document:
+        """Return the fields that are there only where they say something."""
+        fields: Document = {}
+        if self.expires_at is not None:
+            fields["expires_at"] = self.expires_at
+        if self.record is not _EMPTY_RECORD and self.record != _EMPTY_RECORD:
+            fields["record"] = self.record
+        if self.keys:
+            fields["keys"] = [msgspec.structs.asdict(key) for key in self.keys.values()]
+        if self.has_old_keys:
+            fields["has_old_keys"] = True
+        if self.garbage:
+            fields["garbage"] = list(self.garbage)
+        return fields
+
+    def committed(self) -> Head:
+        """Return it as it is remembered: without the bodies of messages."""
+        if self.tail and self.tail[-1].bodies is not None:
+            tail = [
+                entry if entry.bodies is None else Entry(entry.seq, entry.count, entry.size)
+                for entry in self.tail
+            ]
+            self.tail = tuple(tail)
+        return self
+
+
+_COUNTERS = ("version", "last_seq", "message_count", "updated_at")
+_RARE = ("edition", "first_seq", "expires_at", "has_old_keys")
+
+
+def changes_between(old: Head, new: Head) -> Document:
+    """Return the update that makes one version of a session into the next, with only what changed.
+
+    Args:
+        old: The version before. Of its tail, the bodies may be missing.
+        new: Made from ``old``. A tail of another edition has all its bodies.
+    """
+    sets: Document = {name: getattr(new, name) for name in _COUNTERS}
+    update: Document = {"$set": sets}
+    for name in _RARE:
+        value = getattr(new, name)
+        if value != getattr(old, name):
+            sets[name] = value
+    pushes: Document = {}
+    _change_writers(old, new, sets)
+    if new.tail is not old.tail:
+        _change_tail(old, new, sets, pushes)
+    if new.pages is not old.pages:
+        _change_list("pages", old.pages, new.pages, sets, pushes)
+    if new.keys is not old.keys:
+        old_keys, new_keys = tuple(old.keys.values()), tuple(new.keys.values())
+        _change_list("keys", old_keys, new_keys, sets, pushes)
+    if pushes:
+        update["$push"] = pushes
+    if new.garbage is not old.garbage:
+        sets["garbage"] = list(new.garbage)
+    if new.record is not old.record:
+        sets["record"] = new.record
+    unset = _change_names(old, new, sets)
+    if unset:
+        update["$unset"] = dict.fromkeys(unset, "")
+    return update
+
+
+def _change_names(old: Head, new: Head, sets: Document) -> list[str]:
+    """Return which fields go."""
+    unset: list[str] = []
+    if new.names is not old.names:
+        sets.update(new.names)
+        unset += old.names.keys() - new.names.keys()
+    if "expires_at" in sets and new.expires_at is None:
+        del sets["expires_at"]
+        unset.append("expires_at")
+    return unset
+
+
+def _change_writers(old: Head, new: Head, sets: Document) -> None:
+    if not old.writers.keys() <= new.writers.keys():
+        sets["writers"] = new.writers
+        return
+    for writer, last in new.writers.items():
+        if old.writers.get(writer) is not last:
+            sets[f"writers.{writer}"] = last
+
+
+def _change_tail(old: Head, new: Head, sets: Document, pushes: Document) -> None:
+    if new.edition != old.edition or not new.tail:
+        sets["tail"] = [msgspec.structs.asdict(entry) for entry in new.tail]
+        return
+    # What was added comes with its bodies; what stays is known without.
+    added = [msgspec.structs.asdict(entry) for entry in new.tail if entry.bodies is not None]
+    push: Document = {"$each": added}
+    if len(old.tail) + len(added) > len(new.tail):
+        push["$slice"] = -len(new.tail)
+    pushes["tail"] = push
+
+
+def _change_list(
+    name: str,
+    old: tuple[msgspec.Struct, ...],
+    new: tuple[msgspec.Struct, ...],
+    sets: Document,
+    pushes: Document,
+) -> None:
+    if old and new[: len(old)] == old:
+        pushes[name] = {"$each": [msgspec.structs.asdict(each) for each in new[len(old) :]]}
+    else:
+        sets[name] = [msgspec.structs.asdict(each) for each in new]
+
+
+def key_record(document: Document) -> KeyRecord:
+    """Return the idempotency key in a document."""
+    return KeyRecord(*(document[name] for name in KeyRecord.__struct_fields__))
+
+
+def info_of(document: Document) -> SessionInfo:
+    """Return the record in a document that was read without the fields of `NOT_INFO`."""
+    return Head.read(dict.fromkeys(NOT_INFO, ()) | {"edition": 0, "writers": {}} | document).info()

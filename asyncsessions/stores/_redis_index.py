@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from redis import exceptions
@@ -39,7 +39,7 @@ _YOUNG = 60
 Send = Callable[[Sequence[Call]], Awaitable[list[Any]]]
 
 
-class _Fix(NamedTuple):
+class _Fix(msgspec.Struct, frozen=True):
     """What is wrong with an entry; see ``heal.lua``."""
 
     index: bytes
@@ -111,7 +111,8 @@ class Indexes:
         encoded = session_id.encode()
         fixes = []
         for name in names:
-            index, entry = self._keys.index(name), entry_of(name, encoded)
+            index = self._keys.index(name)
+            entry = entry_of(b"" if name == b"all" else name, encoded)
             fixes.append(_Fix(index, encoded, updated_at, "leave", session_id))
             fixes.append(_Fix(self._keys.expiry, entry, "inf", "leave", session_id))
         await self._heal(fixes)
@@ -123,7 +124,8 @@ class Indexes:
             by_index[fix.index].append(fix)
         calls = []
         for index, group in by_index.items():
-            keys, words = [index], ["", "" if self._is_cluster else "records", _YOUNG]
+            keys: list[bytes] = [index]
+            words: list[Word] = ["", "" if self._is_cluster else "records", _YOUNG]
             for fix in group:
                 if not self._is_cluster:
                     keys.append(self._keys.of(fix.session_id)[0])
@@ -150,7 +152,9 @@ class Indexes:
         if scan.expired:
             return await self._find_expired(scan)
         index = self._keys.index(index_for(scan.where))
-        position = None if scan.below is None else (repr(scan.below[0]), scan.below[1].encode())
+        position: tuple[Word, Word] | None = None
+        if scan.below is not None:
+            position = repr(scan.below[0]), scan.below[1]
         found: dict[str, SessionInfo] = {}
         while True:
             entries = await self._page(index, position)
@@ -160,8 +164,9 @@ class Indexes:
             if len(entries) < _PAGE:
                 return ordered[: scan.limit]
             # A session whose entry was too high comes with another page, where it belongs.
-            position = (entries[-1][1], entries[-1][0])
-            last = (float(position[0]), position[1].decode())
+            member, score = entries[-1]
+            position = score, member
+            last = (float(score), member.decode())
             complete = [info for info in ordered if _place(info) >= last]
             if len(complete) >= scan.limit:
                 return complete[: scan.limit]

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 from redis import asyncio as aioredis
 from redis import exceptions
-from redis.client import NEVER_DECODE
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.client import NEVER_DECODE
 
+from asyncsessions.pacing import Pacer
 from asyncsessions.stores._redis_errors import DRIVER_ERRORS
 from asyncsessions.stores._redis_scripts import Call, Word, packed
 
@@ -27,7 +28,6 @@ Connection: TypeAlias = Any
 """One of redis-py's, which has no types for what is used here."""
 
 _SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
-_ADVICE = "write a password's special characters as %XX"
 _REDIRECTED = (
     exceptions.MovedError,
     exceptions.AskError,
@@ -93,8 +93,11 @@ async def _exchange(connection: Connection, calls: Sequence[Call]) -> list[Any]:
     try:
         if not connection.is_connected:
             await connection.connect()
+        pacer = Pacer()
         for call in calls:
+            # One by one, so that the server can begin and the event loop goes on.
             await _write(connection, call.command())
+            await pacer.pause()
         replies = [await _read(connection) for _ in calls]
         missing = [
             index
@@ -234,18 +237,20 @@ def check_url(url: str) -> None:
     Raises:
         ValueError: It isn't valid.
     """
+    known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+    fault = f"known are {known}"
     try:
         parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES:
-            raise ValueError("known are " + ", ".join(f"{scheme}://" for scheme in _SCHEMES))
-        has_place = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
-        if not has_place:
-            raise ValueError("write redis://host:port/database, or unix:///path")
-        parse_url(_plain(url))
+        if parts.scheme in _SCHEMES:
+            fault = "write redis://host:port/database, or unix:///path"
+            if parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0:
+                parse_url(_plain(url))
+                return
     except ValueError as exc:
-        # What the parsers complain about may be a part of the password.
-        known = str(exc) if str(exc).startswith(("known", "write", "Invalid value for")) else ""
-        raise ValueError(f"the URL for Redis isn't valid; {known or _ADVICE}") from None
+        # What else a parser complains about may be a part of the password.
+        is_harmless = str(exc).startswith("Invalid value for")
+        fault = str(exc) if is_harmless else "write a password's special characters as %XX"
+    raise ValueError(f"the URL for Redis isn't valid; {fault}")
 
 
 def _plain(url: str) -> str:

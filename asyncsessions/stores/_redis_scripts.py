@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import NamedTuple
 
-import hiredis
+from hiredis import pack_command
 
 __all__ = ["Call", "Script", "Scripts", "Word", "load_scripts", "packed"]
 
 Word = str | bytes | int
 """One word of a command."""
 
+# Its annotation says a tuple of one.
+_pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]
 _INCLUDE = re.compile(r"^ *-- include: (\w+)$", re.MULTILINE)
 # How many words are encoded at a time: what takes a millisecond at the most.
 _WORDS_AT_ONCE = 2000
@@ -91,9 +93,9 @@ class Call(NamedTuple):
 def packed(command: tuple[Word, ...]) -> Iterator[bytes]:
     """Yield a command as bytes, in pieces that don't take long."""
     if len(command) <= _WORDS_AT_ONCE:
-        yield hiredis.pack_command(command)
+        yield _pack(command)
         return
     yield b"*%d\r\n" % len(command)
     for start in range(0, len(command), _WORDS_AT_ONCE):
         piece = command[start : start + _WORDS_AT_ONCE]
-        yield hiredis.pack_command(piece)[len(b"*%d\r\n" % len(piece)) :]
+        yield _pack(piece)[len(b"*%d\r\n" % len(piece)) :]

@@ -99,7 +99,8 @@ def _is_result(body: bytes) -> bool:
     if len(body) <= _LARGE:
         return is_tool_result(decode_message(body))
     frame = _decode_frame(body)
-    content = decode_json(frame.content) if bytes(frame.content[:1]) == b"[" else None
+    raw = bytes(frame.content)
+    content = decode_json(raw) if raw.startswith(b"[") else None
     return is_tool_result(Message(frame.role, content, tool_call_id=frame.tool_call_id))
 
 
@@ -136,6 +137,8 @@ def _is_plain(append: Append) -> bool:
 
 def append_outcomes(appends: Sequence[Append], answer: Any) -> list[Outcome[Appended]]:
     """Return what became of one session's appends."""
+    if isinstance(answer, Exception):
+        return [damaged(append.session_id, answer) for append in appends]
     if isinstance(answer, int):
         outcomes: list[Outcome[Appended]] = []
         for append in appends:
@@ -187,9 +190,11 @@ def _change_words(change: Change) -> tuple[Word, ...]:
 
 
 def update_outcomes(
-    updates: Sequence[Update], answers: Sequence[Any]
+    updates: Sequence[Update], answers: Any
 ) -> list[Outcome[list[JSONValue] | None]]:
     """Return what became of one session's updates."""
+    if isinstance(answers, Exception):
+        return [damaged(update.session_id, answers) for update in updates]
     return [_updated(update, each) for update, each in zip(updates, answers, strict=True)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Self, TypeVar
 
@@ -46,10 +46,12 @@ W = TypeVar("W", Append, Update)
 _OPTIONS: dict[str, Callable[[str], Any]] = {"prefix": str, "connections": int} | SERVER_OPTIONS
 # What stays in the URL for redis-py.
 _DRIVER_OPTIONS = frozenset(
-    """client_name db health_check_interval password protocol socket_connect_timeout
-    socket_keepalive socket_read_size ssl_ca_certs ssl_ca_data ssl_ca_path ssl_cert_reqs
-    ssl_certfile ssl_check_hostname ssl_ciphers ssl_keyfile ssl_min_version ssl_password
-    username""".split()
+    {
+        *("username", "password", "db", "client_name", "protocol", "health_check_interval"),
+        *("socket_connect_timeout", "socket_keepalive", "socket_read_size"),
+        *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile"),
+        *("ssl_check_hostname", "ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password"),
+    }
 )
 _OLDEST_SERVER = (6, 2)
 # So many writes go to the server in one call; while it does them, the next ones are encoded.
@@ -103,6 +105,7 @@ class RedisSessionStore(ServerStore):
     @override
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
+        """Return a store for a URL; see `open_store`."""
         check_url(url)
         driver_url, given = split_options(url, _OPTIONS, _DRIVER_OPTIONS)
         return cls(driver_url, **given | options)
@@ -231,11 +234,7 @@ class RedisSessionStore(ServerStore):
             answers = await self._settled(list(by_session), answers)
         outcomes: list[Any] = [None] * len(batch)
         for group, indexes, answer in zip(groups, by_session.values(), answers, strict=True):
-            if isinstance(answer, exceptions.ResponseError):
-                half: Sequence[Outcome[T]] = [damaged(group[0].session_id, answer)] * len(group)
-            else:
-                half = outcomes_of(group, answer)
-            for index, outcome in zip(indexes, half, strict=True):
+            for index, outcome in zip(indexes, outcomes_of(group, answer), strict=True):
                 outcomes[index] = outcome
         return outcomes
 
@@ -262,19 +261,20 @@ class RedisSessionStore(ServerStore):
 
         return Call(self._keys.of(write.session_id)[0], words, script)
 
-    def _parts(self, groups: Iterable[Sequence[W]]) -> Iterator[list[Sequence[W]]]:
-        """Yield what goes in one call each: on a cluster one session, which has its own slot."""
+    def _parts(self, groups: list[list[W]]) -> list[list[list[W]]]:
+        """Return what goes in one call each: on a cluster one session, which has its own slot."""
+        if len(groups) == 1:
+            return [groups]
         most = 1 if self._link.is_cluster else _WRITES_AT_ONCE
-        part: list[Sequence[W]] = []
-        size = 0
+        parts: list[list[list[W]]] = []
+        room = 0
         for group in groups:
-            if part and (size >= most or _policy(group[0]) != _policy(part[0][0])):
-                yield part
-                part, size = [], 0
-            part.append(group)
-            size += len(group)
-        if part:
-            yield part
+            if room <= 0 or _policy(group[0]) != _policy(parts[-1][0][0]):
+                parts.append([])
+                room = most
+            parts[-1].append(group)
+            room -= len(group)
+        return parts
 
     async def _settled(self, ids: Sequence[str], answers: Sequence[Any]) -> list[Any]:
         """See to the indexes of a cluster; return the answers without what concerns these."""

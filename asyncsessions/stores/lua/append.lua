@@ -28,15 +28,13 @@ local function append_plainly(number, count, stop)
   elseif tonumber(match(slot, '^%d+')) >= counter then
     return nil
   end
-  local updated_at = match(ARGV[at - 3], '%S+$')
-  local seq = tonumber(last_seq)
-  for from = at, stop - 1, MOST_ARGUMENTS do
-    local items = {}
-    for item = from, math.min(stop, from + MOST_ARGUMENTS) - 1 do
-      seq = seq + 1
-      items[#items + 1] = '{"seq":' .. seq .. ',' .. ARGV[item]
-    end
-    call('RPUSH', KEYS[number + 1], unpack(items))
+  local updated_at, seq = ARGV[at - 3], tonumber(last_seq)
+  if count == 1 then
+    seq = seq + 1
+    call('RPUSH', KEYS[number + 1], '{"seq":' .. seq .. ',' .. ARGV[at])
+  else
+    updated_at = match(updated_at, '%S+$')
+    seq = push(KEYS[number + 1], seq, at, stop - 1)
   end
   local first_seq = last_seq + 1
   call('HSET', record, 'last_seq', seq, 'updated_at', updated_at, writer, slot_of(first_seq))

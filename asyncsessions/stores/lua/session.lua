@@ -35,21 +35,12 @@ local function read_record(keys, now, ...)
   if fields[1] and not (expires_at and expires_at <= now) then
     return fields
   end
+  -- A full server refuses only a script whose first write is one that takes memory. This one does
+  -- nothing, or nothing that stays.
+  call('RPUSHX', keys[2], '')
   -- Nothing may be left: not of an expired session, and not where the server evicted the record.
   call('DEL', unpack(keys))
   return {}
-end
-
-local function push(key, seq, first, last)
-  for from = first, last, MOST_ARGUMENTS do
-    local items = {}
-    for at = from, math.min(last, from + MOST_ARGUMENTS - 1) do
-      seq = seq + 1
-      items[#items + 1] = '{"seq":' .. seq .. ',' .. ARGV[at]
-    end
-    call('RPUSH', key, unpack(items))
-  end
-  return seq
 end
 
 local SLOT_LIFETIME = 3600

@@ -26,3 +26,15 @@ local function save_scores()
   add_scores(prefix .. 'all', scores)
   add_scores(prefix .. 'expiry', expiries)
 end
+
+local function push(key, seq, first, last)
+  for from = first, last, MOST_ARGUMENTS do
+    local items = {}
+    for at = from, math.min(last, from + MOST_ARGUMENTS - 1) do
+      seq = seq + 1
+      items[#items + 1] = '{"seq":' .. seq .. ',' .. ARGV[at]
+    end
+    call('RPUSH', key, unpack(items))
+  end
+  return seq
+end

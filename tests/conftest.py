@@ -31,9 +31,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 def no_blocking_calls() -> Iterator[None]:
     """Fail a test in which the library blocks the event loop."""
     with blockbuster_ctx("asyncsessions", excluded_modules=["asyncsessions.testing"]) as guard:
-        # The driver looks for certificates and passwords in the user's home before it connects.
+        # The drivers look around on the machine before they connect: for certificates and passwords
+        # in the user's home, for the mark of a container.
         for function in guard.functions.values():
             function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
+            function.can_block_in("pymongo/pool_options.py", {"get_container_env_info"})
         yield
 
 

@@ -16,7 +16,7 @@ from asyncsessions.stores._mongo_errors import DRIVER_ERRORS
 from asyncsessions.stores._mongo_leftovers import Leftovers
 from asyncsessions.stores._mongo_pages import Move, Pages, StaleError
 from asyncsessions.stores._mongo_plans import Attempt, Job, MoveJob
-from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head, changes_between
+from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head, changes_between, size_of
 
 __all__ = ["Commits", "Writer"]
 
@@ -28,14 +28,14 @@ _RECORD_BYTES = 4096
 # When a tail is moved into pages, and how much of it stays, so that most reads find all they want
 # in the session's document. A longer tail makes every append to it dearer, a shorter one means
 # more pages.
-_TAIL_ENTRIES = 48
+_TAIL_ENTRIES = 64
 _TAIL_BYTES = 96 << 10
 _STAYING_ENTRIES = 24
 _STAYING_BYTES = 24 << 10
 # How many tails are moved at a time.
 _MOVERS = 4
 # Updates in one command; the server works on one at a time, and on several commands at once.
-_LANE = 96
+_LANE = 128
 _COMMAND_BYTES = 8 << 20
 # How long the loser of a race waits at first, at random, so that it doesn't lose for ever.
 _PAUSE = 0.001
@@ -77,6 +77,9 @@ class Commits:
         self._clock = clock
         # What this store believes about sessions; only a commit proves that it is so.
         self._heads: OrderedDict[str, Head] = OrderedDict()
+        # Sessions that others write, too, each with the version that this store made last. What is
+        # believed about them is out of date most of the time, so they are read first.
+        self._contested: dict[str, int] = {}
         self._moves: dict[str, Move] = {}
         self._moving: set[str] = set()
         # Sessions whose waiting pages may be named already: nobody knows what became of a write.
@@ -109,7 +112,8 @@ class Commits:
         bases: dict[str, Head] = {}
         unknown: list[Job] = []
         for job in jobs:
-            head = None if job.is_stale else self._heads.get(job.session_id)
+            is_unsure = job.is_stale or job.session_id in self._contested
+            head = None if is_unsure else self._heads.get(job.session_id)
             if head is None:
                 unknown.append(job)
                 job.is_stale = True
@@ -117,8 +121,10 @@ class Commits:
                 bases[job.session_id] = head
         if unknown:
             found = await self._load([job for job in unknown if not job.needs_bodies])
-            for head in found.values():
+            for session_id, head in found.items():
                 self._remember(head)
+                if self._contested.get(session_id) == head.version:
+                    del self._contested[session_id]
             bases |= found
             bases |= await self._load([job for job in unknown if job.needs_bodies], {})
         for job in unknown:
@@ -163,7 +169,17 @@ class Commits:
         # What a remembered version says was never proved, so it can't be the answer.
         job.is_done = job.is_stale
         job.is_stale = True
+        if job.is_done and job.move is not None and not (base and job.move.fits(base)):
+            self._let_go(job.move)
         return False
+
+    def _let_go(self, move: Move) -> None:
+        """Remove pages that waited, because no version will name them any more."""
+        session_id = move.head.session_id
+        del self._moves[session_id]
+        if session_id not in self._doubtful:
+            self._spawn(self._pages.remove(move.head, move.nodes))
+        self._doubtful.discard(session_id)
 
     @staticmethod
     def _sign(job: Job, writer: Writer) -> None:
@@ -223,15 +239,19 @@ class Commits:
         job.answer = attempt.answer
         session_id, head = job.session_id, attempt.head
         self._remember(head.committed())
+        if len(job.attempts) > 1 or session_id in self._contested:
+            self._contested[session_id] = head.version
+            if len(self._contested) > _HEADS:
+                self._contested.clear()
         for other in job.attempts:
             if other is not attempt and other.nodes:
                 self._spawn(self._pages.remove(other.head, other.nodes))
         move = self._moves.get(session_id)
-        if move is not None and (attempt.move is move or not move.fits(head)):
+        if move is not None and attempt.move is move:
             del self._moves[session_id]
-            if attempt.move is not move and session_id not in self._doubtful:
-                self._spawn(self._pages.remove(move.head, move.nodes))
             self._doubtful.discard(session_id)
+        elif move is not None and not move.fits(head):
+            self._let_go(move)
         elif move is None and session_id not in self._moving:
             count = _entries_to_move(head)
             if count:
@@ -313,9 +333,7 @@ def _lanes(jobs: Sequence[Job]) -> list[Sequence[Job]]:
 def _entries_to_move(head: Head) -> int:
     """Return how many entries of a tail move into pages; 0 where it is short enough."""
     tail = head.tail
-    # In a hot session several processes see the same tail; they need not all be so diligent.
-    size = sum([entry.size for entry in tail])
-    if len(tail) <= _TAIL_ENTRIES and size <= _TAIL_BYTES:
+    if len(tail) <= _TAIL_ENTRIES and size_of(tail) <= _TAIL_BYTES:
         return 0
     staying = size = 0
     for entry in reversed(tail):

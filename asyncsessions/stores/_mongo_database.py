@@ -6,6 +6,7 @@ adds nothing of its own: no cursors, no retries, no work for each document of a 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -95,6 +96,7 @@ class Database:
         if any(letter in self._name for letter in ' /\\."$\0'):
             raise ValueError(f"database={self._name!r}: the server allows no such name")
         self._database: Any = None
+        self._under_way: set[asyncio.Future[Document]] = set()
         self._write_concern: Document = {}
 
     async def open(self) -> None:
@@ -119,6 +121,9 @@ class Database:
         if self._url is not None and self._client is not None:
             client, self._client = self._client, None
             await client.close()
+        # Either they end soon, or closing the client has ended them.
+        if self._under_way:
+            await asyncio.wait(self._under_way)
 
     async def check_version(self) -> None:
         """Check that the server isn't too old.
@@ -133,9 +138,20 @@ class Database:
             raise StoreRefusedError(text)
 
     async def command(self, command: Document) -> Document:
-        """Return the reply to a command."""
-        reply: Document = await self._database.command(command)
-        return reply
+        """Return the reply to a command.
+
+        A cancelled caller doesn't wait, but the command runs to its end: the driver would throw
+        away the connection, and can lose track of one that is just being made.
+        """
+        task: asyncio.Future[Document] = asyncio.ensure_future(self._database.command(command))
+        self._under_way.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Future[Document]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # Marks it as seen, where the caller has left.
 
     async def find(
         self, collection: str, where: Document, *, limit: int | None = None, **options: Any

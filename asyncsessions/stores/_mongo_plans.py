@@ -28,7 +28,7 @@ from asyncsessions.hooks import (
 from asyncsessions.stores._mongo_keys import OldKeys
 from asyncsessions.stores._mongo_pages import Move, Pages, messages_in
 from asyncsessions.stores._mongo_retention import Retention
-from asyncsessions.stores._mongo_session import Entry, Head
+from asyncsessions.stores._mongo_session import Entry, Head, size_of
 
 __all__ = ["AppendJob", "Attempt", "DeleteJob", "Job", "MoveJob", "ReplaceJob", "UpdateJob"]
 
@@ -201,9 +201,8 @@ class AppendJob(Job):
             entries = [Entry(seq, 1, len(bodies[0]), bodies[0])]
         else:
             entries = list(_entries(seq, bodies))
-        size = sum([entry.size for entry in entries])
-        is_inline = size <= _INLINE_BYTES and len(head.tail) < _TAIL_ENTRIES
-        if is_inline and sum([entry.size for entry in head.tail]) <= _TAIL_BYTES:
+        is_inline = size_of(entries) <= _INLINE_BYTES and len(head.tail) < _TAIL_ENTRIES
+        if is_inline and size_of(head.tail) <= _TAIL_BYTES:
             head.tail = (*head.tail, *entries)
             return
         tail = await self._pages.read_tail(head)
@@ -327,7 +326,7 @@ class ReplaceJob(Job):
     async def _put(self, head: Head, entries: Sequence[Entry]) -> None:
         self.nodes = ()
         tail = (*head.tail, *entries)
-        if sum([entry.size for entry in tail]) <= _INLINE_BYTES:
+        if size_of(tail) <= _INLINE_BYTES:
             head.tail = tail
         else:
             self.nodes = await _put_in_pages(self._pages, head, tail)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -31,6 +33,7 @@ __all__ = [
     "changes_between",
     "info_of",
     "key_record",
+    "size_of",
 ]
 
 NAMES = ("agent_name", "user_id", "agent_id", "gateway_session_id")
@@ -67,6 +70,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     def last(self) -> int:
         """The ``seq`` of the last message."""
         return self.seq + self.count - 1
+
+
+_size = attrgetter("size")
+
+
+def size_of(entries: Iterable[Entry]) -> int:
+    """Return the bytes of messages in entries."""
+    return sum(map(_size, entries))
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
@@ -258,7 +269,7 @@ class Head(msgspec.Struct, gc=False):
     @property
     def size(self) -> int:
         """About how many bytes its document has at the most."""
-        return len(self.record) + sum([entry.size for entry in self.tail])
+        return len(self.record) + size_of(self.tail)
 
     def document(self) -> Document:
         """Return the whole document."""

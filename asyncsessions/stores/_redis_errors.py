@@ -81,8 +81,8 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
     text = str(exc)
     if isinstance(refusal, exceptions.NoPermissionError):
         return StoreRefusedError, (
-            "the user lacks a permission; allow it the keys with this store's prefix and the "
-            "categories @read, @write, @scripting and @connection (see ACL SETUSER)"
+            "the user lacks a permission; allow it the keys with this store's prefix, and "
+            "+@read +@write +@scripting +@connection +time (see ACL SETUSER)"
         )
     if refusal is not None:
         return StoreRefusedError, "wrong user or password; check those in the URL"

@@ -158,7 +158,7 @@ class ClusterLink(Link):
 
     Args:
         client: Knows which node has which slot.
-        size: How many connections to each node are used at the same time at the most.
+        size: How many connections to each node there are at the most.
         is_owner: Whether to close the client.
     """
 
@@ -167,26 +167,29 @@ class ClusterLink(Link):
     def __init__(self, client: aioredis.RedisCluster, size: int, *, is_owner: bool) -> None:
         self._client = client
         self._is_owner = is_owner
-        self._room: defaultdict[str, asyncio.Semaphore]
-        self._room = defaultdict(lambda: asyncio.Semaphore(size))
+        self._size = size
+        self._nodes: dict[str, Connections] = {}
 
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         """See `Link.send`."""
         del is_flush  # A flush goes to all nodes, as any other call may.
         await self._client.initialize()
-        by_node: defaultdict[Any, list[int]] = defaultdict(list)
+        nodes: dict[str, Any] = {}
+        by_node: defaultdict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(calls):
             # Annotated as text, but any key will do.
-            by_node[self._client.get_node_from_key(cast("str", call.key))].append(index)
+            node: Any = self._client.get_node_from_key(cast("str", call.key))
+            nodes[node.name] = node
+            by_node[node.name].append(index)
         replies: list[Any] = [None] * len(calls)
 
-        async def send_to(node: Any, indexes: list[int]) -> None:
+        async def send_to(name: str, indexes: list[int]) -> None:
             chosen = [calls[index] for index in indexes]
-            for index, reply in zip(indexes, await self._send_to(node, chosen), strict=True):
+            for index, reply in zip(indexes, await self._send_to(nodes[name], chosen), strict=True):
                 replies[index] = reply
 
         done = await asyncio.gather(
-            *(send_to(node, indexes) for node, indexes in by_node.items()), return_exceptions=True
+            *(send_to(name, indexes) for name, indexes in by_node.items()), return_exceptions=True
         )
         for outcome in done:
             if outcome is not None:
@@ -194,19 +197,25 @@ class ClusterLink(Link):
         return replies
 
     async def _send_to(self, node: Any, calls: Sequence[Call]) -> list[Any]:
-        async with self._room[node.name]:
-            connection = node.acquire_connection()
-            try:
-                replies = await _exchange(connection, calls)
-            except (exceptions.ConnectionError, exceptions.TimeoutError):
-                await self._look_after(node)
-                raise
-            finally:
-                node.release(connection)
+        try:
+            replies = await self._connections_to(node).send(calls)
+        except (exceptions.ConnectionError, exceptions.TimeoutError):
+            await self._look_after(node)
+            raise
         for index, reply in enumerate(replies):
             if isinstance(reply, _REDIRECTED):
                 replies[index] = await self._redirect(calls[index])
         return replies
+
+    def _connections_to(self, node: Any) -> Connections:
+        connections = self._nodes.get(node.name)
+        if connections is None:
+
+            def make() -> Connection:
+                return node.connection_class(**node.connection_kwargs)
+
+            connections = self._nodes[node.name] = Connections(make, self._size)
+        return connections
 
     async def _look_after(self, node: Any) -> None:
         """Have the client find out whether the node is gone, and then look for its successor."""
@@ -227,6 +236,8 @@ class ClusterLink(Link):
 
     async def close(self) -> None:
         """See `Link.close`."""
+        for connections in self._nodes.values():
+            await connections.close()
         if self._is_owner:
             await self._client.aclose()
 

@@ -193,7 +193,7 @@ class MongoSessionStore(ServerStore):
 
     async def _flush(self, jobs: Sequence[J], count: int) -> Sequence[Outcome[Any]]:
         """Commit jobs, and return the outcomes of the writes in them."""
-        waiting = self._commits.waiting([job.session_id for job in jobs])
+        waiting: list[Job] = self._commits.waiting([job.session_id for job in jobs])
         failure: Exception | None = None
         try:
             await self._commit([*jobs, *waiting], self._writer)

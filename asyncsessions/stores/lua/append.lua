@@ -177,6 +177,8 @@ local function make_append()
     local now = is_by_server and started or tonumber(first_now)
     local fields = read_record(keys, now, 'looked_up', writer)
     local answer, updated_at, expires_at = answer_in(fields[4]), nil, fields[2]
+    -- What is told for the second time may not have reached the indexes the first time.
+    local is_new = not fields[1] or answer ~= nil
     if answer then
       updated_at = call('HGET', keys[1], 'updated_at')
     else
@@ -189,8 +191,6 @@ local function make_append()
       end
     end
     local names = fields[3] and names_of(keys[1]) or NO_NAMES
-    -- What is told for the second time may not have reached the indexes the first time.
-    local is_new = not fields[1] or fields[4]
     return touched(answer, id, names, updated_at, expires_at, is_new)
   end
 

@@ -66,6 +66,7 @@ local function replace()
     'looked_up', writer, 'checkpoint')
   local updated_at, expires_at = now, fields[2]
   local answer = answer_in(fields[4])
+  local is_new = not fields[1] or answer ~= nil
   if answer then
     updated_at = call('HGET', KEYS[1], 'updated_at')
   else
@@ -79,7 +80,7 @@ local function replace()
     expires_at = save(fields, last_seq, answer)
   end
   local names = fields[3] and names_of(KEYS[1]) or NO_NAMES
-  return touched(answer, id, names, updated_at, expires_at, not fields[1] or fields[4])
+  return touched(answer, id, names, updated_at, expires_at, is_new)
 end
 
 return run(function()

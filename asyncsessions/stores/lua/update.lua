@@ -241,6 +241,7 @@ local function update(keys, id, stop)
   local old_names = fields[3] and names_of(keys[1]) or NO_NAMES
   local names = old_names
   local answers = answer_in(fields[4])
+  local is_new = not fields[1] or answers ~= nil
   if not answers then
     answers = {}
     while at < stop do
@@ -257,7 +258,6 @@ local function update(keys, id, stop)
   end
   local left = missing_in(old_names, names)
   leave(id, left)
-  local is_new = not fields[1] or fields[4]
   return touched(answers, id, names, session.draft:read('updated_at'),
     session.draft:read('expires_at'), is_new, left)
 end

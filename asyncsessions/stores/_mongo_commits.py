@@ -156,6 +156,7 @@ class Commits:
         base = bases.get(job.session_id)
         moment = None if self._clock is None else self._clock.now()
         job.move = self._moves.get(job.session_id)
+        job.is_contested = job.session_id in self._contested
         try:
             job.head = await job.plan(base, moment)
         except StaleError:
@@ -244,8 +245,9 @@ class Commits:
             if len(self._contested) > _HEADS:
                 self._contested.clear()
         for other in job.attempts:
-            if other is not attempt and other.nodes:
-                self._spawn(self._pages.remove(other.head, other.nodes))
+            unnamed = set(other.nodes).difference(attempt.nodes)
+            if unnamed:
+                self._spawn(self._pages.remove(other.head, list(unnamed)))
         move = self._moves.get(session_id)
         if move is not None and attempt.move is move:
             del self._moves[session_id]

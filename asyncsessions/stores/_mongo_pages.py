@@ -19,7 +19,7 @@ from bson import MaxKey, MinKey, ObjectId
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_session import Entry, Head, Page
 
-__all__ = ["Move", "Pages", "StaleError", "messages_in"]
+__all__ = ["Move", "Pages", "StaleError", "messages_in", "moved_to"]
 
 # Large enough to read a history in few documents, small enough to read a part of one.
 _PAGE_MESSAGES = 256
@@ -257,3 +257,12 @@ def messages_in(document: Document, page: Page) -> list[tuple[int, bytes]]:
         return list(enumerate(bodies, page.seq))
     seqs = [seq for start, count in runs for seq in range(start, start + count)]
     return list(zip(seqs, bodies, strict=True))
+
+
+def moved_to(seq: int, pages: Sequence[Page]) -> list[Page]:
+    """Return pages of consecutive messages as if these began at another ``seq``."""
+    shift = seq - pages[0].seq
+    return [
+        Page(page.seq + shift, page.last + shift, page.count, page.size, page.node)
+        for page in pages
+    ]

@@ -26,9 +26,9 @@ from asyncsessions.hooks import (
     apply_changes,
 )
 from asyncsessions.stores._mongo_keys import OldKeys
-from asyncsessions.stores._mongo_pages import Move, Pages, messages_in
+from asyncsessions.stores._mongo_pages import Move, Pages, messages_in, moved_to
 from asyncsessions.stores._mongo_retention import Retention
-from asyncsessions.stores._mongo_session import Entry, Head, size_of
+from asyncsessions.stores._mongo_session import Entry, Head, Page, size_of
 
 __all__ = ["AppendJob", "Attempt", "DeleteJob", "Job", "MoveJob", "ReplaceJob", "UpdateJob"]
 
@@ -37,6 +37,9 @@ _INLINE_BYTES = 256 << 10
 # The same where many small flushes came in faster than the tail could be moved.
 _TAIL_BYTES = 1 << 20
 _TAIL_ENTRIES = 512
+# The same where other processes write to the session at the same time. What is in pages already
+# need not be sent again by the loser of a race, and the winner is through sooner.
+_CONTESTED_INLINE_BYTES = 8 << 10
 # So that a reader of the newest messages need not take many more.
 _ENTRY_MESSAGES = 64
 _ENTRY_BYTES = 32 << 10
@@ -59,7 +62,8 @@ class Job(ABC):
     Attributes:
         session_id: The session.
         move: Pages that wait to be named; `plan` names them if they fit, which is ``named``.
-        nodes: The pages that the last plan has written.
+        is_contested: Whether other processes write to the session as well.
+        nodes: The pages that the last plan wants named, and that nobody else has.
         base: What the last plan was made from, and ``head`` what it has made of it.
         answer: What the write has to say, as soon as it ``is_done``.
         attempts: What was sent and may have become the session's version.
@@ -74,6 +78,7 @@ class Job(ABC):
         self.session_id = session_id
         self.move: Move | None = None
         self.named: Move | None = None
+        self.is_contested = False
         self.nodes: tuple[ObjectId, ...] = ()
         self.base: Head | None = None
         self.head: Head | None = None
@@ -135,6 +140,8 @@ class AppendJob(Job):
         self.appends: list[Append] = []
         self.indexes: list[int] = []
         self._has_keys = False
+        # The messages that are in pages already, of which incarnation, and the pages.
+        self._paged: tuple[list[bytes], ObjectId | None, list[Page]] = ([], None, [])
 
     def add(self, index: int, append: Append) -> None:
         """Take one of the flush's appends."""
@@ -201,12 +208,16 @@ class AppendJob(Job):
             entries = [Entry(seq, 1, len(bodies[0]), bodies[0])]
         else:
             entries = list(_entries(seq, bodies))
-        is_inline = size_of(entries) <= _INLINE_BYTES and len(head.tail) < _TAIL_ENTRIES
+        limit = _CONTESTED_INLINE_BYTES if self.is_contested else _INLINE_BYTES
+        is_inline = size_of(entries) <= limit and len(head.tail) < _TAIL_ENTRIES
         if is_inline and size_of(head.tail) <= _TAIL_BYTES:
             head.tail = (*head.tail, *entries)
             return
         tail = await self._pages.read_tail(head)
-        self.nodes = await _put_in_pages(self._pages, head, [*tail, *entries])
+        if self._paged[:2] != (bodies, head.incarnation):
+            self._paged = (list(bodies), head.incarnation, await self._pages.write(head, entries))
+        paged = moved_to(seq, self._paged[2])
+        self.nodes = await _put_in_pages(self._pages, head, tail, paged)
 
 
 class UpdateJob(Job):
@@ -329,7 +340,7 @@ class ReplaceJob(Job):
         if size_of(tail) <= _INLINE_BYTES:
             head.tail = tail
         else:
-            self.nodes = await _put_in_pages(self._pages, head, tail)
+            self.nodes = await _put_in_pages(self._pages, head, tail, ())
 
 
 class DeleteJob(Job):
@@ -368,9 +379,11 @@ class DeleteJob(Job):
         )
 
 
-async def _put_in_pages(pages: Pages, head: Head, entries: Sequence[Entry]) -> tuple[ObjectId, ...]:
-    """Write all of a session's entries into pages that a head names; return what was written."""
-    added = await pages.write(head, entries)
+async def _put_in_pages(
+    pages: Pages, head: Head, entries: Sequence[Entry], paged: Sequence[Page]
+) -> tuple[ObjectId, ...]:
+    """Have a head name pages with all of its entries, and then more; return the new ones."""
+    added = [*await pages.write(head, entries), *paged]
     head.tail = ()
     head.pages = (*head.pages, *added)
     return (*(page.node for page in added), *await pages.fold(head))

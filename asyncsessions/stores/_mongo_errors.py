@@ -18,7 +18,7 @@ from pymongo.errors import (
 
 from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "DUPLICATE_KEY", "check_reply", "explain", "is_lost", "was_sent"]
+__all__ = ["DRIVER_ERRORS", "DUPLICATE_KEY", "check_reply", "explain", "is_lost"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (PyMongoError, OSError)
 """What the driver raises; a `TimeoutError` is an `OSError`."""
@@ -72,13 +72,6 @@ def is_lost(exc: Exception) -> bool:
     if isinstance(exc, ConnectionFailure):
         return not isinstance(exc, WaitQueueTimeoutError)
     return isinstance(exc, OSError) and not isinstance(exc, TimeoutError)
-
-
-def was_sent(exc: Exception) -> bool:
-    """Return whether the server may have done what failed with this error."""
-    if isinstance(exc, OperationFailure):
-        return exc.code not in _NOT_PRIMARY
-    return not isinstance(exc, ServerSelectionTimeoutError | WaitQueueTimeoutError)
 
 
 def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:

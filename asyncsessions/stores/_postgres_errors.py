@@ -8,7 +8,7 @@ import asyncpg
 
 from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "explain", "is_lost", "was_sent"]
+__all__ = ["DRIVER_ERRORS", "explain", "is_lost"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.PostgresError,
@@ -31,7 +31,6 @@ _LOST = frozenset(
     }
 )
 _READ_ONLY = "25006"
-_UNDONE = frozenset({"40001", "40P01", "53300", "57P03", _READ_ONLY})
 
 _REFUSED = {
     "28000": "the server doesn't let this user in; check the user in the URL and pg_hba.conf",
@@ -76,13 +75,6 @@ def is_lost(exc: Exception, *, has_written: bool) -> bool:
         # Above all that the server has said goodbye on a connection that isn't closed yet.
         return True
     return isinstance(exc, OSError) and not isinstance(exc, socket.gaierror)
-
-
-def was_sent(exc: Exception) -> bool:
-    """Return whether the server may have done what failed with this error."""
-    if isinstance(exc, asyncpg.PostgresError):
-        return exc.sqlstate not in _UNDONE
-    return not isinstance(exc, ConnectionRefusedError | socket.gaierror)
 
 
 def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:

@@ -6,7 +6,7 @@ from redis import exceptions
 
 from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "explain", "is_lost", "was_sent"]
+__all__ = ["DRIVER_ERRORS", "explain", "is_lost"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
     exceptions.RedisError,
@@ -43,15 +43,6 @@ _PASSING = (
     "READONLY ",
     "TRYAGAIN ",
 )
-# What proves that nothing was done.
-_UNDONE = (
-    exceptions.BusyLoadingError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    exceptions.MovedError,
-    exceptions.AskError,
-    exceptions.TryAgainError,
-)
 
 
 def _refusal(exc: BaseException | None) -> BaseException | None:
@@ -68,11 +59,6 @@ def is_lost(exc: Exception) -> bool:
     if isinstance(exc, exceptions.RedisClusterException):
         return "mode is not enabled" not in str(exc)
     return isinstance(exc, _LOST) or str(exc).startswith(_PASSING)
-
-
-def was_sent(exc: Exception) -> bool:
-    """Whether the server may have done what failed with this error."""
-    return not isinstance(exc, _UNDONE)
 
 
 def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:

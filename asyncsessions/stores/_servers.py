@@ -47,16 +47,12 @@ class ServerStore(BaseSessionStore):
     def _is_lost(self, exc: Exception) -> bool:
         """Whether an attempt failed because the server was away, so that another may succeed."""
 
-    @abstractmethod
-    def _was_sent(self, exc: Exception) -> bool:
-        """Whether the server may have done what failed with this error."""
-
-    async def _retried(self, attempt: Callable[[], Awaitable[T]], *, repeatable: bool = True) -> T:
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return what an attempt returns, trying again after a lost connection.
 
         Args:
-            attempt: Talks to the server.
-            repeatable: Whether it does no harm to do it twice.
+            attempt: Talks to the server. It does no harm to do it twice: a write says who sends
+                it and its number, by which the server knows it again.
 
         Raises:
             TimeoutError: There was no answer within ``timeout``.
@@ -70,7 +66,7 @@ class ServerStore(BaseSessionStore):
                     try:
                         return await attempt()
                     except self._driver_errors as exc:
-                        if not self._is_lost(exc) or (self._was_sent(exc) and not repeatable):
+                        if not self._is_lost(exc):
                             raise
                         lost = exc
                     await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # no secret

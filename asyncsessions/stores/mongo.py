@@ -159,10 +159,6 @@ class MongoSessionStore(ServerStore):
         return errors.is_lost(exc)
 
     @override
-    def _was_sent(self, exc: Exception) -> bool:
-        return errors.was_sent(exc)
-
-    @override
     def _explain(self, exc: Exception) -> tuple[type[StoreUnavailableError], str]:
         return errors.explain(exc)
 

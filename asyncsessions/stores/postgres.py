@@ -200,10 +200,6 @@ class PostgresSessionStore(ServerStore):
         return errors.is_lost(exc, has_written=self._has_written)
 
     @override
-    def _was_sent(self, exc: Exception) -> bool:
-        return errors.was_sent(exc)
-
-    @override
     def _explain(self, exc: Exception) -> tuple[type[StoreUnavailableError], str]:
         return errors.explain(exc)
 

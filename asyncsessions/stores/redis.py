@@ -162,10 +162,6 @@ class RedisSessionStore(ServerStore):
         return errors.is_lost(exc)
 
     @override
-    def _was_sent(self, exc: Exception) -> bool:
-        return errors.was_sent(exc)
-
-    @override
     def _explain(self, exc: Exception) -> tuple[type[StoreUnavailableError], str]:
         return errors.explain(exc)
 

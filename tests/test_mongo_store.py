@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,10 @@ class TestMongoThroughMotor(MongoConformance):
         return mongo_url
 
     @pytest.fixture(autouse=True)
-    def own_client(self, own_database: None) -> None:
+    def own_client(self, own_database: None) -> Iterator[None]:
         self.client: Any = AsyncIOMotorClient(self.url)
+        yield
+        self.client.close()  # Or its threads would stay for all other tests.
 
     def make_store(self, **options: Any) -> SessionStore:
         return MongoSessionStore(self.client, database=self.database, **options)

@@ -28,7 +28,7 @@ STORES = {
 """Which class serves a URL's scheme; each module is imported only when it is asked for."""
 
 # Which extra has a store's driver, by the driver's package.
-_EXTRAS = {"redis": "redis", "asyncpg": "postgres", "pymongo": "mongo"}
+_EXTRAS = {"redis": "redis", "hiredis": "redis", "asyncpg": "postgres", "pymongo": "mongo"}
 
 
 def open_store(url: str, **options: Any) -> BaseSessionStore:

@@ -58,11 +58,10 @@ def open_store(url: str, **options: Any) -> BaseSessionStore:
     try:
         kind: type[BaseSessionStore] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as exc:
-        extra = _EXTRAS.get(exc.name or "")
-        if extra is None:
+        package = (exc.name or "").partition(".")[0]
+        if package not in _EXTRAS:
             raise
-        text = (
-            f"{scheme}:// needs {exc.name}; install it with: pip install 'asyncsessions[{extra}]'"
-        )
-        raise ImportError(text, name=exc.name) from exc
+        command = f"pip install 'asyncsessions[{_EXTRAS[package]}]'"
+        text = f"{scheme}:// needs {package}; run: {command}"
+        raise ImportError(text, name=package) from exc
     return kind.from_url(url, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 
 import pytest
 
@@ -55,3 +56,27 @@ def test_password_of_an_unknown_store_is_not_shown() -> None:
     with pytest.raises(ValueError, match="no store") as caught:
         open_store("mysql://bob:secret@localhost/app")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "postgresql", "mongodb"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("bob:sec/ret@localhost/0", "bob:sec?ret@localhost/0", "bob:sec#ret@localhost/0"),
+        *("bob:secret@localhost:65536/0", "bob:secret@localhost:0/0", "bob:secret@localhost:x/0"),
+        "bob:secret@localhost:" + "9" * 5000,
+    ],
+)
+def test_address_that_is_not_valid_is_refused_without_its_password(
+    scheme: str, address: str
+) -> None:
+    with pytest.raises(ValueError, match=r"%23|%XX|%xx|port") as caught:
+        open_store(f"{scheme}://{address}")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in shown
+    assert "ret@" not in shown
+
+
+def test_password_that_is_taken_for_options_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="unknown option in the URL"):
+        open_store("redis://localhost/0?se-cret")

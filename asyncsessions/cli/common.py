@@ -66,8 +66,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def safe_url(url: str) -> str:
     """Return a URL, or a text with URLs, without passwords."""
-    url = re.sub(r"(?<=://)([^/@:\s]*):[^/\s]*(?=@)", r"\1:***", url)
-    return re.sub(r"([?&](?:password|passwd|token|secret)=)[^&\s'\"]*", r"\1***", url)
+    url = re.sub(r"(?<=://)([^/@:\s]*):\S*(?=@)", r"\1:***", url)
+    return re.sub(r"([?&]\w*(?:password|passwd|token|secret)=)[^&\s'\"]*", r"\1***", url)
 
 
 def store_directory(url: str) -> Path | None:

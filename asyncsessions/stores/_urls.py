@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 __all__ = ["STORE_OPTIONS", "query_options", "split_options", "switch"]
 
@@ -41,7 +41,9 @@ def query_options(query: str, kinds: Mapping[str, Callable[[str], Any]]) -> dict
     options = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in kinds:
-            raise ValueError(f"unknown option {name!r} in the URL; known are {', '.join(kinds)}")
+            # What isn't like a name may be anything, even the rest of a password.
+            shown = f" {name!r}" if name.isidentifier() else ""
+            raise ValueError(f"unknown option{shown} in the URL; known are {', '.join(kinds)}")
         try:
             options[name] = kinds[name](text)
         except ValueError as exc:
@@ -61,11 +63,28 @@ def split_options(
         driver: The names of the options that stay in the URL for the driver.
 
     Raises:
-        ValueError: An option isn't known, or its value isn't of its type; names it.
+        ValueError: The address isn't valid, or an option isn't known, or its value isn't of its
+            type; names it. Nothing of the password is in the text.
     """
     parts = urlsplit(url)
+    _check_address(parts)
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     for_driver = [pair for pair in pairs if pair[0] in driver]
     ours = [pair for pair in pairs if pair[0] not in driver]
     left = parts._replace(query=urlencode(for_driver))
     return left.geturl(), query_options(urlencode(ours), kinds)
+
+
+def _check_address(parts: SplitResult) -> None:
+    """Check the part of a URL that a password may be in, before anybody quotes it."""
+    if "@" not in parts.netloc and parts.netloc and "@" in f"{parts.path}{parts.query}":
+        raise ValueError(
+            "the user or the password in the URL holds a character that must be written as %xx: "
+            "/ is %2F, ? is %3F, # is %23, @ is %40"
+        )
+    if parts.fragment:
+        raise ValueError("the URL holds a #; in a user or a password, write it as %23")
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
+            raise ValueError("the port in the URL isn't a number from 1 to 65535")

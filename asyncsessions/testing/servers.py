@@ -178,7 +178,7 @@ class Server(ABC):
     def stop(self) -> None:
         """End it and remove its directory; again is a no-op."""
         if self._process is not None and self._process.poll() is None:
-            self._signal(signal.SIGCONT)
+            self.resume()
             self._signal(self._stop_signal)
             try:
                 self._process.wait(_STOP_SECONDS)

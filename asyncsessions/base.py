@@ -697,9 +697,10 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> SessionPage:
         texts = (agent_name, user_id, agent_id, gateway_session_id)
         fields = zip(_LOOKED_UP, texts, strict=True)
-        where = {field: text for field, text in fields if text is not None}
+        where = {field: check_text(field, text) for field, text in fields if text is not None}
         below = None if cursor is None else decode_cursor(cursor)
-        if not check_limit("limit", limit):
+        limit = check_limit("limit", limit) or 0
+        if limit == 0:
             return SessionPage([], cursor)
         # One more than asked for tells whether there is another page.
         scan = Scan(limit + 1, self.__policy.clock(), below, where)
@@ -747,14 +748,23 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> ImportReport:
         limit = check_limit("max_sessions", max_sessions)
         return await transfer.import_sessions(
-            self, sessions, self.__restore, overwrite=overwrite, max_sessions=limit
+            self,
+            sessions,
+            self.__restore,
+            clock=self.__policy.clock,
+            overwrite=overwrite,
+            max_sessions=limit,
         )
 
     async def __restore(self, info: SessionInfo, messages: Sequence[Message]) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
         append = await append_all(self.__policy, info.session_id, messages)
         now = info.updated_at or append.now
-        left = None if info.expires_at is None else info.expires_at - now
+        left = None
+        if info.expires_at is not None:
+            # A server counts from its own present, not from when the session was written.
+            start = self.__policy.clock() if self._expires_by_server else now
+            left = max(info.expires_at - start, 0.0)
         update, size = make_update(
             self.__policy, info.session_id, transfer.record_changes(info), now=now, ttl_seconds=left
         )

@@ -487,7 +487,8 @@ class SessionStore(AsyncSessionStoreProtocol, Protocol):
         """Store sessions that were exported, from this library or as plain JSON objects.
 
         Each object has ``session_id`` and ``messages``, and whatever else `export_session` gives.
-        An object that can't be stored is skipped and reported; the others go on.
+        An object that can't be stored, or that has expired, is skipped and reported; the others
+        go on. A session's ``expires_at`` is kept.
 
         Args:
             sessions: The objects; or one dict with the list of them under ``sessions``.

@@ -16,7 +16,18 @@ from asyncsessions.models import Checkpoint, ImportReport, Message, SessionInfo
 if TYPE_CHECKING:
     from asyncsessions.protocols import Sessions, SessionStore
 
-__all__ = ["export_all", "export_session", "import_sessions", "record_changes"]
+__all__ = [
+    "EXISTS",
+    "EXPIRED",
+    "export_all",
+    "export_session",
+    "import_sessions",
+    "record_changes",
+]
+
+EXISTS = "it exists"
+EXPIRED = "it has expired"
+"""Reasons why an import skips a session that could be stored."""
 
 # One exported object holds at most about so much of a session.
 _PART_MESSAGES = 1000
@@ -116,6 +127,7 @@ async def import_sessions(
     sessions: Sessions,
     restore: Restore,
     *,
+    clock: Callable[[], float],
     overwrite: bool,
     max_sessions: int | None,
 ) -> ImportReport:
@@ -125,10 +137,11 @@ async def import_sessions(
         store: Where they go.
         sessions: The objects.
         restore: Stores one session's record and messages, or a later part of it.
+        clock: Says what time it is.
         overwrite: Whether to replace sessions that exist.
         max_sessions: Stop after so many.
     """
-    run = _Import(store, restore, overwrite=overwrite)
+    run = _Import(store, restore, clock=clock, overwrite=overwrite)
     async for data in _iterate(sessions):
         if max_sessions is not None and run.started >= max_sessions and not data.get("part"):
             break
@@ -140,9 +153,17 @@ async def import_sessions(
 class _Import:
     """Imports objects, many at a time, and the parts of one session in order."""
 
-    def __init__(self, store: SessionStore, restore: Restore, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        restore: Restore,
+        *,
+        clock: Callable[[], float],
+        overwrite: bool,
+    ) -> None:
         self._store = store
         self._restore = restore
+        self._clock = clock
         self._overwrite = overwrite
         self._group: dict[str, Mapping[str, Any]] = {}
         self._last_imported: str | None = None
@@ -185,9 +206,12 @@ class _Import:
         session_id = data["session_id"]
         try:
             info, messages = _parse(data)
+            if info.expires_at is not None and info.expires_at <= self._clock():
+                self._skip(session_id, EXPIRED)
+                return
             if not is_part and await self._store.session_exists(session_id):
                 if not self._overwrite:
-                    self._skip(session_id, "it exists")
+                    self._skip(session_id, EXISTS)
                     return
                 await self._store.delete_session(session_id)
             await self._restore(info, messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -37,15 +38,15 @@ from asyncsessions.cli.verify import Ledger, check
 from asyncsessions.codec import encode_json
 from asyncsessions.errors import CorruptSessionError, SessionFileError
 from asyncsessions.models import ImportReport
+from asyncsessions.protocols import SessionStore
 from asyncsessions.streams import read_sessions, write_sessions
+from asyncsessions.transfer import EXISTS, EXPIRED
 
 __all__ = ["export", "import_"]
 
 _DEFAULT_STORE = "jsonl://sessions"
 # Of many skipped sessions, so many are named.
 _NAMED = 10
-# The reason that a report gives for a session that is left as it is.
-_EXISTS = "it exists"
 
 
 class _Result(msgspec.Struct):
@@ -95,7 +96,7 @@ def import_(
         names = ", ".join(map(repr, result.different[:_NAMED]))
         count = _sessions(len(result.different))
         raise CommandError(f"{count} read back differently from what was sent: {names}")
-    refused = sum(skip["reason"] != _EXISTS for skip in report.skipped)
+    refused = sum(skip["reason"] not in (EXISTS, EXPIRED) for skip in report.skipped)
     if refused:
         raise CommandError(f"{_sessions(refused)} could not be stored")
 
@@ -129,6 +130,7 @@ async def _import(source: str, url: str, *, overwrite: bool) -> _Result:
     size = None if _is_url(source) else await anyio.to_thread.run_sync(_size_of, Path(source))
     progress = _progress(counts_bytes=size is not None)
     async with opened(url, create=True) as target:
+        await _refuse_itself(source, target)
         with progress:
             task = progress.add_task("importing", total=size)
 
@@ -146,6 +148,32 @@ async def _import(source: str, url: str, *, overwrite: bool) -> _Result:
             progress.update(task, description="checking", total=None)
             different = await check(target, ledger, report)
     return _Result(report, damaged, different)
+
+
+async def _refuse_itself(source: str, target: SessionStore) -> None:
+    """Make sure that a source isn't the target under another name.
+
+    An import that overwrites would then remove what it is about to read. No comparison of names
+    can tell, so a session is put into the target for a moment and looked for in the source.
+
+    Raises:
+        CommandError: It is.
+    """
+    mark = f"import-{secrets.token_hex(8)}"
+    try:
+        await target.set_state(mark, "import", "begins")
+        if await _holds(source, mark):
+            raise CommandError(f"{safe_url(source)!r} is both where from and where to")
+    finally:
+        with anyio.CancelScope(shield=True):
+            await target.delete_session(mark)
+
+
+async def _holds(source: str, session_id: str) -> bool:
+    if _is_url(source):
+        async with opened(source) as origin:
+            return await origin.session_exists(session_id)
+    return await anyio.Path(source, f"{session_id}.json").exists()
 
 
 async def _read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -186,3 +187,17 @@ class MoveCases(StoreCases):
     async def test_imported_session_goes_on(self, store: SessionStore) -> None:
         await store.import_sessions([{"session_id": "s", "messages": [user("a"), user("b")]}])
         assert seqs(await store.append("s", [user("c")], expected_seq=2)) == [3]
+
+    async def test_import_keeps_the_time_that_is_left(self, store: SessionStore) -> None:
+        now = time.time()
+        written = {"created_at": now - 9000, "updated_at": now - 7200, "messages": [user("x")]}
+        later = written | {"session_id": "later", "expires_at": now + 3600}
+        past = written | {"session_id": "past", "expires_at": now - 3600}
+        await fill(store, "past", 1)
+        report = await store.import_sessions([later, past], overwrite=True)
+        assert report.skipped == [{"session_id": "past", "reason": "it has expired"}]
+        # A server's own clock decides, and may differ a little.
+        expires_at = (await store.get_session("later")).expires_at
+        assert expires_at is not None
+        assert abs(expires_at - (now + 3600)) < 60
+        assert len(await store.get_messages("past")) == 1

@@ -313,6 +313,21 @@ def test_a_store_is_imported_into_another(filled: str, tmp_path: Path) -> None:
 
 def test_a_store_is_not_imported_into_itself(filled: str) -> None:
     assert "both where from and where to" in bad(2, "import", filled, "--store", filled)
+    before = good("export", "--store", filled).out
+    sign = "&" if "?" in filled else "?"
+    same = f"{filled}{sign}max_message_bytes=9000000"
+    line = bad(1, "import", same, "--store", filled, "--overwrite")
+    assert "both where from and where to" in line
+    assert good("export", "--store", filled).out == before
+
+
+def test_a_directory_is_not_imported_into_itself(tmp_path: Path) -> None:
+    directory = tmp_path / "store"
+    good("import", DATA, "--store", f"json://{directory}")
+    before = sorted((path.name, path.read_bytes()) for path in directory.glob("*.json"))
+    line = bad(1, "import", directory, "--store", f"json://{directory}", "--overwrite")
+    assert "both where from and where to" in line
+    assert sorted((path.name, path.read_bytes()) for path in directory.glob("*.json")) == before
 
 
 def test_import_from_a_store_that_does_not_exist(url: str, tmp_path: Path) -> None:

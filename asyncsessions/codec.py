@@ -159,7 +159,7 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
         body = encode_json(message)
     except UnicodeEncodeError as exc:
         # The codec's own error would quote the content.
-        raise _surrogate_error(_unencodable_field(message)) from UnicodeError(exc.reason)
+        raise surrogate_error(_unencodable_field(message)) from UnicodeError(exc.reason)
     except TypeError as exc:
         # A subclass of text, say; the codec names its type.
         field = _unencodable_field(message)
@@ -196,7 +196,8 @@ def _check_list(value: object, field: str, wanted: str) -> None:
     check_json(value, field)
 
 
-def _surrogate_error(field: str) -> InvalidMessageError:
+def surrogate_error(field: str) -> InvalidMessageError:
+    """Return the error for text that UTF-8 can't hold; it doesn't quote the text."""
     text = f"{field} holds a lone surrogate, which UTF-8 can't; decode the text correctly first"
     return InvalidMessageError(text, field=field)
 
@@ -228,7 +229,7 @@ async def encode_large_message(message: Message, max_bytes: int) -> bytes:
         try:
             pieces.append(encode_json(text[start : start + _TEXT_SLICE])[1:-1])
         except UnicodeEncodeError as exc:
-            raise _surrogate_error("content") from UnicodeError(exc.reason)
+            raise surrogate_error("content") from UnicodeError(exc.reason)
         await pacer.pause()
     body = b'{"content":"%b",%b' % (b"".join(pieces), frame[1:])
     if len(body) > max_bytes:

@@ -22,6 +22,7 @@ from asyncsessions.codec import (
     encode_large_message,
     encode_message,
     is_large,
+    surrogate_error,
 )
 from asyncsessions.errors import InvalidMessageError, MessageTooLargeError
 from asyncsessions.history import is_tool_result
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 _MAX_KEY = 512
+# Every store, JSON and Lua hold whole numbers up to here exactly.
+_LARGEST = 2**53 - 1
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -236,23 +239,31 @@ def check_text(field: str, value: object) -> str:
     """Return a value that must be text.
 
     Raises:
-        InvalidMessageError: It isn't.
+        InvalidMessageError: It isn't, or UTF-8 can't hold it.
     """
     if not isinstance(value, str):
         text = f"{field} is text, not {type(value).__name__}"
         raise InvalidMessageError(text, field=field)
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        raise surrogate_error(field) from UnicodeError(exc.reason)
     return value
 
 
 def check_limit(name: str, value: int | None) -> int | None:
     """Return a number that must be None or whole and not negative.
 
+    A number that is larger than any ``seq`` or count can be is brought down to that.
+
     Raises:
         ValueError: It isn't.
     """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{name}={value!r}: give a whole number from 0 up")
-    return value
+    return min(value, _LARGEST)
 
 
 def encode_cursor(info: SessionInfo) -> str:

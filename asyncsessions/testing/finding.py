@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from asyncsessions.errors import InvalidMessageError
 from asyncsessions.protocols import SessionStore
 from asyncsessions.testing._cases import (
     START,
@@ -125,6 +126,26 @@ class ListCases(StoreCases):
                 await store.recent(limit=-1)
             with pytest.raises(ValueError, match="limit"):
                 await store.get_sessions_by_agent("agent", -1)
+
+    async def test_limit_may_be_any_number(self, store: SessionStore) -> None:
+        await store.append("s", [user("a"), user("b")])
+        huge = 10**30
+        assert ids(await store.list_sessions(huge)) == ["s"]
+        assert ids(await store.recent(limit=huge)) == ["s"]
+        assert len(await store.get_chat_history("s", huge)) == 2
+        assert seqs(await store.get_messages("s", limit=huge, before=huge)) == [1, 2]
+        assert await store.get_messages("s", after=huge) == []
+
+    async def test_sessions_of_before_1970_are_listed(self) -> None:
+        async with self.make_store(clock=ManualClock(-100.0)) as store:
+            for n in range(5):
+                await store.add_message(f"s{n}", "user", "x")
+            assert await _pages(store, 2) == [["s4", "s3"], ["s2", "s1"], ["s0"]]
+
+    async def test_filter_that_nothing_can_hold_is_refused(self, store: SessionStore) -> None:
+        with pytest.raises(InvalidMessageError) as caught:
+            await store.list_sessions(user_id="\ud800")
+        assert caught.value.field == "user_id"
 
     @pytest.mark.parametrize("cursor", ["", "x", "!!!", "MQ", "é", "W10", "bnVsbA"])
     async def test_foreign_cursor_is_refused(self, store: SessionStore, cursor: str) -> None:

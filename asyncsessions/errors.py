@@ -138,6 +138,7 @@ class CorruptSessionError(SessionStoreError):
     """What is stored for this session is damaged. The bytes are kept; others are unaffected.
 
     Attributes:
+        detail: What is wrong.
         path: The damaged file; None where the store has no files.
         line: The damaged line, counted from 1; None where it isn't known.
     """
@@ -153,6 +154,7 @@ class CorruptSessionError(SessionStoreError):
         where = "" if path is None else f" in {path}" if line is None else f" in {path}:{line}"
         which = "a session" if session_id is None else f"session {session_id!r}"
         super().__init__(f"{which} is damaged{where}: {detail}", session_id=session_id)
+        self.detail = detail
         self.path = path
         self.line = line
 

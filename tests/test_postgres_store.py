@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import asyncpg
 import pytest
 
-from asyncsessions import InvalidMessageError, open_store
+from asyncsessions import CorruptSessionError, InvalidMessageError, open_store
 from asyncsessions.hooks import KEY_LIFETIME, Window
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
@@ -239,6 +239,30 @@ class TestPostgresTables(PostgresCases):
             assert session.checkpoint is not None
             assert session.checkpoint.summary == odd
             assert [info.session_id for info in await store.list_sessions(user_id=odd)] == [odd]
+
+    async def test_damaged_record_harms_no_other(self) -> None:
+        async with self.make_store() as store:
+            for name in ("a", "bad", "c"):
+                await store.set_state(name, "n", 1)
+            await self.rows("UPDATE sessions SET state = '{' WHERE session_id = 'bad'")
+            calls = [store.increment_state(name, "n") for name in ("a", "bad", "c")]
+            one, error, other = await asyncio.gather(*calls, return_exceptions=True)
+            assert (one, other) == (2, 2)
+            assert isinstance(error, CorruptSessionError)
+            assert error.session_id == "bad"
+            page = await store.list_sessions(1)
+            rest = await store.list_sessions(1, page.next_cursor)
+            assert {info.session_id for info in [*page, *rest]} == {"a", "c"}
+
+    async def test_damaged_record_expires(self) -> None:
+        clock = ManualClock()
+        async with self.make_store(clock=clock, ttl_seconds=5) as store:
+            await store.set_state("bad", "n", 1)
+            await store.set_state("gone", "n", 1)
+            await self.rows("UPDATE sessions SET state = '{'")
+            clock.advance(5)
+            assert await store.increment_state("bad", "n") == 1
+            assert await store.purge_expired() == 1
 
     async def test_page_of_large_messages_is_bounded(self) -> None:
         async with self.make_store() as store:

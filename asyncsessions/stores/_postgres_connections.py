@@ -17,6 +17,7 @@ __all__ = ["Connection", "Connections", "transaction"]
 
 # After these a connection can be used on.
 _HARMLESS = (asyncpg.PostgresError, SessionStoreError)
+_WRONG_SERVER = asyncpg.ReadOnlySQLTransactionError
 
 Connection: TypeAlias = Any
 """One of asyncpg's, or its pool's stand-in for one; the driver has no type hints."""
@@ -41,9 +42,10 @@ class Connections:
         self._kept: Any = None
 
     @property
-    def is_open(self) -> bool:
-        """Whether connections can be lent."""
-        return self._pool is not None
+    def at_once(self) -> int:
+        """How many connections `lend` can lend at the same time, beside one for flushes."""
+        size: int = self._size if self._url is not None else self._pool.get_max_size()
+        return max(size - 1, 1)
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"timeout": self._timeout}
@@ -95,7 +97,9 @@ class Connections:
                     await kept.close()
                 await pool.close()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            # The server is away, so nobody misses a farewell.
+            pass  # The server is away, so nobody misses a farewell.
+        finally:
+            # Nothing is left of them, even where the caller has given up.
             if kept is not None:
                 kept.terminate()
             pool.terminate()
@@ -103,14 +107,15 @@ class Connections:
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
         """Lend a connection of the pool."""
-        connection = await self._pool.acquire()
+        pool = self._pool
+        connection = await pool.acquire()
         try:
             yield connection
         except BaseException as exc:
             _end_unless_usable(connection, exc)
             raise
         finally:
-            await self._pool.release(connection)
+            await pool.release(connection)
 
     def lend_kept(self) -> AbstractAsyncContextManager[Connection]:
         """Lend the connection that is kept for flushes, of which there is one at a time.
@@ -122,7 +127,7 @@ class Connections:
 
     async def kept(self) -> Connection:
         """Return the connection that is kept, a new one if it is gone."""
-        if self._kept is None or self._kept.is_closed():
+        if self._kept is None or _is_closed(self._kept):
             connection = await asyncpg.connect(self._url, **self._options())
             try:
                 await self._prepare(connection)
@@ -158,11 +163,21 @@ class _Kept:
 def _end_unless_usable(connection: Connection, exc: BaseException) -> None:
     """End a connection that may be in the middle of something.
 
-    After an error that the server or this library reported it waits for the next statement.
+    After an error that the server or this library reported it waits for the next statement,
+    unless the server is a replica by now: another connection may find the primary.
     Otherwise, above all when time was up, to wait for what it is doing could take for ever.
     """
-    if not isinstance(exc, _HARMLESS) and not connection.is_closed():
+    is_usable = isinstance(exc, _HARMLESS) and not isinstance(exc, _WRONG_SERVER)
+    if not is_usable and not _is_closed(connection):
         connection.terminate()
+
+
+def _is_closed(connection: Connection) -> bool:
+    try:
+        closed: bool = connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True  # Its pool has taken it back, because it was lost.
+    return closed
 
 
 async def _no_reset(connection: Connection) -> None:
@@ -180,7 +195,7 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     try:
         yield
     except _HARMLESS:
-        if not connection.is_closed():
+        if not _is_closed(connection):
             await connection.execute("ROLLBACK")
         raise
     # After any other error the connection is ended, and the transaction with it.

@@ -69,8 +69,10 @@ def is_lost(exc: Exception, *, has_written: bool) -> bool:
     if isinstance(exc, asyncpg.PostgresError):
         return exc.sqlstate in _LOST or (exc.sqlstate == _READ_ONLY and has_written)
     if isinstance(exc, asyncpg.InterfaceError):
-        # "the connection is closed", "... was closed"; a pool that is closed comes not back.
-        return "clos" in str(exc) and "pool" not in str(exc)
+        # "the connection is closed", "... was closed in the middle of operation", "... has been
+        # released back to the pool", because it was lost; a pool that is closed comes not back.
+        text = str(exc)
+        return ("clos" in text or "released" in text) and "pool is clos" not in text
     if isinstance(exc, asyncpg.InternalClientError):
         # Above all that the server has said goodbye on a connection that isn't closed yet.
         return True

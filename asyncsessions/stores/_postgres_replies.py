@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from asyncsessions.errors import (
+    CorruptSessionError,
     IdempotencyConflictError,
     InvalidMessageError,
-    SessionStoreError,
     VersionConflictError,
 )
 from asyncsessions.hooks import Append, Appended, Replaced, Update
@@ -42,8 +42,10 @@ def _shortened(outcome: Any, write: Any) -> Any:
             return {"last_seq": outcome.last_seq}
         case InvalidMessageError():
             return {"text": str(outcome), "field": outcome.field}
-        case SessionStoreError():
-            return {"key": write.key}
+        case IdempotencyConflictError():
+            return {"key": outcome.idempotency_key}
+        case CorruptSessionError():
+            return {"damage": outcome.detail}
         case list():
             return _unknown_values(outcome, write)
     return outcome
@@ -59,6 +61,8 @@ def _restored(short: Any, write: Any) -> Any:
             return InvalidMessageError(text, field=field)
         case {"key": key}:
             return IdempotencyConflictError(write.session_id, key)
+        case {"damage": detail}:
+            return CorruptSessionError(detail, session_id=write.session_id)
         case list() if isinstance(write, Append):
             return Appended(*short)
         case list() if isinstance(write, Update):

@@ -135,15 +135,12 @@ class Held:
         """Return the record after an update, and the update's outcome.
 
         Args:
-            info: The record before it; of a session that exists.
+            info: The record before it; empty where the session doesn't exist, or has expired.
             update: The update.
             now: What time it is for the session's expiry.
         """
-        self.expire(now)
-        if not self.exists:
-            if not update.create:
-                return info, None
-            info = SessionInfo(session_id=info.session_id)
+        if not self.exists and not update.create:
+            return info, None
         values: list[JSONValue]
         try:
             info, values = apply_changes(info, update)
@@ -229,8 +226,8 @@ def info_of(row: Mapping[str, Any]) -> SessionInfo:
         checkpoint = row["checkpoint"]
         return SessionInfo(
             session_id=session_id,
-            created_at=max(row["created_at"], 0.0),
-            updated_at=max(row["updated_at"], 0.0),
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
             last_seq=row["last_seq"],
             message_count=row["message_count"],
             metadata=_object(row["metadata"]),

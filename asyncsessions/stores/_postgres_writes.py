@@ -157,12 +157,15 @@ class Writes:
             outcomes: list[_UpdateOutcome] = []
             for update in batch:
                 held = sessions[update.session_id.encode()]
+                moment = self._moment(held, update)
+                held.expire(moment)
+                empty = None if held.exists else SessionInfo(session_id=update.session_id)
                 try:
-                    info = infos.get(held.id) or info_of(records[held.id])
+                    info = empty or infos.get(held.id) or info_of(records[held.id])
                 except CorruptSessionError as exc:
                     outcomes.append(exc)
                     continue
-                infos[held.id], outcome = held.update(info, update, self._moment(held, update))
+                infos[held.id], outcome = held.update(info, update, moment)
                 outcomes.append(outcome)
             written = [held for held in sessions.values() if held.is_written]
             await self._clear_up(connection, sessions.values())

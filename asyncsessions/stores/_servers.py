@@ -6,13 +6,14 @@ import asyncio
 import random
 import secrets
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.stores._urls import STORE_OPTIONS
 
-__all__ = ["SERVER_OPTIONS", "ServerStore"]
+__all__ = ["SERVER_OPTIONS", "ServerStore", "Turns"]
 
 T = TypeVar("T")
 
@@ -47,12 +48,15 @@ class ServerStore(BaseSessionStore):
     def _is_lost(self, exc: Exception) -> bool:
         """Whether an attempt failed because the server was away, so that another may succeed."""
 
-    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(
+        self, attempt: Callable[[], Awaitable[T]], *, since: float | None = None
+    ) -> T:
         """Return what an attempt returns, trying again after a lost connection.
 
         Args:
             attempt: Talks to the server. It does no harm to do it twice: a write says who sends
                 it and its number, by which the server knows it again.
+            since: From when on ``timeout`` counts, by the event loop's clock; None: from now.
 
         Raises:
             TimeoutError: There was no answer within ``timeout``.
@@ -61,7 +65,7 @@ class ServerStore(BaseSessionStore):
         pause = _FIRST_PAUSE
         lost: Exception | None = None
         try:
-            async with asyncio.timeout(self._timeout):
+            async with _limit(self._timeout, since):
                 while True:
                     try:
                         return await attempt()
@@ -76,3 +80,52 @@ class ServerStore(BaseSessionStore):
                 raise lost from exc
             text = f"no answer within {self._timeout:g} s; the outcome of a write is unknown"
             raise TimeoutError(text) from exc
+
+
+class Turns:
+    """Lets a few calls at a time talk to the server, and the others wait in order.
+
+    To wait for others takes no time off a call's own limit, however many they are. But where the
+    server stands still, everybody's time is up together.
+
+    Args:
+        count: How many calls may have a turn at the same time.
+        timeout: How long to wait while no turn ends well, in seconds.
+    """
+
+    def __init__(self, count: int, timeout: float) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._timeout = timeout
+        self._ended_well_at = float("-inf")
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[float]:
+        """Wait for a turn, and have it within the block.
+
+        Yields:
+            From when on the call's time limit counts, by the event loop's clock.
+
+        Raises:
+            TimeoutError: No turn of anybody ended well for too long.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        while True:
+            since = max(began, self._ended_well_at)
+            try:
+                async with _limit(self._timeout, since):
+                    await self._free.acquire()
+                break
+            except TimeoutError as exc:
+                if self._ended_well_at <= since:
+                    text = f"no connection within {self._timeout:g} s; nothing was written"
+                    raise TimeoutError(text) from exc
+        try:
+            yield max(began, self._ended_well_at)
+            self._ended_well_at = clock()
+        finally:
+            self._free.release()
+
+
+def _limit(seconds: float, since: float | None) -> asyncio.Timeout:
+    return asyncio.timeout(seconds) if since is None else asyncio.timeout_at(since + seconds)

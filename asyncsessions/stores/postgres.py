@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Self, TypeVar
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, Self, TypeAlias, TypeVar
 
 import asyncpg
+import msgspec
 
 from asyncsessions._compat import override
 from asyncsessions.batching import Outcome
 from asyncsessions.codec import with_seq
 from asyncsessions.errors import (
+    CorruptSessionError,
     SessionStoreError,
     StoreRefusedError,
     StoreUnavailableError,
@@ -33,12 +38,15 @@ from asyncsessions.stores._postgres_schema import (
 from asyncsessions.stores._postgres_sessions import info_of
 from asyncsessions.stores._postgres_statements import Statements
 from asyncsessions.stores._postgres_writes import Claim, Writes
-from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore
+from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore, Turns
 from asyncsessions.stores._urls import split_options, switch
 
 __all__ = ["PostgresSessionStore"]
 
+logger = logging.getLogger("asyncsessions.postgres")
+
 T = TypeVar("T")
+_Write: TypeAlias = Callable[[Connection, Claim], Awaitable[T]]
 
 _OPTIONS: dict[str, Callable[[str], Any]] = {
     "schema": str,
@@ -107,16 +115,23 @@ class PostgresSessionStore(ServerStore):
             raise ValueError(f"connections={connections!r}: {text}")
         self._tables = Tables(schema, table_prefix)
         self._migrates = migrate
-        self._connections = Connections(
-            source, size=connections, timeout=self._timeout, is_prepared=prepared_statements
+        self._make_connections = partial(
+            Connections,
+            source,
+            size=connections,
+            timeout=self._timeout,
+            is_prepared=prepared_statements,
         )
+        self._connections = self._make_connections()
+        # Who waits here waits in no queue of the pool, where the time would count.
+        self._turns = Turns(self._connections.at_once, self._timeout)
         by_server = self._expires_by_server
         self._sql = Statements(self._tables, by_server=by_server)
         self._writes = Writes(self._sql, by_server=by_server)
         # Names of writers that have no write under way, each with the number of its last one.
         self._idle_writers: list[list[Any]] = []
         self._writer_count = 0
-        self._has_written = False
+        self._has_forgotten = self._has_written = False
         self._reads: set[asyncio.Task[Any]] = set()
 
     @override
@@ -146,19 +161,18 @@ class PostgresSessionStore(ServerStore):
                 is missing.
             StoreUnavailableError: The server can't be reached.
         """
-        was_open = self._connections.is_open
+        connections = self._make_connections()
         try:
-            await self._connections.open()
-            return await self._retried(self._migrate)
+            await connections.open()
+            return await self._retried(partial(self._migrate, connections))
         except self._driver_errors as exc:
             kind, detail = self._explain(exc)
             raise kind(f"{type(self).__name__} failed: {detail}") from exc
         finally:
-            if not was_open:
-                await self._connections.close()
+            await connections.close()
 
-    async def _migrate(self) -> Sequence[int]:
-        async with self._connections.lend() as connection, transaction(connection):
+    async def _migrate(self, connections: Connections) -> Sequence[int]:
+        async with connections.lend() as connection, transaction(connection):
             return await apply_migrations(connection, self._tables)
 
     @override
@@ -183,7 +197,7 @@ class PostgresSessionStore(ServerStore):
         if not self._migrates:
             text = f"the tables in schema {self._tables.schema!r} are missing or out of date"
             raise StoreRefusedError(f"{text}; run: asyncsessions migrate")
-        await self._migrate()
+        await self._migrate(self._connections)
 
     @override
     async def _close(self) -> None:
@@ -205,29 +219,37 @@ class PostgresSessionStore(ServerStore):
 
     # Writes.
 
-    async def _once(
-        self,
-        write: Callable[[Connection, Claim], Awaitable[T]],
-        recall: Callable[[Any], T],
-        *,
-        is_flush: bool = False,
-    ) -> T:
+    async def _once(self, write: _Write[T], recall: Callable[[Any], T]) -> T:
         """Write, as often as it takes to hear of it, but with effect only once.
 
         Args:
             write: Writes on a connection, and notes the claim and the answer in the same step.
             recall: Makes the answer of an earlier attempt from what it noted.
-            is_flush: Whether this is a group commit, of which there is one at a time.
         """
+        async with self._turns.take() as since:
+            return await self._claimed(write, recall, self._connections.lend, since=since)
+
+    async def _once_in_flush(self, write: _Write[T], recall: Callable[[Any], T]) -> T:
+        """Write as `_once` does, on the connection for group commits, of which one is under way."""
+        return await self._claimed(write, recall, self._connections.lend_kept)
+
+    async def _claimed(
+        self,
+        write: _Write[T],
+        recall: Callable[[Any], T],
+        lend: Callable[[], AbstractAsyncContextManager[Connection]],
+        *,
+        since: float | None = None,
+    ) -> T:
         writer = self._idle_writers.pop() if self._idle_writers else self._new_writer()
         writer[1] += 1
         claim = Claim(*writer)
 
         async def attempt() -> T:
-            lend = self._connections.lend_kept if is_flush else self._connections.lend
             async with lend() as connection:
-                if claim.counter == 1:
+                if not self._has_forgotten:
                     await connection.execute(self._sql.forget_writers)
+                    self._has_forgotten = True
                 try:
                     return await write(connection, claim)
                 except asyncpg.NotNullViolationError:
@@ -237,7 +259,7 @@ class PostgresSessionStore(ServerStore):
                     return recall(noted)
 
         try:
-            done = await self._retried(attempt)
+            done = await self._retried(attempt, since=since)
         finally:
             self._idle_writers.append(writer)
         self._has_written = True
@@ -261,7 +283,7 @@ class PostgresSessionStore(ServerStore):
             rows = await connection.fetch(self._sql.append, *claim, *flush.arguments())
             return rows
 
-        rows = await self._once(write, flush.recalled, is_flush=True)
+        rows = await self._once_in_flush(write, flush.recalled)
         outcomes: list[Any] = flush.outcomes(rows)
         left = [index for index, outcome in enumerate(outcomes) if outcome is None]
         if left:
@@ -285,18 +307,16 @@ class PostgresSessionStore(ServerStore):
         return error
 
     async def _append_carefully(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
-        return await self._once(
+        return await self._once_in_flush(
             lambda connection, claim: self._writes.append(connection, batch, claim),
             lambda noted: decode_reply(noted["reply"], batch),
-            is_flush=True,
         )
 
     @override
     async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
-        return await self._once(
+        return await self._once_in_flush(
             lambda connection, claim: self._writes.update(connection, batch, claim),
             lambda noted: decode_reply(noted["reply"], batch),
-            is_flush=True,
         )
 
     @override
@@ -330,7 +350,11 @@ class PostgresSessionStore(ServerStore):
                 rows: list[Any] = await connection.fetch(statement, *arguments)
                 return rows
 
-        task = asyncio.get_running_loop().create_task(self._retried(attempt))
+        async def read() -> list[Any]:
+            async with self._turns.take() as since:
+                return await self._retried(attempt, since=since)
+
+        task = asyncio.get_running_loop().create_task(read())
         self._reads.add(task)
         task.add_done_callback(self._forget_read)
         return await asyncio.shield(task)
@@ -370,8 +394,25 @@ class PostgresSessionStore(ServerStore):
 
     @override
     async def _scan(self, scan: Scan) -> list[SessionInfo]:
-        statement, arguments = self._sql.scan(scan)
-        return [info_of(row) for row in await self._read(statement, *arguments)]
+        infos: list[SessionInfo] = []
+        wanted = scan.limit
+        while True:
+            statement, arguments = self._sql.scan(scan)
+            rows = await self._read(statement, *arguments)
+            for row in rows:
+                try:
+                    infos.append(_expired_info(row) if scan.expired else info_of(row))
+                except CorruptSessionError as exc:
+                    logger.warning("left out of the list: %s", exc)
+            if len(rows) < scan.limit or len(infos) == wanted:
+                return infos
+            last = (rows[-1]["updated_at"], rows[-1]["session_id"].decode())
+            scan = msgspec.structs.replace(scan, limit=wanted - len(infos), below=last)
+
+
+def _expired_info(row: Any) -> SessionInfo:
+    """Return what it takes to purge a session, even where the rest of its record is damaged."""
+    return SessionInfo(session_id=row["session_id"].decode(), expires_at=row["expires_at"])
 
 
 def _has_expired(row: Any, now: float) -> bool:

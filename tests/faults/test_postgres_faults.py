@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from asyncsessions import (
@@ -144,102 +142,6 @@ async def waiting(server: PostgresServer, count: int) -> None:
         async with asyncio.timeout(10):
             while await connection.fetchval(query) < count:  # noqa: ASYNC110  # at the server
                 await asyncio.sleep(0.01)
-
-
-# Connections that end.
-
-END_ALL = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-    WHERE application_name = 'asyncsessions'"""
-
-
-async def connections(server: PostgresServer) -> int:
-    async with connected(server) as connection:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asyncsessions'"
-        count: int = await connection.fetchval(query)
-        return count
-
-
-async def no_connections(server: PostgresServer) -> bool:
-    for _ in range(200):
-        if not await connections(server):
-            return True
-        await asyncio.sleep(0.02)
-    return False
-
-
-async def test_ended_connections_lose_and_double_nothing(server: PostgresServer) -> None:
-    async with open_store(server.url) as store, connected(server) as admin:
-        is_over = False
-
-        async def work(name: int) -> int:
-            count = 0
-            while not is_over:
-                key = f"{name}.{count}" if count % 3 else None
-                await store.append(f"s{name % 4}", [said(f"{name}.{count}")], idempotency_key=key)
-                await store.increment_state("counter", "n")
-                await store.get_messages(f"s{name % 4}", limit=3)
-                count += 1
-            return count
-
-        workers = [asyncio.ensure_future(work(name)) for name in range(12)]
-        ended = 0
-        for _ in range(15):
-            await asyncio.sleep(0.1)
-            ended += await admin.fetchval(END_ALL)
-        is_over = True
-        counts = await asyncio.gather(*workers)
-        assert ended > 20
-        assert await store.get_state("counter") == {"n": sum(counts)}
-        for which in range(4):
-            kept = await store.get_messages(f"s{which}")
-            assert [message.seq for message in kept] == list(range(1, len(kept) + 1))
-            expected = {f"{n}.{c}" for n in range(which, 12, 4) for c in range(counts[n])}
-            assert sorted(str(message.content) for message in kept) == sorted(expected)
-
-
-async def test_idle_connections_that_were_ended_are_not_noticed(server: PostgresServer) -> None:
-    async with open_store(server.url) as store, connected(server) as admin:
-        await store.append("s", [said("x")])
-        assert await admin.fetchval(END_ALL) >= 2
-        await store.append("s", [said("y")])
-        assert await admin.fetchval(END_ALL) >= 1
-        assert len(await store.get_messages("s")) == 2
-
-
-async def test_no_connection_is_left(server: PostgresServer) -> None:
-    async with open_store(server.url, connections=3) as store:
-        calls: list[Any] = []
-        for n in range(60):
-            calls += [
-                store.append(f"s{n}", [said("x")]),
-                store.get_messages(f"s{n}"),
-                store.increment_state(f"s{n}", "n"),
-                store.clear_session(f"s{n}"),
-            ]
-        tasks = [asyncio.ensure_future(call) for call in calls]
-        for task in random.Random(3).sample(tasks, 120):
-            asyncio.get_running_loop().call_later(random.Random(4).random() / 50, task.cancel)
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert await connections(server) <= 3
-        await store.append("s", [said("usable")])
-    assert await no_connections(server)
-
-
-async def test_failed_opening_leaves_no_connection(server: PostgresServer) -> None:
-    store = open_store(server.url, migrate=False)
-    with pytest.raises(StoreRefusedError, match="asyncsessions migrate"):
-        await store.ping()
-    assert await no_connections(server)
-    await store.aclose()
-
-
-async def test_pool_of_the_caller_is_used_and_left_open(server: PostgresServer) -> None:
-    async with asyncpg.create_pool(server.url, min_size=1, max_size=1) as pool:
-        async with PostgresSessionStore(pool) as store:
-            calls = [store.append(f"s{n % 3}", [said("x")]) for n in range(9)]
-            await asyncio.gather(*calls, store.pop_message("s"), store.list_sessions())
-            await store.increment_state("s1", "n")
-        assert await pool.fetchval("SELECT count(*) FROM asyncsessions.messages") == 9
 
 
 # Poolers.

@@ -1,0 +1,195 @@
+"""Connections to PostgreSQL: that end, that are waited for, that must not be left."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import asyncpg
+import pytest
+
+from asyncsessions import StoreRefusedError, StoreUnavailableError, open_store
+from asyncsessions.stores.postgres import PostgresSessionStore
+from asyncsessions.testing.servers import PostgresServer
+from tests.faults.postgres_proxies import Line
+from tests.faults.postgres_server import connected, empty_database, said, server
+
+__all__ = ["empty_database", "server"]  # Fixtures of this module's tests.
+
+pytestmark = pytest.mark.usefixtures("empty_database")
+
+
+# Connections that end.
+
+END_ALL = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE application_name = 'asyncsessions'"""
+
+
+async def connections(server: PostgresServer) -> int:
+    async with connected(server) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asyncsessions'"
+        count: int = await connection.fetchval(query)
+        return count
+
+
+async def no_connections(server: PostgresServer) -> bool:
+    for _ in range(200):
+        if not await connections(server):
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def test_ended_connections_lose_and_double_nothing(server: PostgresServer) -> None:
+    async with open_store(server.url) as store, connected(server) as admin:
+        is_over = False
+
+        async def work(name: int) -> int:
+            count = 0
+            while not is_over:
+                key = f"{name}.{count}" if count % 3 else None
+                await store.append(f"s{name % 4}", [said(f"{name}.{count}")], idempotency_key=key)
+                await store.increment_state("counter", "n")
+                await store.get_messages(f"s{name % 4}", limit=3)
+                count += 1
+            return count
+
+        workers = [asyncio.ensure_future(work(name)) for name in range(12)]
+        ended = 0
+        for _ in range(15):
+            await asyncio.sleep(0.1)
+            ended += await admin.fetchval(END_ALL)
+        is_over = True
+        counts = await asyncio.gather(*workers)
+        assert ended > 20
+        assert await store.get_state("counter") == {"n": sum(counts)}
+        for which in range(4):
+            kept = await store.get_messages(f"s{which}")
+            assert [message.seq for message in kept] == list(range(1, len(kept) + 1))
+            expected = {f"{n}.{c}" for n in range(which, 12, 4) for c in range(counts[n])}
+            assert sorted(str(message.content) for message in kept) == sorted(expected)
+
+
+async def test_idle_connections_that_were_ended_are_not_noticed(server: PostgresServer) -> None:
+    async with open_store(server.url) as store, connected(server) as admin:
+        await store.append("s", [said("x")])
+        assert await admin.fetchval(END_ALL) >= 2
+        await store.append("s", [said("y")])
+        assert await admin.fetchval(END_ALL) >= 1
+        assert len(await store.get_messages("s")) == 2
+
+
+async def test_no_connection_is_left(server: PostgresServer) -> None:
+    async with open_store(server.url, connections=3) as store:
+        calls: list[Any] = []
+        for n in range(60):
+            calls += [
+                store.append(f"s{n}", [said("x")]),
+                store.get_messages(f"s{n}"),
+                store.increment_state(f"s{n}", "n"),
+                store.clear_session(f"s{n}"),
+            ]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        for task in random.Random(3).sample(tasks, 120):
+            asyncio.get_running_loop().call_later(random.Random(4).random() / 50, task.cancel)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert await connections(server) <= 3
+        await store.append("s", [said("usable")])
+    assert await no_connections(server)
+
+
+async def test_failed_opening_leaves_no_connection(server: PostgresServer) -> None:
+    store = open_store(server.url, migrate=False)
+    with pytest.raises(StoreRefusedError, match="asyncsessions migrate"):
+        await store.ping()
+    assert await no_connections(server)
+    await store.aclose()
+
+
+async def test_pool_of_the_caller_is_used_and_left_open(server: PostgresServer) -> None:
+    async with asyncpg.create_pool(server.url, min_size=1, max_size=1) as pool:
+        async with PostgresSessionStore(pool) as store:
+            calls = [store.append(f"s{n % 3}", [said("x")]) for n in range(9)]
+            await asyncio.gather(*calls, store.pop_message("s"), store.list_sessions())
+            await store.increment_state("s1", "n")
+        assert await pool.fetchval("SELECT count(*) FROM asyncsessions.messages") == 9
+
+
+@pytest.mark.parametrize("told", [b"SELECT 1\x00", b"INSERT 0 1\x00"])
+async def test_connection_of_the_pool_that_breaks_in_a_transaction(
+    server: PostgresServer, told: bytes
+) -> None:
+    async with Line(server.url).open() as line, open_store(line.url) as store:
+        await store.append("s", [said("x"), said("y")])
+        line.break_at = told
+        if told.startswith(b"SELECT"):
+            assert await store.clear_session("s")
+        else:
+            assert await store.set_chat_history("s", [said("z")])
+        assert line.break_at is None
+        kept = 0 if told.startswith(b"SELECT") else 1
+        assert len(await store.get_messages("s")) == kept
+
+
+async def test_server_that_has_become_a_replica_is_left(server: PostgresServer) -> None:
+    async with open_store(server.url, timeout=3) as store, connected(server) as connection:
+        await store.append("s", [said("x")])
+        await connection.execute("ALTER DATABASE app SET default_transaction_read_only = on")
+        await connection.execute(END_ALL)
+        with pytest.raises(StoreUnavailableError):
+            await store.append("s", [said("y")])
+        await connection.execute("SET default_transaction_read_only = off")
+        await connection.execute("ALTER DATABASE app RESET default_transaction_read_only")
+        # The connections that are read-only stay so; only new ones can write.
+        await store.append("s", [said("z")])
+        assert await store.pop_message("s") is not None
+
+
+async def test_thousands_of_calls_wait_for_few_connections(server: PostgresServer) -> None:
+    async with open_store(server.url, timeout=0.5, connections=2) as store:
+        calls: list[Any] = [store.clear_session(f"s{n}") for n in range(1500)]
+        calls += [store.get_messages(f"s{n}") for n in range(1500)]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.gather(*calls)
+        # Otherwise it isn't shown that to wait takes no time off a call's own.
+        assert loop.time() - began > 0.5
+        async with connected(server) as connection:
+            assert await connection.fetchval("SELECT count(*) FROM asyncsessions.writers") == 1
+
+
+async def test_calls_that_wait_for_a_connection_give_up_together(server: PostgresServer) -> None:
+    async with open_store(server.url, timeout=1, connections=2) as store:
+        await store.append("s", [said("x")])
+        server.pause()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            calls: list[Any] = [store.clear_session(f"s{n}") for n in range(20)]
+            calls += [store.get_messages(f"s{n}") for n in range(20)]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        finally:
+            server.resume()
+        assert loop.time() - began < 2
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailableError}
+        assert len(await store.get_messages("s")) == 1
+
+
+async def test_closing_that_is_given_up_leaves_no_connection(server: PostgresServer) -> None:
+    store = open_store(server.url)
+    await store.append("s", [said("x")])
+    await store.get_messages("s")
+    server.pause()
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0.2)
+    closing.cancel()
+    await asyncio.wait([closing])
+    server.resume()
+    assert await no_connections(server)
+
+
+async def test_migrations_at_the_same_time_leave_no_connection(server: PostgresServer) -> None:
+    async with PostgresSessionStore(server.url) as store:
+        await asyncio.gather(*(store.migrate() for _ in range(4)), store.ping())
+    assert await no_connections(server)

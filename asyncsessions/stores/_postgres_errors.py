@@ -86,6 +86,8 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
     """
     if not isinstance(exc, asyncpg.PostgresError):
         return StoreUnavailableError, _plain(exc)
+    # Tracebacks show the driver's error, too.
+    exc.detail = None
     state = exc.sqlstate or "unknown"
     if state in _FULL:
         return StoreFullError, f"{_FULL[state]} (SQLSTATE {state})"

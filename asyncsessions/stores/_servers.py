@@ -35,6 +35,9 @@ class ServerStore(BaseSessionStore):
             expired; otherwise the server's does.
     """
 
+    #: For calls that aren't group commits, of which there may be any number.
+    _turns: Turns
+
     def __init__(self, *, timeout: float = 10.0, **options: Any) -> None:
         super().__init__(**options)
         if not 0 < timeout < float("inf"):
@@ -47,6 +50,11 @@ class ServerStore(BaseSessionStore):
     @abstractmethod
     def _is_lost(self, exc: Exception) -> bool:
         """Whether an attempt failed because the server was away, so that another may succeed."""
+
+    async def _in_turn(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Return what an attempt returns, as `_retried` does, after waiting for a turn."""
+        async with self._turns.take() as since:
+            return await self._retried(attempt, since=since)
 
     async def _retried(
         self, attempt: Callable[[], Awaitable[T]], *, since: float | None = None

@@ -350,11 +350,7 @@ class PostgresSessionStore(ServerStore):
                 rows: list[Any] = await connection.fetch(statement, *arguments)
                 return rows
 
-        async def read() -> list[Any]:
-            async with self._turns.take() as since:
-                return await self._retried(attempt, since=since)
-
-        task = asyncio.get_running_loop().create_task(read())
+        task = asyncio.get_running_loop().create_task(self._in_turn(attempt))
         self._reads.add(task)
         task.add_done_callback(self._forget_read)
         return await asyncio.shield(task)

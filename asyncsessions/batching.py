@@ -28,7 +28,7 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 
 # Callers that wake in one turn of the event loop, which takes them several milliseconds together
 # where they are some hundred.
-_ANSWERED_AT_ONCE = 128
+_ANSWERED_AT_ONCE = 64
 # Outcomes that aren't a result.
 _SPECIAL = (BaseException, asyncio.Future)
 

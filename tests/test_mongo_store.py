@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, MongoClient
 
+from asyncsessions import CorruptSessionError, InvalidMessageError, MessageTooLargeError, open_store
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.mongo import MongoSessionStore
-from asyncsessions.testing import SharedStoreConformance
+from asyncsessions.testing import ManualClock, SharedStoreConformance
 
 
 def database_of(path: Path) -> str:
@@ -67,3 +72,218 @@ class TestMongoThroughMotor(MongoConformance):
 
     def make_store(self, **options: Any) -> SessionStore:
         return MongoSessionStore(self.client, database=self.database, **options)
+
+
+# What only this store has.
+
+
+@pytest_asyncio.fixture
+async def client(mongo_url: str) -> AsyncIterator[AsyncMongoClient[dict[str, Any]]]:
+    async with AsyncMongoClient[dict[str, Any]](mongo_url) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def store(
+    client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
+) -> AsyncIterator[MongoSessionStore]:
+    """A store on a client of the caller's."""
+    database = database_of(tmp_path)
+    async with MongoSessionStore(client, database=database, prefix="x.") as store:
+        yield store
+    await client.drop_database(database)
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+async def said(store: SessionStore, session_id: str, **window: Any) -> list[Any]:
+    return [message.content for message in await store.get_messages(session_id, **window)]
+
+
+async def largest_document(client: AsyncMongoClient[dict[str, Any]], path: Path) -> int:
+    stages: list[Any] = [{"$project": {"size": {"$bsonSize": "$$ROOT"}}}]
+    database = client[database_of(path)]
+    sizes = [0]
+    for name in await database.list_collection_names():
+        sizes += [each["size"] async for each in await database[name].aggregate(stages)]
+    return max(sizes)
+
+
+@pytest.mark.parametrize("batch", [1, 20, 500])
+async def test_documents_stay_small(
+    store: MongoSessionStore,
+    client: AsyncMongoClient[dict[str, Any]],
+    tmp_path: Path,
+    batch: int,
+) -> None:
+    for start in range(0, 2000, batch):
+        await store.append("s", [user(f"{n} {'x' * 300}") for n in range(start, start + batch)])
+    await store._commits.finish()
+    assert await largest_document(client, tmp_path) < 1 << 20
+    texts = await said(store, "s")
+    assert [text.split()[0] for text in texts] == [str(n) for n in range(2000)]
+
+
+async def test_many_pages_make_no_long_list_and_are_all_found(
+    store: MongoSessionStore, client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
+) -> None:
+    # As large as a page each, so that there are pages of pages.
+    for n in range(120):
+        await store.append("s", [user(f"{n}"), user("x" * 260_000)])
+    document = await client[database_of(tmp_path)]["x.sessions"].find_one({"_id": "s"})
+    assert document is not None
+    assert len(document["pages"]) < 100
+    assert {page["level"] for page in document["pages"]} >= {0, 1}
+    short = [f"{n}" for n in range(120)]
+    assert (await said(store, "s"))[::2] == short
+    for seq in (1, 57, 119, 239):
+        found = await store.get_messages("s", after=seq - 1, limit=1)
+        assert [(each.seq, each.content) for each in found] == [(seq, short[seq // 2])]
+        found = await store.get_messages("s", before=seq + 1, limit=1)
+        assert [(each.seq, each.content) for each in found] == [(seq, short[seq // 2])]
+    for left in (200, 101, 40):
+        info = await store.get_session("s", max_messages=0)
+        for _ in range(info.message_count - left):
+            await store.pop_message("s")
+        assert [each.seq for each in await store.get_messages("s", limit=2)] == [left - 1, left]
+    await store.clear_session("s")
+    assert await client[database_of(tmp_path)]["x.messages"].count_documents({}) == 0
+
+
+async def test_batch_larger_than_any_document_is_atomic_and_found(
+    store: MongoSessionStore,
+) -> None:
+    await store.append("s", [user("before")])
+    stored = await store.append("s", [user(f"{n}" + "x" * (1 << 20)) for n in range(40)])
+    assert [each.seq for each in stored] == list(range(2, 42))
+    await store.append("s", [user("after")])
+    async for message in store.iter_messages("s"):
+        expected = {1: "before", 42: "after"}.get(message.seq, f"{message.seq - 2}x")
+        assert str(message.content).startswith(expected)
+    assert await said(store, "s", limit=1, before=2) == ["before"]
+
+
+async def test_message_near_the_servers_limit_fits(
+    client: AsyncMongoClient[dict[str, Any]], store: MongoSessionStore, tmp_path: Path
+) -> None:
+    limit = 15 << 20
+    options: dict[str, Any] = {"database": database_of(tmp_path), "prefix": "x."}
+    async with MongoSessionStore(client, max_message_bytes=limit, **options) as large:
+        text = "x" * (limit - 100)
+        await large.append("s", [user(text)])
+        assert await said(large, "s") == [text]
+        with pytest.raises(MessageTooLargeError):
+            await large.append("s", [user("x" * limit)])
+
+
+async def test_record_that_no_document_holds_is_refused_before_it_is_sent(
+    store: MongoSessionStore,
+) -> None:
+    await store.set_state("s", "a", "x" * (7 << 20))
+    with pytest.raises(InvalidMessageError, match="record"):
+        await store.set_state("s", "b", "x" * (7 << 20))
+    assert list(await store.get_state("s")) == ["a"]
+    await store.append("s", [user("still works")])
+    assert await said(store, "s") == ["still works"]
+
+
+async def test_keys_beyond_the_document_are_remembered_and_forgotten(
+    client: AsyncMongoClient[dict[str, Any]], store: MongoSessionStore, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    options: dict[str, Any] = {"database": database_of(tmp_path), "prefix": "x.", "clock": clock}
+    async with MongoSessionStore(client, max_messages=10, **options) as store:
+        for n in range(300):
+            await store.append("s", [user(f"{n}")], idempotency_key=f"k{n}")
+        for n in (0, 150, 299):
+            again = await store.append("s", [user(f"{n}")], idempotency_key=f"k{n}")
+            assert again[0].seq == n + 1
+        keys = client[database_of(tmp_path)]["x.keys"]
+        assert await keys.count_documents({}) > 200
+        # A day later nobody needs those any more whose messages are gone.
+        clock.advance(25 * 3600)
+        for n in range(300, 900):
+            await store.append("s", [user(f"{n}")], idempotency_key=f"k{n}")
+        assert await keys.find_one({"key": "k0"}) is None
+        assert (await store.append("s", [user("0")], idempotency_key="k0"))[0].seq == 901
+
+
+async def test_client_of_the_caller_stays_open(
+    client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
+) -> None:
+    async with MongoSessionStore(client, database=database_of(tmp_path)) as store:
+        await store.append("s", [user("hello")])
+    assert (await client.admin.command("ping"))["ok"] == 1
+    await client.drop_database(database_of(tmp_path))
+
+
+async def test_url_names_database_prefix_and_write_concern(
+    mongo_url: str, client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
+) -> None:
+    database = database_of(tmp_path)
+    url = f"{mongo_url}?database={database}&prefix=bot_&write_concern=1&journal=false&timeout=3"
+    async with open_store(url) as store:
+        await store.append("s", [user("hello")])
+    names = await client[database].list_collection_names()
+    assert sorted(names) == ["bot_keys", "bot_sessions"]
+    await client.drop_database(database)
+
+
+WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
+    "unknown option": ("mongodb://u:s3cret@localhost/app?colour=red", {}, "colour"),
+    "unescaped": ("mongodb://u:s3cret@x@localhost/app", {}, "escaped"),
+    "port": ("mongodb://u:s3cret@localhost:port/app", {}, "URL"),
+    "prefix": ("mongodb://localhost", {"prefix": "a$b"}, "prefix"),
+    "database": ("mongodb://localhost", {"database": "a.b"}, "database"),
+    "timeout": ("mongodb://localhost", {"timeout": 0}, "timeout"),
+    "write concern": ("mongodb://localhost", {"write_concern": 0}, "write_concern"),
+    "size": ("mongodb://localhost", {"max_message_bytes": 16 << 20}, "max_message_bytes"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_argument_is_named(what: str) -> None:
+    url, options, name = WRONG[what]
+    with pytest.raises(ValueError, match=name) as caught:
+        open_store(url, **options)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None or "s3cret" not in str(caught.value.__cause__)
+
+
+def test_client_that_would_block_is_refused() -> None:
+    with (
+        MongoClient[dict[str, Any]]("mongodb://localhost", connect=False) as client,
+        pytest.raises(ValueError, match="AsyncMongoClient"),
+    ):
+        MongoSessionStore(client)
+    with pytest.raises(ValueError, match="AsyncMongoClient"):
+        MongoSessionStore(7)
+
+
+async def test_motor_is_not_imported_by_itself() -> None:
+    code = "import sys, json, asyncsessions.stores.mongo; print(json.dumps('motor' in sys.modules))"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    assert json.loads(printed) is False
+
+
+async def test_damaged_document_is_an_error_of_its_session_only(
+    store: MongoSessionStore, client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
+) -> None:
+    await store.append("s", [user("hello")])
+    await store.append("t", [user("hello")])
+    sessions = client[database_of(tmp_path)]["x.sessions"]
+    await sessions.update_one({"_id": "s"}, {"$unset": {"last_seq": ""}})
+    with pytest.raises(CorruptSessionError):
+        await store.get_messages("s")
+    assert await said(store, "t") == ["hello"]
+    # This one remembers nothing of it.
+    async with MongoSessionStore(client, prefix="x.", database=database_of(tmp_path)) as other:
+        with pytest.raises(CorruptSessionError):
+            await other.append("s", [user("again")])
+        assert len(await other.append("t", [user("again")])) == 1
+    assert await sessions.find_one({"_id": "s"}) is not None

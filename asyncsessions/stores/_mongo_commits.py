@@ -82,8 +82,6 @@ class Commits:
         self._contested: dict[str, int] = {}
         self._moves: dict[str, Move] = {}
         self._moving: set[str] = set()
-        # Sessions whose waiting pages may be named already: nobody knows what became of a write.
-        self._doubtful: set[str] = set()
         self._cleaning: set[str] = set()
         self._movers = asyncio.Semaphore(_MOVERS)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -175,18 +173,17 @@ class Commits:
         return False
 
     def _let_go(self, move: Move) -> None:
-        """Remove pages that waited, because no version will name them any more."""
-        session_id = move.head.session_id
-        del self._moves[session_id]
-        if session_id not in self._doubtful:
-            self._spawn(self._pages.remove(move.head, move.nodes))
-        self._doubtful.discard(session_id)
+        """Remove pages that waited, because no later version will name them."""
+        del self._moves[move.head.session_id]
+        self._spawn(self._pages.remove_unnamed(move))
 
     @staticmethod
     def _sign(job: Job, writer: Writer) -> None:
         assert job.head is not None  # noqa: S101  # it has a plan
         writer.counter += 1
         job.head.sign(writer.name, writer.counter)
+        if job.named is not None and job.base is not None:
+            job.named.sent_onto = max(job.named.sent_onto or 0, job.base.version)
         job.attempts.append(
             Attempt(writer.counter, job.base, job.head, job.answer, job.nodes, job.named)
         )
@@ -197,21 +194,12 @@ class Commits:
         old = [job for job in jobs if job.base is not None]
         commands = [self._insert(lane) for lane in _lanes(new)]
         commands += [self._update(lane) for lane in _lanes(old)]
-        failures: list[BaseException | None]
         if len(commands) == 1:
-            try:
-                await commands[0]
-            except DRIVER_ERRORS as exc:
-                failures = [exc]
-            else:
-                return
-        else:
-            failures = await asyncio.gather(*commands, return_exceptions=True)
-        failure = next(filter(None, failures), None)
-        if failure is not None:
-            named = {job.session_id for job in jobs if job.attempts[-1].move is not None}
-            self._doubtful |= named & self._moves.keys()
-            raise failure
+            await commands[0]
+            return
+        for failure in await asyncio.gather(*commands, return_exceptions=True):
+            if failure is not None:
+                raise failure
 
     async def _insert(self, jobs: Sequence[Job]) -> None:
         documents = []
@@ -251,7 +239,6 @@ class Commits:
         move = self._moves.get(session_id)
         if move is not None and attempt.move is move:
             del self._moves[session_id]
-            self._doubtful.discard(session_id)
         elif move is not None and not move.fits(head):
             self._let_go(move)
         elif move is None and session_id not in self._moving:

@@ -35,7 +35,7 @@ class StaleError(Exception):
     """The session has changed since its head was read; read it again."""
 
 
-class Move(msgspec.Struct, frozen=True):
+class Move(msgspec.Struct, eq=False):
     """Pages that are written, and wait for the session's document to name them.
 
     Attributes:
@@ -43,12 +43,15 @@ class Move(msgspec.Struct, frozen=True):
         entries: How many entries at the start of its tail they hold.
         pages: All pages of the session, with them.
         nodes: The documents written for it.
+        sent_onto: The newest version that a write was sent onto which names them; None as long as
+            no write has left, so that nobody can name them behind this store's back.
     """
 
     head: Head
     entries: int
     pages: tuple[Page, ...]
     nodes: tuple[ObjectId, ...]
+    sent_onto: int | None = None
 
     def fits(self, head: Head) -> bool:
         """Whether the tail still begins with what was moved, and the pages are the same."""
@@ -184,6 +187,19 @@ class Pages:
             ids = [_id(head, node) for node in nodes]
             await self._database.delete(self._collection, {"_id": {"$in": ids}})
 
+    async def remove_unnamed(self, move: Move) -> None:
+        """Remove the pages of a move that nobody will name any more, and nobody has named.
+
+        Where that can't be told they stay, invisible, until the session goes.
+        """
+        if move.sent_onto is not None:
+            where = {"_id": move.head.session_id}
+            fields = {"incarnation": 1, "version": 1, "pages": 1}
+            found = await self._database.find(self._sessions, where, limit=1, projection=fields)
+            if found and not _is_past(move, found[0]):
+                return
+        await self.remove(move.head, move.nodes)
+
     async def remove_tree(self, head: Head, node: ObjectId, level: int) -> None:
         """Remove a page with all pages below it."""
         page = Page(0, 0, 0, 0, node, level)
@@ -205,6 +221,23 @@ class Pages:
         await self._database.delete(
             self._collection, {"_id": {"$gte": low, "$lte": low | {"n": MaxKey()}}}
         )
+
+
+def _is_past(move: Move, session: Document) -> bool:
+    """Whether a session neither names the pages of a move nor ever will.
+
+    A write that names them and is still on its way fails as soon as the version is past the one
+    that it was sent onto.
+    """
+    if session["incarnation"] != move.head.incarnation:
+        return True
+    if move.sent_onto is None or session["version"] <= move.sent_onto:
+        return False
+    first = move.head.tail[0].seq
+    return not any(
+        page["node"] in move.nodes or (page["level"] and page["last"] >= first)
+        for page in session["pages"]
+    )
 
 
 def _id(head: Head, node: ObjectId) -> Document:

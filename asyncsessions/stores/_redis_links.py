@@ -6,9 +6,9 @@ import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from redis import asyncio as aioredis
@@ -18,14 +18,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 
-from asyncsessions.pacing import Pacer
+from asyncsessions.stores._redis_connections import Connection, Connections
 from asyncsessions.stores._redis_errors import DRIVER_ERRORS
-from asyncsessions.stores._redis_scripts import Call, Word, packed
+from asyncsessions.stores._redis_scripts import Call
 
 __all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
-
-Connection: TypeAlias = Any
-"""One of redis-py's, which has no types for what is used here."""
 
 _SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 _REDIRECTED = (
@@ -55,78 +52,7 @@ class Link(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Close every connection of this link; none is in use."""
-
-
-class Connections:
-    """Lends connections, at most so many at a time, first come first served.
-
-    They are made with the settings of a pool of redis-py, but are not in it: that raises an
-    error where all are in use.
-    """
-
-    def __init__(self, make: Callable[[], Connection], size: int) -> None:
-        self._make = make
-        self._room = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
-
-    async def send(self, calls: Sequence[Call]) -> list[Any]:
-        """Send commands on one connection and return their replies; see `Link.send`."""
-        async with self._room:
-            connection = self._idle.pop() if self._idle else self._make()
-            try:
-                return await _exchange(connection, calls)
-            finally:
-                # One that broke, or whose caller was cancelled, has been disconnected.
-                if connection.is_connected:
-                    self._idle.append(connection)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            with suppress(*DRIVER_ERRORS):  # A server that is away misses no farewell.
-                await connection.disconnect()
-
-
-async def _exchange(connection: Connection, calls: Sequence[Call]) -> list[Any]:
-    try:
-        if not connection.is_connected:
-            await connection.connect()
-        pacer = Pacer()
-        for call in calls:
-            # One by one, so that the server can begin and the event loop goes on.
-            await _write(connection, call.command())
-            await pacer.pause()
-        replies = [await _read(connection) for _ in calls]
-        missing = [
-            index
-            for index, reply in enumerate(replies)
-            if isinstance(reply, exceptions.NoScriptError)
-        ]
-        if missing:
-            # After a restart or SCRIPT FLUSH; the server remembers what it is given to run.
-            for index in missing:
-                await _write(connection, calls[index].command(with_source=True))
-            for index in missing:
-                replies[index] = await _read(connection)
-    except BaseException:
-        # Nobody can say what is under way on it.
-        await connection.disconnect(nowait=True)
-        raise
-    return replies
-
-
-async def _write(connection: Connection, command: tuple[Word, ...]) -> None:
-    for piece in packed(command):
-        await connection.send_packed_command(piece, check_health=False)
-
-
-async def _read(connection: Connection) -> Any:
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except exceptions.ResponseError as exc:
-        return exc
+        """Close every connection of this link; no write is under way."""
 
 
 class ServerLink(Link):
@@ -135,13 +61,14 @@ class ServerLink(Link):
     Args:
         pool: Its settings are used; it stays the caller's to close.
         size: How many connections there are at the most, one of them for group commits.
+        timeout: How long a call may take, in seconds.
     """
 
     is_cluster = False
 
-    def __init__(self, pool: aioredis.ConnectionPool, size: int) -> None:
-        self._flushes = Connections(pool.make_connection, 1)
-        self._others = Connections(pool.make_connection, size - 1)
+    def __init__(self, pool: aioredis.ConnectionPool, size: int, timeout: float) -> None:
+        self._flushes = Connections(pool.make_connection, 1, timeout)
+        self._others = Connections(pool.make_connection, size - 1, timeout)
 
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         """See `Link.send`."""
@@ -159,15 +86,19 @@ class ClusterLink(Link):
     Args:
         client: Knows which node has which slot.
         size: How many connections to each node there are at the most.
+        timeout: How long a call may take, in seconds.
         is_owner: Whether to close the client.
     """
 
     is_cluster = True
 
-    def __init__(self, client: aioredis.RedisCluster, size: int, *, is_owner: bool) -> None:
+    def __init__(
+        self, client: aioredis.RedisCluster, size: int, timeout: float, *, is_owner: bool
+    ) -> None:
         self._client = client
         self._is_owner = is_owner
         self._size = size
+        self._timeout = timeout
         self._nodes: dict[str, Connections] = {}
 
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
@@ -214,7 +145,7 @@ class ClusterLink(Link):
             def make() -> Connection:
                 return node.connection_class(**node.connection_kwargs)
 
-            connections = self._nodes[node.name] = Connections(make, self._size)
+            connections = self._nodes[node.name] = Connections(make, self._size, self._timeout)
         return connections
 
     async def _look_after(self, node: Any) -> None:
@@ -274,9 +205,9 @@ def make_link(
 ) -> Link:
     """Return a link for a URL or for a caller's client."""
     if isinstance(source, aioredis.RedisCluster):
-        return ClusterLink(source, size, is_owner=False)
+        return ClusterLink(source, size, timeout, is_owner=False)
     if not isinstance(source, str):
-        return ServerLink(source.connection_pool, size)
+        return ServerLink(source.connection_pool, size, timeout)
     settings: dict[str, Any] = {
         "client_name": "asyncsessions",
         "protocol": 2,
@@ -291,12 +222,11 @@ def make_link(
     if scheme.endswith("+cluster"):
         # Shorter than a call, so that there is time to ask another node for the one that stalls.
         settings["socket_timeout"] = timeout / 3
-        return ClusterLink(
-            aioredis.RedisCluster.from_url(_plain(source), **settings), size, is_owner=True
-        )
+        client = aioredis.RedisCluster.from_url(_plain(source), **settings)
+        return ClusterLink(client, size, timeout, is_owner=True)
     # A call's own time limit holds; a second one for each reply costs a tenth of a call.
     settings["socket_timeout"] = None
-    return ServerLink(aioredis.ConnectionPool.from_url(source, **settings), size)
+    return ServerLink(aioredis.ConnectionPool.from_url(source, **settings), size, timeout)
 
 
 def _without_driver_info() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -40,6 +41,31 @@ async def test_forgotten_scripts_are_sent_again(
     for name in names:
         assert await said(store, name) == [f"{name}{n}" for n in range(30)]
         assert await store.get_state(name, "n") == 30
+
+
+FORKED = """
+import asyncio, os, sys
+from asyncsessions import open_store
+
+async def append(text):
+    async with store:
+        await store.add_message("s", "user", text)
+
+store = open_store(sys.argv[1])
+for text in ("first", "second"):
+    if not os.fork():
+        asyncio.run(append(text))
+        os._exit(0)
+    os.wait()
+"""
+
+
+async def test_store_that_was_built_before_a_fork_serves_each_process(
+    server: RedisServer, store: RedisSessionStore
+) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKED, server.url)
+    assert await process.wait() == 0
+    assert await said(store, "s") == ["first", "second"]
 
 
 # What a write leaves behind if it is made once, after three messages m0, m1, m2.

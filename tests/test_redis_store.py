@@ -220,6 +220,20 @@ class OwnCases(RedisCases):
             assert await client.hlen(self.key("s", "record")) < 20
             assert texts(await other.get_messages("s")) == ["x", "y"]
 
+    async def test_writers_are_forgotten_however_many_there_were(
+        self, store: SessionStore, client: Any
+    ) -> None:
+        """A storm of them is no reason to keep them: here half are gone at the next pruning."""
+        await store.add_message("s", "user", "x")
+        now = int(time.time())
+        record = self.key("s", "record")
+        slots = {f"w:{n}-0": f"1 {now - 7200 * (n % 2)} x" for n in range(2000)}
+        await client.hset(record, mapping=slots | {"prune_at": 4000})
+        async with self.make_store() as other:
+            await other.add_message("s", "user", "y")
+            assert 1000 < await client.hlen(record) < 1020
+            assert int(await client.hget(record, "prune_at")) > now
+
     async def test_keys_that_nobody_needs_are_forgotten(self, client: Any) -> None:
         clock = ManualClock()
         async with self.make_store(clock=clock, max_messages=2) as store:
@@ -257,6 +271,14 @@ class OwnCases(RedisCases):
         else:
             assert same(await store.increment_state("s", "n", by), total)
         assert same(await store.get_state("s", "n"), total)
+
+    async def test_any_limit_and_filter_will_do(self, store: SessionStore) -> None:
+        """Also those that are more than the server takes."""
+        await store.append("s", [user("x"), user("y")])
+        for limit in (2**63, 2**63 + 1, 2**70):
+            assert texts(await store.get_messages("s", limit=limit)) == ["x", "y"]
+            assert len(await store.get_chat_history("s", limit)) == 2
+        assert list(await store.list_sessions(agent_name="\ud800")) == []
 
     async def test_repeated_write_has_effect_once(self, store: RedisSessionStore) -> None:
         link = store._link

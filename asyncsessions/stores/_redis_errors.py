@@ -6,7 +6,7 @@ from redis import exceptions
 
 from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "explain", "is_lost"]
+__all__ = ["DRIVER_ERRORS", "explain", "is_damage", "is_lost"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
     exceptions.RedisError,
@@ -61,6 +61,11 @@ def is_lost(exc: Exception) -> bool:
     return isinstance(exc, _LOST) or str(exc).startswith(_PASSING)
 
 
+def is_damage(exc: Exception) -> bool:
+    """Whether a script found something else in one session's keys; see ``common.lua``."""
+    return str(exc).startswith("DAMAGED")
+
+
 def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
     """Say which error it becomes, and what to do; without content and credentials."""
     refusal = _refusal(exc)
@@ -92,6 +97,11 @@ def _explain_state(exc: Exception, text: str) -> tuple[type[StoreUnavailableErro
         return StoreRefusedError, "the server isn't part of a cluster; use redis:// in the URL"
     if isinstance(exc, exceptions.MovedError):
         return StoreRefusedError, "the server is part of a cluster; use redis+cluster:// in the URL"
+    if text.startswith("WRONGTYPE"):
+        return StoreUnavailableError, (
+            "an index holds what this library didn't write; look at the keys with {index} in "
+            "their names"
+        )
     if isinstance(exc, exceptions.NoScriptError):
         return StoreUnavailableError, "the server forgot a script; try again"
     return StoreUnavailableError, text or type(exc).__name__

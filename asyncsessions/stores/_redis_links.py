@@ -40,14 +40,14 @@ class Link(ABC):
 
     @abstractmethod
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
-        """Send commands at once and return the reply of each, or its `ResponseError`.
+        """Send commands at once and return the reply of each, or its error.
 
         Args:
             calls: The commands; on a cluster each goes to the node that has its key.
             is_flush: Whether this is a group commit, for which a connection is set aside.
 
         Raises:
-            RedisError: No reply to one of them came.
+            RedisError: There was no connection, or it broke.
         """
 
     @abstractmethod
@@ -116,15 +116,15 @@ class ClusterLink(Link):
 
         async def send_to(name: str, indexes: list[int]) -> None:
             chosen = [calls[index] for index in indexes]
-            for index, reply in zip(indexes, await self._send_to(nodes[name], chosen), strict=True):
+            try:
+                found = await self._send_to(nodes[name], chosen)
+            except DRIVER_ERRORS as exc:
+                # The other nodes' replies are as good as ever.
+                found = [exc] * len(chosen)
+            for index, reply in zip(indexes, found, strict=True):
                 replies[index] = reply
 
-        done = await asyncio.gather(
-            *(send_to(name, indexes) for name, indexes in by_node.items()), return_exceptions=True
-        )
-        for outcome in done:
-            if outcome is not None:
-                raise outcome
+        await asyncio.gather(*(send_to(name, indexes) for name, indexes in by_node.items()))
         return replies
 
     async def _send_to(self, node: Any, calls: Sequence[Call]) -> list[Any]:

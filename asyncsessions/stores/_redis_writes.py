@@ -137,8 +137,6 @@ def _is_plain(append: Append) -> bool:
 
 def append_outcomes(appends: Sequence[Append], answer: Any) -> list[Outcome[Appended]]:
     """Return what became of one session's appends."""
-    if isinstance(answer, Exception):
-        return [damaged(append.session_id, answer) for append in appends]
     if isinstance(answer, int):
         outcomes: list[Outcome[Appended]] = []
         for append in appends:
@@ -193,8 +191,6 @@ def update_outcomes(
     updates: Sequence[Update], answers: Any
 ) -> list[Outcome[list[JSONValue] | None]]:
     """Return what became of one session's updates."""
-    if isinstance(answers, Exception):
-        return [damaged(update.session_id, answers) for update in updates]
     return [_updated(update, each) for update, each in zip(updates, answers, strict=True)]
 
 

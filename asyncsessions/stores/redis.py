@@ -14,6 +14,7 @@ from asyncsessions._compat import override
 from asyncsessions.batching import Outcome
 from asyncsessions.errors import (
     CorruptSessionError,
+    SessionStoreError,
     StoreRefusedError,
     StoreUnavailableError,
 )
@@ -56,6 +57,8 @@ _DRIVER_OPTIONS = frozenset(
 _OLDEST_SERVER = (6, 2)
 # So many writes go to the server in one call; while it does them, the next ones are encoded.
 _WRITES_AT_ONCE = 64
+# More messages than a list can have; a server takes no number of more than 64 bits.
+_MOST = 1 << 62
 
 
 class RedisSessionStore(ServerStore):
@@ -172,7 +175,7 @@ class RedisSessionStore(ServerStore):
     async def _replies(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         replies = await self._link.send(calls, is_flush=is_flush)
         for reply in replies:
-            if isinstance(reply, exceptions.ResponseError) and not _is_damage(reply):
+            if isinstance(reply, errors.DRIVER_ERRORS) and not errors.is_damage(reply):
                 raise reply
         return replies
 
@@ -180,6 +183,8 @@ class RedisSessionStore(ServerStore):
         self, make_calls: Callable[[tuple[Word, ...]], list[Call]], *, is_flush: bool = False
     ) -> list[Any]:
         """Make calls that write, as often as it takes to hear of them, but with effect only once.
+
+        Each has its own reply, or its own error: what others have done is done.
 
         Args:
             make_calls: Takes what every write begins with: above all the field and the number by
@@ -190,9 +195,32 @@ class RedisSessionStore(ServerStore):
         writer[1] += 1
         try:
             calls = make_calls((self._clock_word, *writer, self._script_prefix))
-            return await self._send(calls, is_flush=is_flush)
+            return await self._replies_or_errors(calls, is_flush=is_flush)
         finally:
             self._idle_writers.append(writer)
+
+    async def _replies_or_errors(self, calls: Sequence[Call], *, is_flush: bool) -> list[Any]:
+        replies: list[Any] = [None] * len(calls)
+        left: Sequence[int] = range(len(calls))
+
+        async def attempt() -> None:
+            nonlocal left
+            made = await self._link.send([calls[index] for index in left], is_flush=is_flush)
+            for index, reply in zip(left, made, strict=True):
+                replies[index] = reply
+            left = [index for index in left if self._is_unheard(replies[index])]
+            if left:
+                raise replies[left[0]]
+
+        try:
+            await self._retried(attempt)
+        except errors.DRIVER_ERRORS as exc:
+            for index in left:
+                replies[index] = exc
+        return replies
+
+    def _is_unheard(self, reply: Any) -> bool:
+        return isinstance(reply, errors.DRIVER_ERRORS) and self._is_lost(reply)
 
     def _new_writer(self) -> list[Any]:
         return [f"w:{self._writer_id}-{next(self._writer_names)}", 0]
@@ -220,19 +248,37 @@ class RedisSessionStore(ServerStore):
         if self._link.is_cluster:
             await self._indexes.announce(batch)
 
+        parts = self._parts(groups)
+
         def make_calls(head: tuple[Word, ...]) -> list[Call]:
-            return [self._call(script, part, head, words_of) for part in self._parts(groups)]
+            return [self._call(script, part, head, words_of) for part in parts]
 
         answers: list[Any] = []
-        for reply in await self._send_write(make_calls, is_flush=True):
-            answers += reply
+        replies = await self._send_write(make_calls, is_flush=True)
+        for part, reply in zip(parts, replies, strict=True):
+            answers += [reply] * len(part) if isinstance(reply, Exception) else reply
         if self._link.is_cluster:
             answers = await self._settled(list(by_session), answers)
         outcomes: list[Any] = [None] * len(batch)
         for group, indexes, answer in zip(groups, by_session.values(), answers, strict=True):
-            for index, outcome in zip(indexes, outcomes_of(group, answer), strict=True):
+            if isinstance(answer, Exception):
+                group_outcomes: list[Any] = [self._failure(group[0].session_id, answer)]
+                group_outcomes *= len(group)
+            else:
+                group_outcomes = outcomes_of(group, answer)
+            for index, outcome in zip(indexes, group_outcomes, strict=True):
                 outcomes[index] = outcome
         return outcomes
+
+    def _failure(self, session_id: str, cause: Exception) -> SessionStoreError:
+        """Return the error for those who write to one session of a flush."""
+        if errors.is_damage(cause):
+            return damaged(session_id, cause)
+        kind, detail = self._explain(cause)
+        text = f"{type(self).__name__} failed for session {session_id!r}: {detail}"
+        error = kind(text, session_id=session_id)
+        error.__cause__ = cause
+        return error
 
     def _call(
         self,
@@ -276,7 +322,7 @@ class RedisSessionStore(ServerStore):
         """See to the indexes of a cluster; return the answers without what concerns these."""
         plain, todos = [], []
         for session_id, answer in zip(ids, answers, strict=True):
-            if isinstance(answer, exceptions.ResponseError):
+            if isinstance(answer, Exception):
                 plain.append(answer)
                 continue
             plain.append(answer[0])
@@ -297,8 +343,8 @@ class RedisSessionStore(ServerStore):
         )
         if self._link.is_cluster:
             (answer,) = await self._settled([session_id], [answer])
-        if isinstance(answer, exceptions.ResponseError):
-            raise damaged(session_id, answer)
+        if isinstance(answer, Exception):
+            raise damaged(session_id, answer) if errors.is_damage(answer) else answer
         return Replaced(answer[0], answer[1], bool(answer[2])) if answer else None
 
     @override
@@ -333,9 +379,12 @@ class RedisSessionStore(ServerStore):
         record, messages, _ = self._keys.of(session_id)
         if self._expires_by_server and window == Window(limit=window.limit):
             # All or the newest of them: no script is needed.
-            first = 0 if window.limit is None else -window.limit
+            first = 0 if window.limit is None else -min(window.limit, _MOST)
             call = Call(messages, lambda: ("LRANGE", messages, first, -1))
-            (found,) = await self._send([call])
+            try:
+                (found,) = await self._send([call])
+            except exceptions.ResponseError as exc:
+                raise damaged(session_id, exc) if str(exc).startswith("WRONGTYPE") else exc from exc
             return Tail(found)
         call = Call.of(self._scripts.tail, (record, messages), *tail_words(window))
         (reply,) = await self._send([call])
@@ -355,8 +404,3 @@ class RedisSessionStore(ServerStore):
 def _policy(write: Append | Update) -> tuple[object, ...]:
     """Return what all writes in one call share."""
     return (write.keep, write.ttl_seconds) if isinstance(write, Append) else ()
-
-
-def _is_damage(error: exceptions.ResponseError) -> bool:
-    """Whether an error concerns one session alone."""
-    return str(error).startswith(("DAMAGED", "WRONGTYPE"))

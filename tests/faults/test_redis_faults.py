@@ -11,11 +11,12 @@ import pytest
 from redis import asyncio as aioredis
 
 from asyncsessions import (
+    StoreUnavailableError,
     open_store,
 )
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.redis import RedisSessionStore
-from asyncsessions.testing.servers import RedisClusterServers
+from asyncsessions.testing.servers import RedisClusterServers, RedisServer
 from tests.faults.proxy import Proxy
 from tests.faults.redis_server import admin, proxy, said, server, store, user
 
@@ -45,7 +46,7 @@ async def test_forgotten_scripts_are_sent_again(
 
 FORKED = """
 import asyncio, os, sys
-from asyncsessions import open_store
+from asyncsessions import StoreUnavailableError, open_store
 
 async def append(text):
     async with store:
@@ -168,3 +169,35 @@ async def test_cluster_works_on_after_a_master_failed() -> None:
                 assert texts == [text for _, text in expected if text in texts]
             listed = {info.session_id for info in await store.list_sessions()}
             assert listed == set(stored)
+
+
+@pytest.mark.timeout(60)
+async def test_writes_to_other_nodes_succeed_while_one_is_down() -> None:
+    with RedisClusterServers() as cluster:
+        async with open_store(cluster.url, timeout=2.0) as store:
+            client = aioredis.RedisCluster("127.0.0.1", cluster.nodes[0].port, driver_info=None)
+            await client.initialize()
+
+            def port_of(key: str) -> int:
+                node = client.get_node_from_key(key)
+                assert node is not None
+                return int(node.port)
+
+            home = port_of("{index}")
+            names = [f"s{n}" for n in range(30)]
+            ports = {name: port_of(f"{{{name}}}") for name in names}
+            await client.aclose()
+            for node in cluster.nodes:
+                node.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+            down = next(node for node in cluster.nodes if node.port != home)
+            calls = [store.append(name, [user("x")]) for name in names]
+            await asyncio.gather(*calls)
+            down.kill()
+            calls = [store.append(name, [user("y")]) for name in names]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            for name, outcome in zip(names, outcomes, strict=True):
+                if ports[name] == down.port:
+                    assert isinstance(outcome, StoreUnavailableError)
+                else:
+                    assert await said(store, name) == ["x", "y"]
+                    assert not isinstance(outcome, BaseException)

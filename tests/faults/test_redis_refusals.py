@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -89,6 +90,24 @@ async def test_full_server_says_so_and_reading_works() -> None:
             for n in range(10):
                 assert await store.delete_session(f"s{n}") is True
             await store.add_message("again", "user", "x")
+
+
+@pytest.mark.timeout(60)
+async def test_what_a_full_server_took_is_not_refused() -> None:
+    """A flush is several calls, and it gets full between two of them."""
+    with RedisServer("--maxmemory", "6mb", "--maxmemory-policy", "noeviction") as server:
+        async with open_store(server.url) as store:
+            refused: list[str] = []
+            for turn in range(30):
+                names = [f"{turn}.{n}" for n in range(200)]
+                calls = [store.add_message(name, "user", "x" * 2000) for name in names]
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+                refused = [name for name, it in zip(names, outcomes, strict=True) if it is not True]
+                if refused:
+                    break
+            assert refused
+            assert {type(each) for each in outcomes} <= {bool, StoreFullError}
+            assert [name for name in refused if await store.session_exists(name)] == []
 
 
 @pytest.mark.timeout(30)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import asyncio as aioredis
@@ -382,12 +383,23 @@ class TestRedisOptions:
             "unix://",
             "http://host",
             "redis://host?socket_connect_timeout=long",
+            "redis://user:1/secret@host/0",
+            "redis://user:1?secret@host/0",
+            "redis://user:1#secret@host/0",
+            "redis://host/name",
+            "redis://host/1/2",
+            "redis://host?ssl_cert_reqs=none",
         ],
     )
     def test_bad_url_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match="URL") as caught:
             RedisSessionStore.from_url(url)
         assert "cret" not in str(caught.value)
+
+    @pytest.mark.parametrize("source", [None, 5, redis.Redis(), aioredis.ConnectionPool()])
+    def test_source_of_another_kind_is_refused(self, source: Any) -> None:
+        with pytest.raises(TypeError, match="source"):
+            RedisSessionStore(source)
 
     @pytest.mark.parametrize("prefix", ["", "a{b", "a}b", "x" * 65])
     def test_bad_prefix_is_refused(self, prefix: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from redis import asyncio as aioredis
 from redis import exceptions
@@ -25,6 +26,8 @@ from asyncsessions.stores._redis_scripts import Call
 __all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
 
 _SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+_SPECIAL = "write a password's special characters as %XX"
+_DATABASE = re.compile(r"(/\d*)?")
 _REDIRECTED = (
     exceptions.MovedError,
     exceptions.AskError,
@@ -184,15 +187,29 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         if parts.scheme in _SCHEMES:
-            fault = "write redis://host:port/database, or unix:///path"
-            if parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0:
+            fault = _fault_of(parts)
+            if not fault:
                 parse_url(_plain(url))
                 return
     except ValueError as exc:
         # What else a parser complains about may be a part of the password.
         is_harmless = str(exc).startswith("Invalid value for")
-        fault = str(exc) if is_harmless else "write a password's special characters as %XX"
+        fault = str(exc) if is_harmless else _SPECIAL
     raise ValueError(f"the URL for Redis isn't valid; {fault}")
+
+
+def _fault_of(parts: SplitResult) -> str:
+    """Return what to do about a URL that can be parsed, but can't be meant; else nothing."""
+    options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    # Behind them came the rest of a password and the host.
+    if parts.fragment or any("@" in name for name in options):
+        return _SPECIAL
+    if any(name.startswith("ssl_") for name in options) and not parts.scheme.startswith("rediss"):
+        return "options of TLS go with rediss://"
+    is_place: object = parts.path
+    if parts.scheme != "unix":
+        is_place = parts.hostname and parts.port != 0 and _DATABASE.fullmatch(parts.path)
+    return "" if is_place else f"write redis://host:port/database, or unix:///path; {_SPECIAL}"
 
 
 def _plain(url: str) -> str:

@@ -48,7 +48,7 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {"prefix": str, "connections": int} 
 # What stays in the URL for redis-py.
 _DRIVER_OPTIONS = frozenset(
     {
-        *("username", "password", "db", "client_name", "protocol", "health_check_interval"),
+        *("username", "password", "db", "client_name", "protocol"),
         *("socket_connect_timeout", "socket_keepalive", "socket_read_size"),
         *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile"),
         *("ssl_check_hostname", "ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password"),
@@ -78,7 +78,8 @@ class RedisSessionStore(ServerStore):
         **options: See `ServerStore` and `BaseSessionStore`.
 
     Raises:
-        ValueError: An argument isn't valid; names it.
+        TypeError: ``source`` is neither.
+        ValueError: Another argument isn't valid; names it.
     """
 
     _driver_errors = errors.DRIVER_ERRORS
@@ -97,6 +98,9 @@ class RedisSessionStore(ServerStore):
             raise ValueError(f"connections={connections!r}: {text}")
         if isinstance(source, str):
             check_url(source)
+        elif not isinstance(source, aioredis.Redis | aioredis.RedisCluster):
+            text = f"give a URL or a client of redis.asyncio, not {type(source).__name__}"
+            raise TypeError(f"source isn't valid: {text}")
         self._source = source
         self._size = connections
         self._keys = Keys(prefix)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
+from pathlib import Path
 
 import pytest
 from redis import asyncio as aioredis
@@ -31,6 +33,19 @@ async def test_wrong_password_is_refused_at_once() -> None:
         assert time.monotonic() - start < 5
         async with open_store(server.url) as store:
             await store.add_message("s", "user", "x")
+
+
+async def test_untrusted_certificate_is_refused_at_once() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).with_name("untrusted.pem"))
+    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(StoreRefusedError, match="ssl_ca_certs"):
+            async with open_store(f"rediss://127.0.0.1:{port}"):
+                pass
+        assert time.monotonic() - start < 5
 
 
 async def test_missing_permission_is_refused(server: RedisServer, admin: aioredis.Redis) -> None:

@@ -21,7 +21,7 @@ from redis.client import NEVER_DECODE
 
 from asyncsessions.stores._redis_connections import Connection, Connections
 from asyncsessions.stores._redis_errors import DRIVER_ERRORS
-from asyncsessions.stores._redis_scripts import Call
+from asyncsessions.stores._redis_scripts import Call, Word
 
 __all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
 
@@ -154,14 +154,22 @@ class ClusterLink(Link):
     async def _look_after(self, node: Any) -> None:
         """Have the client find out whether the node is gone, and then look for its successor."""
         with suppress(*DRIVER_ERRORS):
-            await self._client.execute_command("PING", target_nodes=node)
+            await self._command("PING", target_nodes=node)
+
+    async def _command(self, *words: Word, **options: Any) -> Any:
+        """Let the client make a command, which for that learns the cluster's new shape."""
+        try:
+            return await self._client.execute_command(*words, **options)
+        except AttributeError as exc:
+            # While it learns, redis-py closes connections that others of its calls are using.
+            raise exceptions.ConnectionError("the connection was closed meanwhile") from exc
 
     async def _redirect(self, call: Call) -> Any:
         """Send a command again, and let the client follow where the slot has gone."""
         for with_source in (False, True):
             command = call.command(with_source=with_source)
             try:
-                return await self._client.execute_command(*command, **{NEVER_DECODE: True})
+                return await self._command(*command, **{NEVER_DECODE: True})
             except exceptions.NoScriptError as exc:
                 error = exc
             except exceptions.ResponseError as exc:

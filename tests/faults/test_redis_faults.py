@@ -201,3 +201,32 @@ async def test_writes_to_other_nodes_succeed_while_one_is_down() -> None:
                 else:
                     assert await said(store, name) == ["x", "y"]
                     assert not isinstance(outcome, BaseException)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("is_own_client", [False, True])
+async def test_slots_that_move_under_load_lose_and_double_nothing(is_own_client: bool) -> None:
+    with RedisClusterServers() as cluster:
+        client = aioredis.RedisCluster("127.0.0.1", cluster.nodes[0].port, driver_info=None)
+        async with RedisSessionStore(client if is_own_client else cluster.url) as store:
+            stored: dict[str, list[str]] = {f"s{n}": [] for n in range(40)}
+            has_moved = asyncio.Event()
+
+            async def talk(name: str) -> None:
+                while not has_moved.is_set():
+                    text = f"{name}.{len(stored[name])}"
+                    await store.append(name, [user(text)], idempotency_key=text)
+                    await store.increment_state(name, "n")
+                    stored[name].append(text)
+
+            async def move() -> None:
+                for source, target in ((0, 1), (1, 2), (2, 0)):
+                    await asyncio.to_thread(cluster.move_slots, source, target, 300)
+                has_moved.set()
+
+            await asyncio.gather(*map(talk, stored), move())
+            for name, texts in stored.items():
+                assert await said(store, name) == texts
+                assert await store.get_state(name, "n") == len(texts)
+            assert len(await store.list_sessions()) == len(stored)
+        await client.aclose()

@@ -273,14 +273,6 @@ class OwnCases(RedisCases):
             assert same(await store.increment_state("s", "n", by), total)
         assert same(await store.get_state("s", "n"), total)
 
-    async def test_any_limit_and_filter_will_do(self, store: SessionStore) -> None:
-        """Also those that are more than the server takes."""
-        await store.append("s", [user("x"), user("y")])
-        for limit in (2**63, 2**63 + 1, 2**70):
-            assert texts(await store.get_messages("s", limit=limit)) == ["x", "y"]
-            assert len(await store.get_chat_history("s", limit)) == 2
-        assert list(await store.list_sessions(agent_name="\ud800")) == []
-
     async def test_repeated_write_has_effect_once(self, store: RedisSessionStore) -> None:
         link = store._link
         send = link.send

@@ -19,9 +19,9 @@ __all__ = ["Connection", "Connections"]
 Connection: TypeAlias = Any
 """One of redis-py's, which has no types for what is used here."""
 
-# Callers who go together once they have to wait: the more, the fewer round trips; the fewer, the
-# sooner the first of them has its replies.
-_TURNS_AT_ONCE = 16
+# How many callers go together where some have to wait. The first of them has its replies no
+# sooner than the last; but the more there are, the fewer round trips they all wait for.
+_FEWEST_TURNS, _MOST_TURNS = 16, 256
 # A server that is well has answered by now, in seconds.
 _PATIENCE = 1.0
 
@@ -48,7 +48,7 @@ class Connections:
 
     def __init__(self, make: Callable[[], Connection], size: int, timeout: float) -> None:
         self._make = make
-        self._room = size
+        self._size = self._room = size
         self._timeout = timeout
         self._idle: list[Connection] = []
         self._waiting: deque[_Turn] = deque()
@@ -69,8 +69,10 @@ class Connections:
 
     def _make_room(self) -> None:
         """Give a connection's place to those who have waited longest."""
+        share = len(self._waiting) // self._size
+        most = min(max(share, _FEWEST_TURNS), _MOST_TURNS)
         turns: list[_Turn] = []
-        while self._waiting and len(turns) < _TURNS_AT_ONCE:
+        while self._waiting and len(turns) < most:
             turn = self._waiting.popleft()
             if not turn.replies.done():
                 turns.append(turn)

@@ -154,10 +154,7 @@ class Indexes:
         """Return the sessions that a scan asks for, newest first."""
         if scan.expired:
             return await self._find_expired(scan)
-        try:
-            index = self._keys.index(index_for(scan.where))
-        except UnicodeEncodeError:
-            return []  # No session has such a name.
+        index = self._keys.index(index_for(scan.where))
         position: tuple[Word, Word] | None = None
         if scan.below is not None:
             position = repr(scan.below[0]), scan.below[1]

@@ -57,8 +57,6 @@ _DRIVER_OPTIONS = frozenset(
 _OLDEST_SERVER = (6, 2)
 # So many writes go to the server in one call; while it does them, the next ones are encoded.
 _WRITES_AT_ONCE = 64
-# More messages than a list can have; a server takes no number of more than 64 bits.
-_MOST = 1 << 62
 
 
 class RedisSessionStore(ServerStore):
@@ -383,7 +381,7 @@ class RedisSessionStore(ServerStore):
         record, messages, _ = self._keys.of(session_id)
         if self._expires_by_server and window == Window(limit=window.limit):
             # All or the newest of them: no script is needed.
-            first = 0 if window.limit is None else -min(window.limit, _MOST)
+            first = 0 if window.limit is None else -window.limit
             call = Call(messages, lambda: ("LRANGE", messages, first, -1))
             try:
                 (found,) = await self._send([call])

@@ -352,6 +352,23 @@ class TestRedisClusterItself(OwnCases):
                 found = await store.get_sessions_by_agent(name)
                 assert [info.session_id for info in found] == expected
 
+    async def test_write_that_is_done_succeeds_without_the_indexes(
+        self, store: RedisSessionStore, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    ) -> None:
+        """Their node may fail just then."""
+
+        async def fail(*_: object) -> None:
+            raise ConnectionResetError
+
+        await store.set_agent_info("s", "agent")
+        monkeypatch.setattr(store._indexes, "settle", fail)
+        monkeypatch.setattr(store._indexes, "leave", fail)
+        assert await store.add_message("s", "user", "x") is True
+        assert [info.session_id for info in await store.get_sessions_by_agent("agent")] == ["s"]
+        assert await store.delete_session("s") is True
+        assert list(await store.list_sessions()) == []
+        assert caplog.text.count("the indexes lag behind") == 2
+
     async def test_parts_of_a_session_share_a_slot(self, client: Any) -> None:
         keys = Keys("p")
         for session_id in ODD_IDS:

@@ -33,7 +33,7 @@ from asyncsessions.stores._redis_writes import Todo, damaged
 
 __all__ = ["Indexes"]
 
-logger = logging.getLogger("asyncsessions.redis")
+logger: logging.Logger = logging.getLogger("asyncsessions.redis")
 
 _PAGE = 200
 # On a cluster a writer announces a session before it makes it, and needs no longer than this.

@@ -27,6 +27,7 @@ __all__ = [
     "append_words",
     "damaged",
     "grouped",
+    "parted",
     "replace_words",
     "tail_words",
     "update_outcomes",
@@ -82,6 +83,26 @@ def grouped(batch: Sequence[W]) -> dict[str, Group]:
         else:
             group.append(index)
     return groups
+
+
+def parted(groups: Sequence[list[W]], most: int) -> list[list[list[W]]]:
+    """Return what goes in one call each: groups with some ``most`` writes, of the same policy."""
+    if len(groups) == 1:
+        return [list(groups)]
+    parts: list[list[list[W]]] = []
+    room = 0
+    for group in groups:
+        if room <= 0 or _policy(group[0]) != _policy(parts[-1][0][0]):
+            parts.append([])
+            room = most
+        parts[-1].append(group)
+        room -= len(group)
+    return parts
+
+
+def _policy(write: Append | Update) -> tuple[object, ...]:
+    """Return what all writes in one call share."""
+    return (write.keep, write.ttl_seconds) if isinstance(write, Append) else ()
 
 
 def _item(body: bytes) -> bytes:

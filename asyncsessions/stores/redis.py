@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any, Self, TypeVar
 
@@ -31,6 +32,7 @@ from asyncsessions.stores._redis_writes import (
     append_words,
     damaged,
     grouped,
+    parted,
     replace_words,
     tail_words,
     update_outcomes,
@@ -40,6 +42,8 @@ from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore
 from asyncsessions.stores._urls import split_options
 
 __all__ = ["RedisSessionStore"]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.redis")
 
 T = TypeVar("T")
 W = TypeVar("W", Append, Update)
@@ -250,7 +254,8 @@ class RedisSessionStore(ServerStore):
         if self._link.is_cluster:
             await self._indexes.announce(batch)
 
-        parts = self._parts(groups)
+        # On a cluster one session in each call, because it has its own slot.
+        parts = parted(groups, 1 if self._link.is_cluster else _WRITES_AT_ONCE)
 
         def make_calls(head: tuple[Word, ...]) -> list[Call]:
             return [self._call(script, part, head, words_of) for part in parts]
@@ -305,21 +310,6 @@ class RedisSessionStore(ServerStore):
 
         return Call(self._keys.of(write.session_id)[0], words, script)
 
-    def _parts(self, groups: list[list[W]]) -> list[list[list[W]]]:
-        """Return what goes in one call each: on a cluster one session, which has its own slot."""
-        if len(groups) == 1:
-            return [groups]
-        most = 1 if self._link.is_cluster else _WRITES_AT_ONCE
-        parts: list[list[list[W]]] = []
-        room = 0
-        for group in groups:
-            if room <= 0 or _policy(group[0]) != _policy(parts[-1][0][0]):
-                parts.append([])
-                room = most
-            parts[-1].append(group)
-            room -= len(group)
-        return parts
-
     async def _settled(self, ids: Sequence[str], answers: Sequence[Any]) -> list[Any]:
         """See to the indexes of a cluster; return the answers without what concerns these."""
         plain, todos = [], []
@@ -331,8 +321,16 @@ class RedisSessionStore(ServerStore):
             if len(answer) > 1:
                 todos.append((session_id, Todo(*answer[1])))
         if todos:
-            await self._indexes.settle(todos)
+            await self._tidied(self._indexes.settle(todos))
         return plain
+
+    @staticmethod
+    async def _tidied(tidying: Awaitable[None]) -> None:
+        """Let the indexes follow a write that is done; where they can't, readers correct them."""
+        try:
+            await tidying
+        except errors.DRIVER_ERRORS as exc:
+            logger.warning("the indexes lag behind: %s", errors.explain(exc)[1])
 
     @override
     async def _replace(self, replace: Replace) -> Replaced | None:
@@ -363,7 +361,7 @@ class RedisSessionStore(ServerStore):
 
         ((existed, updated_at, names),) = await self._retried(attempt)
         if self._link.is_cluster and updated_at:
-            await self._indexes.leave(session_id, [b"all", *names], updated_at)
+            await self._tidied(self._indexes.leave(session_id, [b"all", *names], updated_at))
         # What an earlier attempt removed, of which nobody heard, isn't there any more.
         return bool(existed) or attempts > 1
 
@@ -401,8 +399,3 @@ class RedisSessionStore(ServerStore):
     @override
     async def _scan(self, scan: Scan) -> list[SessionInfo]:
         return await self._indexes.find(scan)
-
-
-def _policy(write: Append | Update) -> tuple[object, ...]:
-    """Return what all writes in one call share."""
-    return (write.keep, write.ttl_seconds) if isinstance(write, Append) else ()

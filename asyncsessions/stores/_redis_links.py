@@ -130,6 +130,15 @@ class ClusterLink(Link):
         await asyncio.gather(*(send_to(name, indexes) for name, indexes in by_node.items()))
         return replies
 
+    def node_of(self, key: bytes) -> str:
+        """Return the name of the node that has a key, by the client's map; empty if none has."""
+        try:
+            # Annotated as text, but any key will do.
+            node: Any = self._client.get_node_from_key(cast("str", key))
+        except DRIVER_ERRORS:
+            return ""
+        return "" if node is None else str(node.name)
+
     async def _send_to(self, node: Any, calls: Sequence[Call]) -> list[Any]:
         try:
             replies = await self._connections_to(node).send(calls)

@@ -24,7 +24,8 @@ from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.stores import _redis_errors as errors
 from asyncsessions.stores._redis_index import Indexes
 from asyncsessions.stores._redis_keys import Keys
-from asyncsessions.stores._redis_links import Link, check_url, make_link
+from asyncsessions.stores._redis_links import ClusterLink, Link, check_url, make_link
+from asyncsessions.stores._redis_nodes import NodeCommits
 from asyncsessions.stores._redis_scripts import Call, Script, Scripts, Word, load_scripts
 from asyncsessions.stores._redis_writes import (
     Todo,
@@ -134,6 +135,8 @@ class RedisSessionStore(ServerStore):
             is_cluster=self._link.is_cluster,
             by_server=self._expires_by_server,
         )
+        self._appends = NodeCommits(self._write_appends)
+        self._updates = NodeCommits(self._write_updates)
         try:
             await self._retried(self._check_server)
         except BaseException:
@@ -235,13 +238,34 @@ class RedisSessionStore(ServerStore):
 
     @override
     async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
-        return await self._write(batch, self._scripts.append, append_words, append_outcomes)
+        return await self._write(batch, self._write_appends, self._appends)
 
     @override
     async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
-        return await self._write(batch, self._scripts.update, update_words, update_outcomes)
+        return await self._write(batch, self._write_updates, self._updates)
 
     async def _write(
+        self,
+        batch: Sequence[W],
+        write: Callable[[Sequence[W]], Awaitable[list[Outcome[T]]]],
+        commits: NodeCommits[W, T],
+    ) -> list[Outcome[T]]:
+        link = self._link
+        if not isinstance(link, ClusterLink):
+            return await write(batch)
+        await self._indexes.announce(batch)
+        nodes = [link.node_of(self._keys.of(each.session_id)[0]) for each in batch]
+        return await commits.submit(nodes, batch)
+
+    async def _write_appends(self, batch: Sequence[Append]) -> list[Outcome[Appended]]:
+        return await self._written(batch, self._scripts.append, append_words, append_outcomes)
+
+    async def _write_updates(
+        self, batch: Sequence[Update]
+    ) -> list[Outcome[list[JSONValue] | None]]:
+        return await self._written(batch, self._scripts.update, update_words, update_outcomes)
+
+    async def _written(
         self,
         batch: Sequence[W],
         script: Script,
@@ -251,9 +275,6 @@ class RedisSessionStore(ServerStore):
         """Write a batch; the writes of one session are one step of a script."""
         by_session = grouped(batch)
         groups = [[batch[index] for index in indexes] for indexes in by_session.values()]
-        if self._link.is_cluster:
-            await self._indexes.announce(batch)
-
         # On a cluster one session in each call, because it has its own slot.
         parts = parted(groups, 1 if self._link.is_cluster else _WRITES_AT_ONCE)
 

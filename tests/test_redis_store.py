@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import asyncio as aioredis
@@ -220,6 +221,20 @@ class OwnCases(RedisCases):
             assert await client.hlen(self.key("s", "record")) < 20
             assert texts(await other.get_messages("s")) == ["x", "y"]
 
+    async def test_writers_are_forgotten_however_many_there_were(
+        self, store: SessionStore, client: Any
+    ) -> None:
+        """A storm of them is no reason to keep them: here half are gone at the next pruning."""
+        await store.add_message("s", "user", "x")
+        now = int(time.time())
+        record = self.key("s", "record")
+        slots = {f"w:{n}-0": f"1 {now - 7200 * (n % 2)} x" for n in range(2000)}
+        await client.hset(record, mapping=slots | {"prune_at": 4000})
+        async with self.make_store() as other:
+            await other.add_message("s", "user", "y")
+            assert 1000 < await client.hlen(record) < 1020
+            assert int(await client.hget(record, "prune_at")) > now
+
     async def test_keys_that_nobody_needs_are_forgotten(self, client: Any) -> None:
         clock = ManualClock()
         async with self.make_store(clock=clock, max_messages=2) as store:
@@ -337,6 +352,23 @@ class TestRedisClusterItself(OwnCases):
                 found = await store.get_sessions_by_agent(name)
                 assert [info.session_id for info in found] == expected
 
+    async def test_write_that_is_done_succeeds_without_the_indexes(
+        self, store: RedisSessionStore, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    ) -> None:
+        """Their node may fail just then."""
+
+        async def fail(*_: object) -> None:
+            raise ConnectionResetError
+
+        await store.set_agent_info("s", "agent")
+        monkeypatch.setattr(store._indexes, "settle", fail)
+        monkeypatch.setattr(store._indexes, "leave", fail)
+        assert await store.add_message("s", "user", "x") is True
+        assert [info.session_id for info in await store.get_sessions_by_agent("agent")] == ["s"]
+        assert await store.delete_session("s") is True
+        assert list(await store.list_sessions()) == []
+        assert caplog.text.count("the indexes lag behind") == 2
+
     async def test_parts_of_a_session_share_a_slot(self, client: Any) -> None:
         keys = Keys("p")
         for session_id in ODD_IDS:
@@ -360,12 +392,23 @@ class TestRedisOptions:
             "unix://",
             "http://host",
             "redis://host?socket_connect_timeout=long",
+            "redis://user:1/secret@host/0",
+            "redis://user:1?secret@host/0",
+            "redis://user:1#secret@host/0",
+            "redis://host/name",
+            "redis://host/1/2",
+            "redis://host?ssl_cert_reqs=none",
         ],
     )
     def test_bad_url_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match="URL") as caught:
             RedisSessionStore.from_url(url)
         assert "cret" not in str(caught.value)
+
+    @pytest.mark.parametrize("source", [None, 5, redis.Redis(), aioredis.ConnectionPool()])
+    def test_source_of_another_kind_is_refused(self, source: Any) -> None:
+        with pytest.raises(TypeError, match="source"):
+            RedisSessionStore(source)
 
     @pytest.mark.parametrize("prefix", ["", "a{b", "a}b", "x" * 65])
     def test_bad_prefix_is_refused(self, prefix: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
+
 from redis import exceptions
 
 from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "explain", "is_lost"]
+__all__ = ["DRIVER_ERRORS", "explain", "is_damage", "is_lost"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
     exceptions.RedisError,
@@ -45,6 +47,13 @@ _PASSING = (
 )
 
 
+def _is_untrusted(exc: BaseException | None) -> bool:
+    """Whether an error comes from a certificate that can't be checked."""
+    while exc is not None and not isinstance(exc, ssl.SSLCertVerificationError):
+        exc = exc.__cause__ or exc.__context__
+    return exc is not None
+
+
 def _refusal(exc: BaseException | None) -> BaseException | None:
     """Return the refusal behind an error, if that is what it comes from."""
     while exc is not None and not isinstance(exc, _REFUSALS):
@@ -54,11 +63,16 @@ def _refusal(exc: BaseException | None) -> BaseException | None:
 
 def is_lost(exc: Exception) -> bool:
     """Whether the server was away, or is about to change, so that another attempt may succeed."""
-    if _refusal(exc) is not None or isinstance(exc, exceptions.DataError):
+    if _refusal(exc) is not None or _is_untrusted(exc) or isinstance(exc, exceptions.DataError):
         return False
     if isinstance(exc, exceptions.RedisClusterException):
         return "mode is not enabled" not in str(exc)
     return isinstance(exc, _LOST) or str(exc).startswith(_PASSING)
+
+
+def is_damage(exc: Exception) -> bool:
+    """Whether a script found something else in one session's keys; see ``common.lua``."""
+    return str(exc).startswith("DAMAGED")
 
 
 def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
@@ -69,6 +83,10 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
         return StoreRefusedError, (
             "the user lacks a permission; allow it the keys with this store's prefix, and "
             "+@read +@write +@scripting +@connection +time (see ACL SETUSER)"
+        )
+    if _is_untrusted(exc):
+        return StoreRefusedError, (
+            "the server's certificate isn't one to trust; give its authority's as ssl_ca_certs"
         )
     if refusal is not None:
         return StoreRefusedError, "wrong user or password; check those in the URL"
@@ -92,6 +110,11 @@ def _explain_state(exc: Exception, text: str) -> tuple[type[StoreUnavailableErro
         return StoreRefusedError, "the server isn't part of a cluster; use redis:// in the URL"
     if isinstance(exc, exceptions.MovedError):
         return StoreRefusedError, "the server is part of a cluster; use redis+cluster:// in the URL"
+    if text.startswith("WRONGTYPE"):
+        return StoreUnavailableError, (
+            "an index holds what this library didn't write; look at the keys with {index} in "
+            "their names"
+        )
     if isinstance(exc, exceptions.NoScriptError):
         return StoreUnavailableError, "the server forgot a script; try again"
     return StoreUnavailableError, text or type(exc).__name__

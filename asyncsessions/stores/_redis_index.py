@@ -8,6 +8,7 @@ Readers therefore look at each session's record, go by that alone, and correct w
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ from asyncsessions.stores._redis_scripts import Call, Scripts, Word
 from asyncsessions.stores._redis_writes import Todo, damaged
 
 __all__ = ["Indexes"]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.redis")
 
 _PAGE = 200
 # On a cluster a writer announces a session before it makes it, and needs no longer than this.
@@ -155,21 +158,24 @@ class Indexes:
         position: tuple[Word, Word] | None = None
         if scan.below is not None:
             position = repr(scan.below[0]), scan.below[1]
-        found: dict[str, SessionInfo] = {}
+        found: list[SessionInfo] = []
+        # Those whose entry was too high: they belong on another page, where they come again.
+        early: dict[str, SessionInfo] = {}
         while True:
             entries = await self._page(index, position)
-            for info in await self._checked(index, entries, scan):
-                found[info.session_id] = info
-            ordered = sorted(found.values(), key=_place, reverse=True)
+            early |= {info.session_id: info for info in await self._checked(index, entries, scan)}
+            page = sorted(early.values(), key=_place, reverse=True)
             if len(entries) < _PAGE:
-                return ordered[: scan.limit]
-            # A session whose entry was too high comes with another page, where it belongs.
+                return [*found, *page][: scan.limit]
             member, score = entries[-1]
             position = score, member
             last = (float(score), member.decode())
-            complete = [info for info in ordered if _place(info) >= last]
-            if len(complete) >= scan.limit:
-                return complete[: scan.limit]
+            page = [info for info in page if _place(info) >= last]
+            found += page
+            if len(found) >= scan.limit:
+                return found[: scan.limit]
+            for info in page:
+                del early[info.session_id]
 
     async def _page(
         self, index: bytes, position: tuple[Word, Word] | None
@@ -186,8 +192,8 @@ class Indexes:
         ids = [member.decode() for member, _ in entries]
         for (member, score), sid, info in zip(entries, ids, await self.read(ids), strict=True):
             if isinstance(info, CorruptSessionError):
-                continue
-            if info is None:
+                logger.warning("left out of the list: %s", info)
+            elif info is None:
                 fixes.append(_Fix(index, member, score, "gone", sid))
             elif not self._has(index, info):
                 fixes.append(_Fix(index, member, score, "foreign", sid))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias, cast
-from urllib.parse import urlsplit
+from typing import Any, cast
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from redis import asyncio as aioredis
 from redis import exceptions
@@ -18,16 +19,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 
-from asyncsessions.pacing import Pacer
+from asyncsessions.stores._redis_connections import Connection, Connections
 from asyncsessions.stores._redis_errors import DRIVER_ERRORS
-from asyncsessions.stores._redis_scripts import Call, Word, packed
+from asyncsessions.stores._redis_scripts import Call, Word
 
 __all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
 
-Connection: TypeAlias = Any
-"""One of redis-py's, which has no types for what is used here."""
-
 _SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+_SPECIAL = "write a password's special characters as %XX"
+_DATABASE = re.compile(r"(/\d*)?")
 _REDIRECTED = (
     exceptions.MovedError,
     exceptions.AskError,
@@ -43,90 +43,19 @@ class Link(ABC):
 
     @abstractmethod
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
-        """Send commands at once and return the reply of each, or its `ResponseError`.
+        """Send commands at once and return the reply of each, or its error.
 
         Args:
             calls: The commands; on a cluster each goes to the node that has its key.
             is_flush: Whether this is a group commit, for which a connection is set aside.
 
         Raises:
-            RedisError: No reply to one of them came.
+            RedisError: There was no connection, or it broke.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Close every connection of this link; none is in use."""
-
-
-class Connections:
-    """Lends connections, at most so many at a time, first come first served.
-
-    They are made with the settings of a pool of redis-py, but are not in it: that raises an
-    error where all are in use.
-    """
-
-    def __init__(self, make: Callable[[], Connection], size: int) -> None:
-        self._make = make
-        self._room = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
-
-    async def send(self, calls: Sequence[Call]) -> list[Any]:
-        """Send commands on one connection and return their replies; see `Link.send`."""
-        async with self._room:
-            connection = self._idle.pop() if self._idle else self._make()
-            try:
-                return await _exchange(connection, calls)
-            finally:
-                # One that broke, or whose caller was cancelled, has been disconnected.
-                if connection.is_connected:
-                    self._idle.append(connection)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            with suppress(*DRIVER_ERRORS):  # A server that is away misses no farewell.
-                await connection.disconnect()
-
-
-async def _exchange(connection: Connection, calls: Sequence[Call]) -> list[Any]:
-    try:
-        if not connection.is_connected:
-            await connection.connect()
-        pacer = Pacer()
-        for call in calls:
-            # One by one, so that the server can begin and the event loop goes on.
-            await _write(connection, call.command())
-            await pacer.pause()
-        replies = [await _read(connection) for _ in calls]
-        missing = [
-            index
-            for index, reply in enumerate(replies)
-            if isinstance(reply, exceptions.NoScriptError)
-        ]
-        if missing:
-            # After a restart or SCRIPT FLUSH; the server remembers what it is given to run.
-            for index in missing:
-                await _write(connection, calls[index].command(with_source=True))
-            for index in missing:
-                replies[index] = await _read(connection)
-    except BaseException:
-        # Nobody can say what is under way on it.
-        await connection.disconnect(nowait=True)
-        raise
-    return replies
-
-
-async def _write(connection: Connection, command: tuple[Word, ...]) -> None:
-    for piece in packed(command):
-        await connection.send_packed_command(piece, check_health=False)
-
-
-async def _read(connection: Connection) -> Any:
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except exceptions.ResponseError as exc:
-        return exc
+        """Close every connection of this link; no write is under way."""
 
 
 class ServerLink(Link):
@@ -135,13 +64,14 @@ class ServerLink(Link):
     Args:
         pool: Its settings are used; it stays the caller's to close.
         size: How many connections there are at the most, one of them for group commits.
+        timeout: How long a call may take, in seconds.
     """
 
     is_cluster = False
 
-    def __init__(self, pool: aioredis.ConnectionPool, size: int) -> None:
-        self._flushes = Connections(pool.make_connection, 1)
-        self._others = Connections(pool.make_connection, size - 1)
+    def __init__(self, pool: aioredis.ConnectionPool, size: int, timeout: float) -> None:
+        self._flushes = Connections(pool.make_connection, 1, timeout)
+        self._others = Connections(pool.make_connection, size - 1, timeout)
 
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         """See `Link.send`."""
@@ -159,15 +89,19 @@ class ClusterLink(Link):
     Args:
         client: Knows which node has which slot.
         size: How many connections to each node there are at the most.
+        timeout: How long a call may take, in seconds.
         is_owner: Whether to close the client.
     """
 
     is_cluster = True
 
-    def __init__(self, client: aioredis.RedisCluster, size: int, *, is_owner: bool) -> None:
+    def __init__(
+        self, client: aioredis.RedisCluster, size: int, timeout: float, *, is_owner: bool
+    ) -> None:
         self._client = client
         self._is_owner = is_owner
         self._size = size
+        self._timeout = timeout
         self._nodes: dict[str, Connections] = {}
 
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
@@ -185,16 +119,25 @@ class ClusterLink(Link):
 
         async def send_to(name: str, indexes: list[int]) -> None:
             chosen = [calls[index] for index in indexes]
-            for index, reply in zip(indexes, await self._send_to(nodes[name], chosen), strict=True):
+            try:
+                found = await self._send_to(nodes[name], chosen)
+            except DRIVER_ERRORS as exc:
+                # The other nodes' replies are as good as ever.
+                found = [exc] * len(chosen)
+            for index, reply in zip(indexes, found, strict=True):
                 replies[index] = reply
 
-        done = await asyncio.gather(
-            *(send_to(name, indexes) for name, indexes in by_node.items()), return_exceptions=True
-        )
-        for outcome in done:
-            if outcome is not None:
-                raise outcome
+        await asyncio.gather(*(send_to(name, indexes) for name, indexes in by_node.items()))
         return replies
+
+    def node_of(self, key: bytes) -> str:
+        """Return the name of the node that has a key, by the client's map; empty if none has."""
+        try:
+            # Annotated as text, but any key will do.
+            node: Any = self._client.get_node_from_key(cast("str", key))
+        except DRIVER_ERRORS:
+            return ""
+        return "" if node is None else str(node.name)
 
     async def _send_to(self, node: Any, calls: Sequence[Call]) -> list[Any]:
         try:
@@ -214,20 +157,28 @@ class ClusterLink(Link):
             def make() -> Connection:
                 return node.connection_class(**node.connection_kwargs)
 
-            connections = self._nodes[node.name] = Connections(make, self._size)
+            connections = self._nodes[node.name] = Connections(make, self._size, self._timeout)
         return connections
 
     async def _look_after(self, node: Any) -> None:
         """Have the client find out whether the node is gone, and then look for its successor."""
         with suppress(*DRIVER_ERRORS):
-            await self._client.execute_command("PING", target_nodes=node)
+            await self._command("PING", target_nodes=node)
+
+    async def _command(self, *words: Word, **options: Any) -> Any:
+        """Let the client make a command, which for that learns the cluster's new shape."""
+        try:
+            return await self._client.execute_command(*words, **options)
+        except AttributeError as exc:
+            # While it learns, redis-py closes connections that others of its calls are using.
+            raise exceptions.ConnectionError("the connection was closed meanwhile") from exc
 
     async def _redirect(self, call: Call) -> Any:
         """Send a command again, and let the client follow where the slot has gone."""
         for with_source in (False, True):
             command = call.command(with_source=with_source)
             try:
-                return await self._client.execute_command(*command, **{NEVER_DECODE: True})
+                return await self._command(*command, **{NEVER_DECODE: True})
             except exceptions.NoScriptError as exc:
                 error = exc
             except exceptions.ResponseError as exc:
@@ -253,15 +204,29 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         if parts.scheme in _SCHEMES:
-            fault = "write redis://host:port/database, or unix:///path"
-            if parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0:
+            fault = _fault_of(parts)
+            if not fault:
                 parse_url(_plain(url))
                 return
     except ValueError as exc:
         # What else a parser complains about may be a part of the password.
         is_harmless = str(exc).startswith("Invalid value for")
-        fault = str(exc) if is_harmless else "write a password's special characters as %XX"
+        fault = str(exc) if is_harmless else _SPECIAL
     raise ValueError(f"the URL for Redis isn't valid; {fault}")
+
+
+def _fault_of(parts: SplitResult) -> str:
+    """Return what to do about a URL that can be parsed, but can't be meant; else nothing."""
+    options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    # Behind them came the rest of a password and the host.
+    if parts.fragment or any("@" in name for name in options):
+        return _SPECIAL
+    if any(name.startswith("ssl_") for name in options) and not parts.scheme.startswith("rediss"):
+        return "options of TLS go with rediss://"
+    is_place: object = parts.path
+    if parts.scheme != "unix":
+        is_place = parts.hostname and parts.port != 0 and _DATABASE.fullmatch(parts.path)
+    return "" if is_place else f"write redis://host:port/database, or unix:///path; {_SPECIAL}"
 
 
 def _plain(url: str) -> str:
@@ -274,9 +239,9 @@ def make_link(
 ) -> Link:
     """Return a link for a URL or for a caller's client."""
     if isinstance(source, aioredis.RedisCluster):
-        return ClusterLink(source, size, is_owner=False)
+        return ClusterLink(source, size, timeout, is_owner=False)
     if not isinstance(source, str):
-        return ServerLink(source.connection_pool, size)
+        return ServerLink(source.connection_pool, size, timeout)
     settings: dict[str, Any] = {
         "client_name": "asyncsessions",
         "protocol": 2,
@@ -291,12 +256,11 @@ def make_link(
     if scheme.endswith("+cluster"):
         # Shorter than a call, so that there is time to ask another node for the one that stalls.
         settings["socket_timeout"] = timeout / 3
-        return ClusterLink(
-            aioredis.RedisCluster.from_url(_plain(source), **settings), size, is_owner=True
-        )
+        client = aioredis.RedisCluster.from_url(_plain(source), **settings)
+        return ClusterLink(client, size, timeout, is_owner=True)
     # A call's own time limit holds; a second one for each reply costs a tenth of a call.
     settings["socket_timeout"] = None
-    return ServerLink(aioredis.ConnectionPool.from_url(source, **settings), size)
+    return ServerLink(aioredis.ConnectionPool.from_url(source, **settings), size, timeout)
 
 
 def _without_driver_info() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 
 from asyncsessions.codec import decode_json
 from asyncsessions.errors import CorruptSessionError
-from asyncsessions.models import Checkpoint, SessionInfo
+from asyncsessions.models import Checkpoint, JSONValue, SessionInfo
 
 __all__ = ["FIELDS", "info_of"]
 
@@ -42,22 +43,36 @@ def info_of(session_id: str, reply: Sequence[Any]) -> SessionInfo:
     try:
         return SessionInfo(
             session_id=session_id,
-            created_at=float(fields["created_at"]),
-            updated_at=float(fields["updated_at"]),
+            created_at=_time(fields["created_at"]),
+            updated_at=_time(fields["updated_at"]),
             last_seq=int(fields["last_seq"]),
             message_count=message_count,
             agent_name=_text(fields["agent_name"]),
             user_id=_text(fields["user_id"]),
             agent_id=_text(fields["agent_id"]),
             gateway_session_id=_text(fields["gateway_session_id"]),
-            metadata=decode_json(fields["metadata"] or b"{}"),
-            state=decode_json(fields["state"] or b"{}"),
+            metadata=_object(fields["metadata"]),
+            state=_object(fields["state"]),
             checkpoint=_checkpoint(fields["checkpoint"]),
-            expires_at=None if fields["expires_at"] is None else float(fields["expires_at"]),
+            expires_at=None if fields["expires_at"] is None else _time(fields["expires_at"]),
         )
     except (msgspec.DecodeError, TypeError, ValueError) as exc:
         text = "its record in Redis can't be decoded"
         raise CorruptSessionError(text, session_id=session_id) from exc
+
+
+def _time(value: bytes) -> float:
+    time = float(value)
+    if math.isnan(time):
+        raise ValueError("it has no place among the others")
+    return time
+
+
+def _object(value: bytes | None) -> dict[str, JSONValue]:
+    found = {} if value is None else decode_json(value)
+    if type(found) is not dict:
+        raise TypeError("it is no object")
+    return found
 
 
 def _text(value: bytes | None) -> str | None:

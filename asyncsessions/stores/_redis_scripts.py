@@ -19,8 +19,10 @@ Word = str | bytes | int
 # Its annotation says a tuple of one.
 _pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]
 _INCLUDE = re.compile(r"^ *-- include: (\w+)$", re.MULTILINE)
-# How many words are encoded at a time: what takes a millisecond at the most.
+# How many words are encoded at a time, and how many bytes are sent: what takes a millisecond at
+# the most.
 _WORDS_AT_ONCE = 2000
+_BYTES_AT_ONCE = 1 << 18
 
 
 class Script(NamedTuple):
@@ -93,9 +95,17 @@ class Call(NamedTuple):
 def packed(command: tuple[Word, ...]) -> Iterator[bytes]:
     """Yield a command as bytes, in pieces that don't take long."""
     if len(command) <= _WORDS_AT_ONCE:
-        yield _pack(command)
+        yield from _sliced(_pack(command))
         return
     yield b"*%d\r\n" % len(command)
     for start in range(0, len(command), _WORDS_AT_ONCE):
         piece = command[start : start + _WORDS_AT_ONCE]
-        yield _pack(piece)[len(b"*%d\r\n" % len(piece)) :]
+        yield from _sliced(_pack(piece)[len(b"*%d\r\n" % len(piece)) :])
+
+
+def _sliced(piece: bytes) -> Iterator[bytes]:
+    if len(piece) <= _BYTES_AT_ONCE:
+        yield piece
+        return
+    for start in range(0, len(piece), _BYTES_AT_ONCE):
+        yield piece[start : start + _BYTES_AT_ONCE]

@@ -27,6 +27,7 @@ __all__ = [
     "append_words",
     "damaged",
     "grouped",
+    "parted",
     "replace_words",
     "tail_words",
     "update_outcomes",
@@ -84,6 +85,26 @@ def grouped(batch: Sequence[W]) -> dict[str, Group]:
     return groups
 
 
+def parted(groups: Sequence[list[W]], most: int) -> list[list[list[W]]]:
+    """Return what goes in one call each: groups with some ``most`` writes, of the same policy."""
+    if len(groups) == 1:
+        return [list(groups)]
+    parts: list[list[list[W]]] = []
+    room = 0
+    for group in groups:
+        if room <= 0 or _policy(group[0]) != _policy(parts[-1][0][0]):
+            parts.append([])
+            room = most
+        parts[-1].append(group)
+        room -= len(group)
+    return parts
+
+
+def _policy(write: Append | Update) -> tuple[object, ...]:
+    """Return what all writes in one call share."""
+    return (write.keep, write.ttl_seconds) if isinstance(write, Append) else ()
+
+
 def _item(body: bytes) -> bytes:
     """Return a message without its opening brace, marked if it is a tool result.
 
@@ -137,8 +158,6 @@ def _is_plain(append: Append) -> bool:
 
 def append_outcomes(appends: Sequence[Append], answer: Any) -> list[Outcome[Appended]]:
     """Return what became of one session's appends."""
-    if isinstance(answer, Exception):
-        return [damaged(append.session_id, answer) for append in appends]
     if isinstance(answer, int):
         outcomes: list[Outcome[Appended]] = []
         for append in appends:
@@ -193,8 +212,6 @@ def update_outcomes(
     updates: Sequence[Update], answers: Any
 ) -> list[Outcome[list[JSONValue] | None]]:
     """Return what became of one session's updates."""
-    if isinstance(answers, Exception):
-        return [damaged(update.session_id, answers) for update in updates]
     return [_updated(update, each) for update, each in zip(updates, answers, strict=True)]
 
 

@@ -8,6 +8,7 @@ import secrets
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any, TypeVar
 
 from asyncsessions.base import BaseSessionStore
@@ -44,8 +45,15 @@ class ServerStore(BaseSessionStore):
             raise ValueError(f"timeout={timeout!r}: give seconds, more than 0")
         self._timeout = timeout
         self._expires_by_server = options.get("clock") is None
-        # Stands for this store in what the server remembers of its last write.
-        self._writer_id = secrets.token_hex(8)
+
+    @cached_property
+    def _writer_id(self) -> str:
+        """Stands for this store in what the server remembers of its last write.
+
+        It is made when it is first used, because a store may be built before a process forks, and
+        no two processes may have the same.
+        """
+        return secrets.token_hex(8)
 
     @abstractmethod
     def _is_lost(self, exc: Exception) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any, Self, TypeVar
 
@@ -14,6 +15,7 @@ from asyncsessions._compat import override
 from asyncsessions.batching import Outcome
 from asyncsessions.errors import (
     CorruptSessionError,
+    SessionStoreError,
     StoreRefusedError,
     StoreUnavailableError,
 )
@@ -22,7 +24,8 @@ from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.stores import _redis_errors as errors
 from asyncsessions.stores._redis_index import Indexes
 from asyncsessions.stores._redis_keys import Keys
-from asyncsessions.stores._redis_links import Link, check_url, make_link
+from asyncsessions.stores._redis_links import ClusterLink, Link, check_url, make_link
+from asyncsessions.stores._redis_nodes import NodeCommits
 from asyncsessions.stores._redis_scripts import Call, Script, Scripts, Word, load_scripts
 from asyncsessions.stores._redis_writes import (
     Todo,
@@ -30,6 +33,7 @@ from asyncsessions.stores._redis_writes import (
     append_words,
     damaged,
     grouped,
+    parted,
     replace_words,
     tail_words,
     update_outcomes,
@@ -40,6 +44,8 @@ from asyncsessions.stores._urls import split_options
 
 __all__ = ["RedisSessionStore"]
 
+logger: logging.Logger = logging.getLogger("asyncsessions.redis")
+
 T = TypeVar("T")
 W = TypeVar("W", Append, Update)
 
@@ -47,7 +53,7 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {"prefix": str, "connections": int} 
 # What stays in the URL for redis-py.
 _DRIVER_OPTIONS = frozenset(
     {
-        *("username", "password", "db", "client_name", "protocol", "health_check_interval"),
+        *("username", "password", "db", "client_name", "protocol"),
         *("socket_connect_timeout", "socket_keepalive", "socket_read_size"),
         *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile"),
         *("ssl_check_hostname", "ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password"),
@@ -75,7 +81,8 @@ class RedisSessionStore(ServerStore):
         **options: See `ServerStore` and `BaseSessionStore`.
 
     Raises:
-        ValueError: An argument isn't valid; names it.
+        TypeError: ``source`` is neither.
+        ValueError: Another argument isn't valid; names it.
     """
 
     _driver_errors = errors.DRIVER_ERRORS
@@ -94,6 +101,9 @@ class RedisSessionStore(ServerStore):
             raise ValueError(f"connections={connections!r}: {text}")
         if isinstance(source, str):
             check_url(source)
+        elif not isinstance(source, aioredis.Redis | aioredis.RedisCluster):
+            text = f"give a URL or a client of redis.asyncio, not {type(source).__name__}"
+            raise TypeError(f"source isn't valid: {text}")
         self._source = source
         self._size = connections
         self._keys = Keys(prefix)
@@ -125,6 +135,8 @@ class RedisSessionStore(ServerStore):
             is_cluster=self._link.is_cluster,
             by_server=self._expires_by_server,
         )
+        self._appends = NodeCommits(self._write_appends)
+        self._updates = NodeCommits(self._write_updates)
         try:
             await self._retried(self._check_server)
         except BaseException:
@@ -172,7 +184,7 @@ class RedisSessionStore(ServerStore):
     async def _replies(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         replies = await self._link.send(calls, is_flush=is_flush)
         for reply in replies:
-            if isinstance(reply, exceptions.ResponseError) and not _is_damage(reply):
+            if isinstance(reply, errors.DRIVER_ERRORS) and not errors.is_damage(reply):
                 raise reply
         return replies
 
@@ -180,6 +192,8 @@ class RedisSessionStore(ServerStore):
         self, make_calls: Callable[[tuple[Word, ...]], list[Call]], *, is_flush: bool = False
     ) -> list[Any]:
         """Make calls that write, as often as it takes to hear of them, but with effect only once.
+
+        Each has its own reply, or its own error: what others have done is done.
 
         Args:
             make_calls: Takes what every write begins with: above all the field and the number by
@@ -190,9 +204,32 @@ class RedisSessionStore(ServerStore):
         writer[1] += 1
         try:
             calls = make_calls((self._clock_word, *writer, self._script_prefix))
-            return await self._send(calls, is_flush=is_flush)
+            return await self._replies_or_errors(calls, is_flush=is_flush)
         finally:
             self._idle_writers.append(writer)
+
+    async def _replies_or_errors(self, calls: Sequence[Call], *, is_flush: bool) -> list[Any]:
+        replies: list[Any] = [None] * len(calls)
+        left: Sequence[int] = range(len(calls))
+
+        async def attempt() -> None:
+            nonlocal left
+            made = await self._link.send([calls[index] for index in left], is_flush=is_flush)
+            for index, reply in zip(left, made, strict=True):
+                replies[index] = reply
+            left = [index for index in left if self._is_unheard(replies[index])]
+            if left:
+                raise replies[left[0]]
+
+        try:
+            await self._retried(attempt)
+        except errors.DRIVER_ERRORS as exc:
+            for index in left:
+                replies[index] = exc
+        return replies
+
+    def _is_unheard(self, reply: Any) -> bool:
+        return isinstance(reply, errors.DRIVER_ERRORS) and self._is_lost(reply)
 
     def _new_writer(self) -> list[Any]:
         return [f"w:{self._writer_id}-{next(self._writer_names)}", 0]
@@ -201,13 +238,34 @@ class RedisSessionStore(ServerStore):
 
     @override
     async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
-        return await self._write(batch, self._scripts.append, append_words, append_outcomes)
+        return await self._write(batch, self._write_appends, self._appends)
 
     @override
     async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
-        return await self._write(batch, self._scripts.update, update_words, update_outcomes)
+        return await self._write(batch, self._write_updates, self._updates)
 
     async def _write(
+        self,
+        batch: Sequence[W],
+        write: Callable[[Sequence[W]], Awaitable[list[Outcome[T]]]],
+        commits: NodeCommits[W, T],
+    ) -> list[Outcome[T]]:
+        link = self._link
+        if not isinstance(link, ClusterLink):
+            return await write(batch)
+        await self._indexes.announce(batch)
+        nodes = [link.node_of(self._keys.of(each.session_id)[0]) for each in batch]
+        return await commits.submit(nodes, batch)
+
+    async def _write_appends(self, batch: Sequence[Append]) -> list[Outcome[Appended]]:
+        return await self._written(batch, self._scripts.append, append_words, append_outcomes)
+
+    async def _write_updates(
+        self, batch: Sequence[Update]
+    ) -> list[Outcome[list[JSONValue] | None]]:
+        return await self._written(batch, self._scripts.update, update_words, update_outcomes)
+
+    async def _written(
         self,
         batch: Sequence[W],
         script: Script,
@@ -217,22 +275,38 @@ class RedisSessionStore(ServerStore):
         """Write a batch; the writes of one session are one step of a script."""
         by_session = grouped(batch)
         groups = [[batch[index] for index in indexes] for indexes in by_session.values()]
-        if self._link.is_cluster:
-            await self._indexes.announce(batch)
+        # On a cluster one session in each call, because it has its own slot.
+        parts = parted(groups, 1 if self._link.is_cluster else _WRITES_AT_ONCE)
 
         def make_calls(head: tuple[Word, ...]) -> list[Call]:
-            return [self._call(script, part, head, words_of) for part in self._parts(groups)]
+            return [self._call(script, part, head, words_of) for part in parts]
 
         answers: list[Any] = []
-        for reply in await self._send_write(make_calls, is_flush=True):
-            answers += reply
+        replies = await self._send_write(make_calls, is_flush=True)
+        for part, reply in zip(parts, replies, strict=True):
+            answers += [reply] * len(part) if isinstance(reply, Exception) else reply
         if self._link.is_cluster:
             answers = await self._settled(list(by_session), answers)
         outcomes: list[Any] = [None] * len(batch)
         for group, indexes, answer in zip(groups, by_session.values(), answers, strict=True):
-            for index, outcome in zip(indexes, outcomes_of(group, answer), strict=True):
+            if isinstance(answer, Exception):
+                group_outcomes: list[Any] = [self._failure(group[0].session_id, answer)]
+                group_outcomes *= len(group)
+            else:
+                group_outcomes = outcomes_of(group, answer)
+            for index, outcome in zip(indexes, group_outcomes, strict=True):
                 outcomes[index] = outcome
         return outcomes
+
+    def _failure(self, session_id: str, cause: Exception) -> SessionStoreError:
+        """Return the error for those who write to one session of a flush."""
+        if errors.is_damage(cause):
+            return damaged(session_id, cause)
+        kind, detail = self._explain(cause)
+        text = f"{type(self).__name__} failed for session {session_id!r}: {detail}"
+        error = kind(text, session_id=session_id)
+        error.__cause__ = cause
+        return error
 
     def _call(
         self,
@@ -257,34 +331,27 @@ class RedisSessionStore(ServerStore):
 
         return Call(self._keys.of(write.session_id)[0], words, script)
 
-    def _parts(self, groups: list[list[W]]) -> list[list[list[W]]]:
-        """Return what goes in one call each: on a cluster one session, which has its own slot."""
-        if len(groups) == 1:
-            return [groups]
-        most = 1 if self._link.is_cluster else _WRITES_AT_ONCE
-        parts: list[list[list[W]]] = []
-        room = 0
-        for group in groups:
-            if room <= 0 or _policy(group[0]) != _policy(parts[-1][0][0]):
-                parts.append([])
-                room = most
-            parts[-1].append(group)
-            room -= len(group)
-        return parts
-
     async def _settled(self, ids: Sequence[str], answers: Sequence[Any]) -> list[Any]:
         """See to the indexes of a cluster; return the answers without what concerns these."""
         plain, todos = [], []
         for session_id, answer in zip(ids, answers, strict=True):
-            if isinstance(answer, exceptions.ResponseError):
+            if isinstance(answer, Exception):
                 plain.append(answer)
                 continue
             plain.append(answer[0])
             if len(answer) > 1:
                 todos.append((session_id, Todo(*answer[1])))
         if todos:
-            await self._indexes.settle(todos)
+            await self._tidied(self._indexes.settle(todos))
         return plain
+
+    @staticmethod
+    async def _tidied(tidying: Awaitable[None]) -> None:
+        """Let the indexes follow a write that is done; where they can't, readers correct them."""
+        try:
+            await tidying
+        except errors.DRIVER_ERRORS as exc:
+            logger.warning("the indexes lag behind: %s", errors.explain(exc)[1])
 
     @override
     async def _replace(self, replace: Replace) -> Replaced | None:
@@ -297,8 +364,8 @@ class RedisSessionStore(ServerStore):
         )
         if self._link.is_cluster:
             (answer,) = await self._settled([session_id], [answer])
-        if isinstance(answer, exceptions.ResponseError):
-            raise damaged(session_id, answer)
+        if isinstance(answer, Exception):
+            raise damaged(session_id, answer) if errors.is_damage(answer) else answer
         return Replaced(answer[0], answer[1], bool(answer[2])) if answer else None
 
     @override
@@ -315,7 +382,7 @@ class RedisSessionStore(ServerStore):
 
         ((existed, updated_at, names),) = await self._retried(attempt)
         if self._link.is_cluster and updated_at:
-            await self._indexes.leave(session_id, [b"all", *names], updated_at)
+            await self._tidied(self._indexes.leave(session_id, [b"all", *names], updated_at))
         # What an earlier attempt removed, of which nobody heard, isn't there any more.
         return bool(existed) or attempts > 1
 
@@ -335,7 +402,10 @@ class RedisSessionStore(ServerStore):
             # All or the newest of them: no script is needed.
             first = 0 if window.limit is None else -window.limit
             call = Call(messages, lambda: ("LRANGE", messages, first, -1))
-            (found,) = await self._send([call])
+            try:
+                (found,) = await self._send([call])
+            except exceptions.ResponseError as exc:
+                raise damaged(session_id, exc) if str(exc).startswith("WRONGTYPE") else exc from exc
             return Tail(found)
         call = Call.of(self._scripts.tail, (record, messages), *tail_words(window))
         (reply,) = await self._send([call])
@@ -350,13 +420,3 @@ class RedisSessionStore(ServerStore):
     @override
     async def _scan(self, scan: Scan) -> list[SessionInfo]:
         return await self._indexes.find(scan)
-
-
-def _policy(write: Append | Update) -> tuple[object, ...]:
-    """Return what all writes in one call share."""
-    return (write.keep, write.ttl_seconds) if isinstance(write, Append) else ()
-
-
-def _is_damage(error: exceptions.ResponseError) -> bool:
-    """Whether an error concerns one session alone."""
-    return str(error).startswith(("DAMAGED", "WRONGTYPE"))

@@ -327,17 +327,26 @@ class RedisClusterServers:
         for node in self.nodes:
             node.stop()
 
-    def _join(self) -> None:
+    def move_slots(self, source: int, target: int, count: int) -> None:
+        """Move slots, with the keys in them, from one node to another."""
+        ids = [self.nodes[node].command("CLUSTER", "MYID").split()[1] for node in (source, target)]
+        options = ["--cluster-from", ids[0], "--cluster-to", ids[1], "--cluster-slots", str(count)]
+        self._manage("reshard", f"127.0.0.1:{self.nodes[0].port}", *options)
+
+    @staticmethod
+    def _manage(*words: str) -> None:
         cli = redis_binaries()[0].with_name("redis-cli")
-        hosts = [f"127.0.0.1:{node.port}" for node in self.nodes]
-        options = ["--cluster-replicas", str(self._replicas), "--cluster-yes"]
         subprocess.run(  # noqa: S603  # a program of an installed package
-            [str(cli), "--cluster", "create", *hosts, *options],
+            [str(cli), "--cluster", *words, "--cluster-yes"],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             timeout=_START_SECONDS,
         )
+
+    def _join(self) -> None:
+        hosts = [f"127.0.0.1:{node.port}" for node in self.nodes]
+        self._manage("create", *hosts, "--cluster-replicas", str(self._replicas))
         _wait(lambda: all("cluster_state:ok" in n.command("CLUSTER", "INFO") for n in self.nodes))
 
 

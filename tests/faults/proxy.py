@@ -14,6 +14,7 @@ class _Link:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._writers = (client, server)
         self.loses_reply = False
+        self.is_dead = False
 
     def cut(self) -> None:
         for writer in self._writers:
@@ -70,6 +71,14 @@ class Proxy:
         """Forward nothing more; connections stay open, and new ones are accepted."""
         self._flows.clear()
 
+    def forget(self) -> None:
+        """Forward nothing more on the connections there are, as a router that lost track of them.
+
+        They stay open; new ones work.
+        """
+        for link in self._links:
+            link.is_dead = True
+
     def resume(self) -> None:
         """Go on after `stall`."""
         self._flows.set()
@@ -116,6 +125,8 @@ class Proxy:
             if self.delay:
                 await asyncio.sleep(self.delay)
             await self._flows.wait()
+            if link.is_dead:
+                continue
             if are_replies and link.loses_reply:
                 self.replies_lost += 1
                 break

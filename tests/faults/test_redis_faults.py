@@ -1,20 +1,17 @@
-"""Redis that forgets, dies, fails over, refuses and answers too late."""
+"""Redis that forgets, dies, fails over and loses its answers."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from redis import asyncio as aioredis
 
 from asyncsessions import (
-    CorruptSessionError,
-    StoreFullError,
-    StoreRefusedError,
     StoreUnavailableError,
     open_store,
 )
@@ -22,46 +19,9 @@ from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.redis import RedisSessionStore
 from asyncsessions.testing.servers import RedisClusterServers, RedisServer
 from tests.faults.proxy import Proxy
+from tests.faults.redis_server import admin, proxy, said, server, store, user
 
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-async def said(store: SessionStore, session_id: str) -> list[Any]:
-    messages = await store.get_messages(session_id)
-    assert [each.seq for each in messages] == sorted({each.seq for each in messages})
-    return [each.content for each in messages]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest_asyncio.fixture
-async def admin(server: RedisServer) -> AsyncIterator[aioredis.Redis]:
-    client = aioredis.Redis(port=server.port, driver_info=None)
-    try:
-        yield client
-        # A test that failed may have left something that the next one trips over.
-        await client.flushall()
-    finally:
-        await client.aclose()
-
-
-@pytest_asyncio.fixture
-async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
-    async with Proxy(server.port) as proxy:
-        yield proxy
-
-
-@pytest_asyncio.fixture
-async def store(proxy: Proxy, admin: aioredis.Redis) -> AsyncIterator[RedisSessionStore]:
-    """A store behind the proxy."""
-    async with RedisSessionStore(f"redis://127.0.0.1:{proxy.port}", timeout=5.0) as store:
-        yield store
+__all__ = ["admin", "proxy", "server", "store"]  # Fixtures of this module's tests.
 
 
 async def test_forgotten_scripts_are_sent_again(
@@ -83,6 +43,31 @@ async def test_forgotten_scripts_are_sent_again(
     for name in names:
         assert await said(store, name) == [f"{name}{n}" for n in range(30)]
         assert await store.get_state(name, "n") == 30
+
+
+FORKED = """
+import asyncio, os, sys
+from asyncsessions import StoreUnavailableError, open_store
+
+async def append(text):
+    async with store:
+        await store.add_message("s", "user", text)
+
+store = open_store(sys.argv[1])
+for text in ("first", "second"):
+    if not os.fork():
+        asyncio.run(append(text))
+        os._exit(0)
+    os.wait()
+"""
+
+
+async def test_store_that_was_built_before_a_fork_serves_each_process(
+    server: RedisServer, store: RedisSessionStore
+) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKED, server.url)
+    assert await process.wait() == 0
+    assert await said(store, "s") == ["first", "second"]
 
 
 # What a write leaves behind if it is made once, after three messages m0, m1, m2.
@@ -158,205 +143,6 @@ async def test_connections_cut_under_load_lose_and_double_nothing(
     assert await store.get_state("counter", "n") == 12 * 60
 
 
-@pytest.mark.timeout(30)
-async def test_stalled_network_fails_in_time_and_recovers(proxy: Proxy) -> None:
-    url = f"redis://:secret@127.0.0.1:{proxy.port}"
-    async with RedisSessionStore(url.replace(":secret@", ""), timeout=0.5) as store:
-        await store.add_message("stalled", "user", "before")
-        proxy.stall()
-        start = time.monotonic()
-        calls = [store.get_messages("stalled"), store.session_exists("stalled"), store.ping()]
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(each) for each in outcomes] == [StoreUnavailableError] * 3
-        assert time.monotonic() - start < 2
-        proxy.resume()
-        await store.add_message("stalled", "user", "after")
-        assert await said(store, "stalled") == ["before", "after"]
-        await store.delete_session("stalled")
-
-
-async def test_slow_network_is_slow_only(store: RedisSessionStore, proxy: Proxy) -> None:
-    proxy.delay = 0.02
-    await asyncio.gather(*(store.add_message("s", "user", f"m{n}") for n in range(50)))
-    assert await said(store, "s") == [f"m{n}" for n in range(50)]
-
-
-async def test_connection_of_a_cancelled_reader_is_not_used_again(
-    store: RedisSessionStore, proxy: Proxy
-) -> None:
-    for name in ("a", "b"):
-        await store.append(name, [user(f"{name}{n}") for n in range(20)])
-    proxy.delay = 0.005
-    for _ in range(10):
-        reader = asyncio.ensure_future(store.get_messages("a"))
-        await asyncio.sleep(0.007)
-        reader.cancel()
-        assert (await said(store, "b"))[0] == "b0"
-        await asyncio.wait([reader])
-
-
-async def test_connections_are_few_and_all_closed(
-    server: RedisServer, admin: aioredis.Redis
-) -> None:
-    async def own() -> int:
-        clients = await admin.client_list()
-        return sum(client["name"] == "asyncsessions" for client in clients)
-
-    async with RedisSessionStore(server.url, connections=5) as store:
-        calls = [store.get_messages(f"s{n}") for n in range(1000)]
-        calls += [store.append(f"s{n}", [user("x")]) for n in range(1000)]
-        await asyncio.gather(*calls)
-        assert 1 <= await own() <= 5
-    for _ in range(500):
-        if not await own():
-            break
-        await asyncio.sleep(0.01)
-    assert await own() == 0
-
-
-async def test_damaged_session_fails_alone(store: RedisSessionStore, admin: aioredis.Redis) -> None:
-    await store.append("good", [user("x")])
-    await admin.set("asyncsessions:{bad}:record", "something else")
-    calls = [store.append(name, [user("y")]) for name in ("good", "bad", "new")]
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(each) for each in outcomes] == [list, CorruptSessionError, list]
-    for call in (
-        store.get_state("bad"),
-        store.clear_session("bad"),
-        store.set_state("bad", "k", 1),
-    ):
-        with pytest.raises(CorruptSessionError):
-            await call
-    assert {info.session_id for info in await store.list_sessions()} == {"good", "new"}
-    assert await admin.get("asyncsessions:{bad}:record") == b"something else"
-    assert await store.delete_session("bad") is True
-    assert await admin.exists("asyncsessions:{bad}:record") == 0
-
-
-async def test_record_that_is_no_record_is_corrupt(
-    store: RedisSessionStore, admin: aioredis.Redis
-) -> None:
-    await store.set_state("s", "k", 1)
-    await admin.hset("asyncsessions:{s}:record", "state", '{"k":')
-    with pytest.raises(CorruptSessionError):
-        await store.get_state("s")
-    with pytest.raises(CorruptSessionError):
-        await store.set_state("s", "other", 2)
-    assert await admin.hget("asyncsessions:{s}:record", "state") == b'{"k":'
-
-
-async def test_session_whose_record_was_evicted_starts_over(
-    store: RedisSessionStore, admin: aioredis.Redis
-) -> None:
-    await store.append("s", [user("old")] * 3, idempotency_key="k")
-    await admin.delete("asyncsessions:{s}:record")
-    (message,) = await store.append("s", [user("new")], idempotency_key="k")
-    assert message.seq == 1
-    assert await said(store, "s") == ["new"]
-
-
-# Refusals.
-
-
-async def test_wrong_password_is_refused_at_once() -> None:
-    with RedisServer(password="right") as server:
-        start = time.monotonic()
-        for password in ("wr%2Fong", ""):
-            url = f"redis://:{password}@127.0.0.1:{server.port}/0"
-            with pytest.raises(StoreRefusedError, match="password") as caught:
-                async with open_store(url):
-                    pass
-            assert "ong" not in str(caught.value).replace("wrong user", "")
-        assert time.monotonic() - start < 5
-        async with open_store(server.url) as store:
-            await store.add_message("s", "user", "x")
-
-
-async def test_missing_permission_is_refused(server: RedisServer, admin: aioredis.Redis) -> None:
-    everything = ["+@all"]
-    await admin.acl_setuser(
-        "reader",
-        enabled=True,
-        passwords=["+pass"],
-        keys=["asyncsessions:*"],
-        commands=[*everything, "-rpush"],
-    )
-    await admin.acl_setuser(
-        "stranger", enabled=True, passwords=["+pass"], keys=["other:*"], commands=everything
-    )
-    for name in ("reader", "stranger"):
-        async with open_store(f"redis://{name}:pass@127.0.0.1:{server.port}") as store:
-            with pytest.raises(StoreRefusedError, match="permission"):
-                await store.add_message("s", "user", "x")
-
-
-async def test_documented_permissions_are_enough(
-    server: RedisServer, admin: aioredis.Redis
-) -> None:
-    await admin.acl_setuser(
-        "app",
-        enabled=True,
-        passwords=["+pass"],
-        keys=["asyncsessions:*"],
-        commands=["+@read", "+@write", "+@scripting", "+@connection", "+time"],
-    )
-    async with open_store(f"redis://app:pass@127.0.0.1:{server.port}") as store:
-        await store.append("s", [user("x"), user("y")], idempotency_key="k")
-        await store.set_agent_info("s", "agent", "user")
-        await store.expire_session("s", 100)
-        await store.pop_message("s")
-        assert await said(store, "s") == ["x"]
-        assert len(await store.get_messages("s", after=0, limit=1)) == 1
-        assert len(await store.get_sessions_by_agent("agent")) == 1
-        await store.purge_expired()
-        assert await store.clear_session("s") is True
-        assert await store.delete_session("s") is True
-
-
-@pytest.mark.timeout(30)
-async def test_full_server_says_so_and_reading_works() -> None:
-    with RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
-        async with open_store(server.url) as store:
-            with pytest.raises(StoreFullError, match="maxmemory") as caught:
-                for n in range(300):
-                    await store.add_message(f"s{n}", "user", "x" * 30_000)
-            assert caught.value.session_id is not None
-            count = len(await store.list_sessions(1000))
-            assert 0 < count < 300
-            # What was refused left nothing behind.
-            assert await store.session_exists(caught.value.session_id) is False
-            assert await store.clear_session("s10") is True
-            for n in range(10):
-                assert await store.delete_session(f"s{n}") is True
-            await store.add_message("again", "user", "x")
-
-
-@pytest.mark.timeout(30)
-async def test_replica_refuses_writes() -> None:
-    with (
-        RedisServer() as master,
-        RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica,
-    ):
-        async with open_store(replica.url, timeout=0.5) as store:
-            with pytest.raises(StoreRefusedError, match="replica"):
-                await store.add_message("s", "user", "x")
-
-
-async def test_plain_server_is_no_cluster(server: RedisServer) -> None:
-    with pytest.raises(StoreRefusedError, match="redis://"):
-        async with open_store(f"redis+cluster://127.0.0.1:{server.port}"):
-            pass
-
-
-async def test_cluster_node_is_no_plain_server(redis_cluster_url: str) -> None:
-    with pytest.raises(StoreRefusedError, match=r"redis\+cluster://"):
-        async with open_store(redis_cluster_url.replace("+cluster", "")):
-            pass
-
-
-# Cluster.
-
-
 @pytest.mark.timeout(120)
 async def test_cluster_works_on_after_a_master_failed() -> None:
     with RedisClusterServers(replicas=1) as cluster:
@@ -384,3 +170,70 @@ async def test_cluster_works_on_after_a_master_failed() -> None:
                 assert texts == [text for _, text in expected if text in texts]
             listed = {info.session_id for info in await store.list_sessions()}
             assert listed == set(stored)
+
+
+@pytest.mark.timeout(60)
+async def test_writes_to_other_nodes_succeed_while_one_is_down() -> None:
+    with RedisClusterServers() as cluster:
+        async with open_store(cluster.url, timeout=2.0) as store:
+            client = aioredis.RedisCluster("127.0.0.1", cluster.nodes[0].port, driver_info=None)
+            await client.initialize()
+
+            def port_of(key: str) -> int:
+                node = client.get_node_from_key(key)
+                assert node is not None
+                return int(node.port)
+
+            home = port_of("{index}")
+            names = [f"s{n}" for n in range(30)]
+            ports = {name: port_of(f"{{{name}}}") for name in names}
+            await client.aclose()
+            for node in cluster.nodes:
+                node.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+            down = next(node for node in cluster.nodes if node.port != home)
+            calls = [store.append(name, [user("x")]) for name in names]
+            await asyncio.gather(*calls)
+            down.kill()
+            writes = [asyncio.ensure_future(store.append(name, [user("y")])) for name in names]
+            start = time.monotonic()
+            for _ in range(3):
+                # The other node answers while those writes wait for the one that is down.
+                there = [name for name in names if ports[name] != down.port]
+                await asyncio.gather(*(store.increment_state(name, "n") for name in there))
+            assert time.monotonic() - start < 1
+            outcomes = await asyncio.gather(*writes, return_exceptions=True)
+            for name, outcome in zip(names, outcomes, strict=True):
+                if ports[name] == down.port:
+                    assert isinstance(outcome, StoreUnavailableError)
+                else:
+                    assert await said(store, name) == ["x", "y"]
+                    assert not isinstance(outcome, BaseException)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("is_own_client", [False, True])
+async def test_slots_that_move_under_load_lose_and_double_nothing(is_own_client: bool) -> None:
+    with RedisClusterServers() as cluster:
+        client = aioredis.RedisCluster("127.0.0.1", cluster.nodes[0].port, driver_info=None)
+        async with RedisSessionStore(client if is_own_client else cluster.url) as store:
+            stored: dict[str, list[str]] = {f"s{n}": [] for n in range(40)}
+            has_moved = asyncio.Event()
+
+            async def talk(name: str) -> None:
+                while not has_moved.is_set():
+                    text = f"{name}.{len(stored[name])}"
+                    await store.append(name, [user(text)], idempotency_key=text)
+                    await store.increment_state(name, "n")
+                    stored[name].append(text)
+
+            async def move() -> None:
+                for source, target in ((0, 1), (1, 2), (2, 0)):
+                    await asyncio.to_thread(cluster.move_slots, source, target, 300)
+                has_moved.set()
+
+            await asyncio.gather(*map(talk, stored), move())
+            for name, texts in stored.items():
+                assert await said(store, name) == texts
+                assert await store.get_state(name, "n") == len(texts)
+            assert len(await store.list_sessions()) == len(stored)
+        await client.aclose()

@@ -40,9 +40,14 @@ local function end_of_value(text, at)
   return find(text, '[,}]', at) - 1
 end
 
--- An object is its keys, in their order, and the value of each; all as JSON text.
+-- An object is its keys, in their order, and the value of each; all as JSON text. What isn't one
+-- is an error, so that a change never replaces what somebody may still repair.
 local function parse_object(text)
   local object = {keys = {}, values = {}}
+  if text == '{}' then
+    return object
+  end
+  assert(byte(text, 1) == 123 and byte(text, -1) == 125, 'no object')
   local at = 2
   while byte(text, at) == 34 do
     local last = end_of_string(text, at)
@@ -52,6 +57,7 @@ local function parse_object(text)
     object.values[key] = sub(text, last + 2, stop)
     at = stop + 2
   end
+  assert(at == #text + 1, 'no object')
   return object
 end
 

@@ -44,6 +44,7 @@ local function read_record(keys, now, ...)
 end
 
 local SLOT_LIFETIME = 3600
+local PRUNING_INTERVAL = 600
 local FIRST_PRUNING = 64
 
 -- The answer to this very write, if it was made before.
@@ -58,10 +59,10 @@ local function answer_in(slot)
   return cmsgpack.unpack(match(slot, '^%d+ %d+ (.*)$'))
 end
 
--- Forget writers that are gone, when there are twice as many as there were the last time.
+-- Forget writers that are gone, where there are many, but not at every write.
 local function prune_slots(record)
-  local size = call('HLEN', record)
-  if size < FIRST_PRUNING or size < tonumber(call('HGET', record, 'prune_at') or 0) then
+  local prune_at = call('HGET', record, 'prune_at')
+  if call('HLEN', record) < FIRST_PRUNING or prune_at and started < tonumber(prune_at) then
     return
   end
   local fields = call('HGETALL', record)
@@ -70,10 +71,9 @@ local function prune_slots(record)
       local time = tonumber(match(fields[at + 1], '^%d+ (%d+)'))
       if time + SLOT_LIFETIME < started then
         call('HDEL', record, fields[at])
-        size = size - 1
       end
     end
   end
-  call('HSET', record, 'prune_at', 2 * size)
+  call('HSET', record, 'prune_at', format('%.0f', started + PRUNING_INTERVAL))
 end
 

@@ -40,7 +40,7 @@ local function read_bytes(key, first, stop)
   return messages
 end
 
-return run(function()
+local function read()
   local fields = call('HMGET', KEYS[1], 'last_seq', 'expires_at')
   if not fields[1] then
     return {}
@@ -53,4 +53,8 @@ return run(function()
     messages = call('LRANGE', KEYS[2], first, stop - 1)
   end
   return {fields[2] or '', messages}
+end
+
+return run(function()
+  return guarded(read)
 end)

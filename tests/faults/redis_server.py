@@ -1,0 +1,57 @@
+"""A Redis server for tests that do it harm, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis import asyncio as aioredis
+
+from asyncsessions.protocols import SessionStore
+from asyncsessions.stores.redis import RedisSessionStore
+from asyncsessions.testing.servers import RedisServer
+from tests.faults.proxy import Proxy
+
+__all__ = ["admin", "proxy", "said", "server", "store", "user"]
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+async def said(store: SessionStore, session_id: str) -> list[Any]:
+    messages = await store.get_messages(session_id)
+    assert [each.seq for each in messages] == sorted({each.seq for each in messages})
+    return [each.content for each in messages]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def admin(server: RedisServer) -> AsyncIterator[aioredis.Redis]:
+    client = aioredis.Redis(port=server.port, driver_info=None)
+    try:
+        yield client
+        # A test that failed may have left something that the next one trips over.
+        await client.flushall()
+    finally:
+        await client.aclose()
+
+
+@pytest_asyncio.fixture
+async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
+    async with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest_asyncio.fixture
+async def store(proxy: Proxy, admin: aioredis.Redis) -> AsyncIterator[RedisSessionStore]:
+    """A store behind the proxy."""
+    async with RedisSessionStore(f"redis://127.0.0.1:{proxy.port}", timeout=5.0) as store:
+        yield store

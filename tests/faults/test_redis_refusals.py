@@ -1,0 +1,148 @@
+"""What Redis refuses: each with one clear error that says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from redis import asyncio as aioredis
+
+from asyncsessions import (
+    StoreFullError,
+    StoreRefusedError,
+    open_store,
+)
+from asyncsessions.testing.servers import RedisServer
+from tests.faults.redis_server import admin, proxy, said, server, store, user
+
+__all__ = ["admin", "proxy", "server", "store"]  # Fixtures of this module's tests.
+
+
+async def test_wrong_password_is_refused_at_once() -> None:
+    with RedisServer(password="right") as server:
+        start = time.monotonic()
+        for password in ("wr%2Fong", ""):
+            url = f"redis://:{password}@127.0.0.1:{server.port}/0"
+            with pytest.raises(StoreRefusedError, match="password") as caught:
+                async with open_store(url):
+                    pass
+            assert "ong" not in str(caught.value).replace("wrong user", "")
+        assert time.monotonic() - start < 5
+        async with open_store(server.url) as store:
+            await store.add_message("s", "user", "x")
+
+
+async def test_untrusted_certificate_is_refused_at_once() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).with_name("untrusted.pem"))
+    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(StoreRefusedError, match="ssl_ca_certs"):
+            async with open_store(f"rediss://127.0.0.1:{port}"):
+                pass
+        assert time.monotonic() - start < 5
+
+
+async def test_missing_permission_is_refused(server: RedisServer, admin: aioredis.Redis) -> None:
+    everything = ["+@all"]
+    await admin.acl_setuser(
+        "reader",
+        enabled=True,
+        passwords=["+pass"],
+        keys=["asyncsessions:*"],
+        commands=[*everything, "-rpush"],
+    )
+    await admin.acl_setuser(
+        "stranger", enabled=True, passwords=["+pass"], keys=["other:*"], commands=everything
+    )
+    for name in ("reader", "stranger"):
+        async with open_store(f"redis://{name}:pass@127.0.0.1:{server.port}") as store:
+            with pytest.raises(StoreRefusedError, match="permission"):
+                await store.add_message("s", "user", "x")
+
+
+async def test_documented_permissions_are_enough(
+    server: RedisServer, admin: aioredis.Redis
+) -> None:
+    await admin.acl_setuser(
+        "app",
+        enabled=True,
+        passwords=["+pass"],
+        keys=["asyncsessions:*"],
+        commands=["+@read", "+@write", "+@scripting", "+@connection", "+time"],
+    )
+    async with open_store(f"redis://app:pass@127.0.0.1:{server.port}") as store:
+        await store.append("s", [user("x"), user("y")], idempotency_key="k")
+        await store.set_agent_info("s", "agent", "user")
+        await store.expire_session("s", 100)
+        await store.pop_message("s")
+        assert await said(store, "s") == ["x"]
+        assert len(await store.get_messages("s", after=0, limit=1)) == 1
+        assert len(await store.get_sessions_by_agent("agent")) == 1
+        await store.purge_expired()
+        assert await store.clear_session("s") is True
+        assert await store.delete_session("s") is True
+
+
+@pytest.mark.timeout(30)
+async def test_full_server_says_so_and_reading_works() -> None:
+    with RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+        async with open_store(server.url) as store:
+            with pytest.raises(StoreFullError, match="maxmemory") as caught:
+                for n in range(300):
+                    await store.add_message(f"s{n}", "user", "x" * 30_000)
+            assert caught.value.session_id is not None
+            count = len(await store.list_sessions(1000))
+            assert 0 < count < 300
+            # What was refused left nothing behind.
+            assert await store.session_exists(caught.value.session_id) is False
+            assert await store.clear_session("s10") is True
+            for n in range(10):
+                assert await store.delete_session(f"s{n}") is True
+            await store.add_message("again", "user", "x")
+
+
+@pytest.mark.timeout(60)
+async def test_what_a_full_server_took_is_not_refused() -> None:
+    """A flush is several calls, and it gets full between two of them."""
+    with RedisServer("--maxmemory", "6mb", "--maxmemory-policy", "noeviction") as server:
+        async with open_store(server.url) as store:
+            refused: list[str] = []
+            for turn in range(30):
+                names = [f"{turn}.{n}" for n in range(200)]
+                calls = [store.add_message(name, "user", "x" * 2000) for name in names]
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+                refused = [name for name, it in zip(names, outcomes, strict=True) if it is not True]
+                if refused:
+                    break
+            assert refused
+            assert {type(each) for each in outcomes} <= {bool, StoreFullError}
+            assert [name for name in refused if await store.session_exists(name)] == []
+
+
+@pytest.mark.timeout(30)
+async def test_replica_refuses_writes() -> None:
+    with (
+        RedisServer() as master,
+        RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica,
+    ):
+        async with open_store(replica.url, timeout=0.5) as store:
+            with pytest.raises(StoreRefusedError, match="replica"):
+                await store.add_message("s", "user", "x")
+
+
+async def test_plain_server_is_no_cluster(server: RedisServer) -> None:
+    with pytest.raises(StoreRefusedError, match="redis://"):
+        async with open_store(f"redis+cluster://127.0.0.1:{server.port}"):
+            pass
+
+
+async def test_cluster_node_is_no_plain_server(redis_cluster_url: str) -> None:
+    with pytest.raises(StoreRefusedError, match=r"redis\+cluster://"):
+        async with open_store(redis_cluster_url.replace("+cluster", "")):
+            pass

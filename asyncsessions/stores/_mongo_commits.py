@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from asyncsessions.errors import SessionStoreError
+from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_errors import DRIVER_ERRORS
@@ -137,16 +137,28 @@ class Commits:
     async def _load(
         self, jobs: Sequence[Job], projection: Document = HEAD_FIELDS
     ) -> dict[str, Head]:
-        """Return the stored versions of jobs' sessions, as far as there are any."""
+        """Return the stored versions of jobs' sessions, as far as there are any.
+
+        A job whose session is damaged is done with the error.
+        """
         heads: dict[str, Head] = {}
+        damaged: dict[str, CorruptSessionError] = {}
         wanted = [job.session_id for job in jobs]
         while wanted:
             # A reply holds 16 MB, and leaves out what is beyond.
             where = {"_id": {"$in": wanted}}
             found = await self._database.find(self._sessions, where, projection=projection)
             for document in found:
-                heads[document["_id"]] = Head.read(document)
-            wanted = [each for each in wanted if each not in heads] if found else []
+                session_id = document["_id"]
+                wanted.remove(session_id)
+                try:
+                    heads[session_id] = Head.read(document)
+                except CorruptSessionError as exc:
+                    damaged[session_id] = exc
+            wanted = wanted if found else []
+        for job in jobs:
+            if job.session_id in damaged:
+                job.answer, job.is_done = damaged[job.session_id], True
         return heads
 
     async def _plan(self, job: Job, bases: dict[str, Head]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from asyncsessions.codec import with_seq
@@ -21,6 +22,8 @@ _READ_BYTES = 8 << 20
 # again; that it happens so often means that they are missing.
 _LOOKS = 20
 _FOUND = tuple[int, bytes]
+
+logger = logging.getLogger("asyncsessions.mongo")
 
 
 class Reads:
@@ -156,7 +159,11 @@ class Reads:
                 sort={"updated_at": -1, "_id": -1},
                 projection=NOT_INFO,
             )
-            infos += map(info_of, found)
+            for document in found:
+                try:
+                    infos.append(info_of(document))
+                except CorruptSessionError as exc:
+                    logger.warning("left out of the list: %s", exc)
             if not found:
                 break
             updated_at, session_id = found[-1]["updated_at"], found[-1]["_id"]

@@ -21,7 +21,7 @@ from asyncsessions.stores._mongo_pages import Pages
 from asyncsessions.stores._mongo_plans import AppendJob, DeleteJob, Job, ReplaceJob, UpdateJob
 from asyncsessions.stores._mongo_reads import Reads, indexes
 from asyncsessions.stores._mongo_retention import Retention
-from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore
+from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore, Turns
 from asyncsessions.stores._urls import split_options
 
 __all__ = ["MongoSessionStore"]
@@ -42,6 +42,9 @@ _OPTIONS = _OWN_OPTIONS | SERVER_OPTIONS
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{0,64}\Z")
 # A document of the server holds 16 MiB.
 _LARGEST_MESSAGE = 15 << 20
+
+
+_AT_ONCE = 16
 
 
 class MongoSessionStore(ServerStore):
@@ -99,10 +102,11 @@ class MongoSessionStore(ServerStore):
         self._retention = Retention(self._pages)
         self._reads = Reads(self._database, self._sessions, self._pages)
         self._clock = ServerClock(self._database)
-        self._writer = Writer(self._writer_id)
         # For what goes on beside the flushes; each has one write under way at a time.
         self._idle_writers: list[Writer] = []
         self._writer_count = 0
+        # More connections at a time make no server faster.
+        self._turns = Turns(_AT_ONCE, self._timeout)
 
     @override
     @classmethod
@@ -115,6 +119,7 @@ class MongoSessionStore(ServerStore):
 
     @override
     async def _open(self) -> None:
+        self._writer = Writer(self._writer_id)
         self._commits = Commits(
             self._database,
             self._sessions,
@@ -183,9 +188,11 @@ class MongoSessionStore(ServerStore):
             jobs.setdefault(update.session_id, UpdateJob(update.session_id)).add(index, update)
         return await self._flush(list(jobs.values()), len(batch))
 
-    async def _commit(self, jobs: Sequence[Job], writer: Writer) -> None:
+    async def _commit(
+        self, jobs: Sequence[Job], writer: Writer, *, since: float | None = None
+    ) -> None:
         # A job knows what was sent for it before.
-        await self._retried(lambda: self._commits.run(jobs, writer))
+        await self._retried(lambda: self._commits.run(jobs, writer), since=since)
 
     async def _flush(self, jobs: Sequence[J], count: int) -> Sequence[Outcome[Any]]:
         """Commit jobs, and return the outcomes of the writes in them."""
@@ -225,14 +232,15 @@ class MongoSessionStore(ServerStore):
 
     async def _act(self, job: Job) -> Any:
         """Commit one job, remove what the session has let go of, and return the answer."""
-        writer = self._idle_writers.pop() if self._idle_writers else self._new_writer()
-        try:
-            await self._commit([job], writer)
-        finally:
-            self._idle_writers.append(writer)
+        async with self._turns.take() as since:
+            writer = self._idle_writers.pop() if self._idle_writers else self._new_writer()
+            try:
+                await self._commit([job], writer, since=since)
+            finally:
+                self._idle_writers.append(writer)
         if isinstance(job.answer, SessionStoreError):
             raise job.answer
-        await self._retried(lambda: self._commits.clean_up(job.session_id))
+        await self._in_turn(lambda: self._commits.clean_up(job.session_id))
         return job.answer
 
     def _new_writer(self) -> Writer:
@@ -250,14 +258,14 @@ class MongoSessionStore(ServerStore):
 
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:
-        info = await self._retried(lambda: self._reads.info(session_id))
+        info = await self._in_turn(lambda: self._reads.info(session_id))
         if info is None or not self._expires_by_server:
             return info
         return None if info.is_expired(await self._moment(0.0)) else info
 
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
-        found = await self._retried(lambda: self._reads.messages(session_id, window))
+        found = await self._in_turn(lambda: self._reads.messages(session_id, window))
         if found is None:
             return None
         head, bodies = found
@@ -272,4 +280,4 @@ class MongoSessionStore(ServerStore):
                 await self._leftovers.sweep()
             return await self._reads.scan(scan, await self._moment(scan.now))
 
-        return await self._retried(attempt)
+        return await self._in_turn(attempt)

@@ -128,3 +128,14 @@ async def test_stalled_network_fails_in_time_and_the_store_goes_on(
         assert [type(each) for each in outcomes] == [StoreUnavailableError] * 3
         await hasty.append("s", [user("after")])
         assert await said(hasty, "s") in (["before", "after"], ["before", "during", "after"])
+
+
+async def test_thousands_of_calls_wait_for_few_connections(server: MongoServer) -> None:
+    async with open_store(f"{server.url}?database=many", timeout=0.5) as store:
+        calls: list[Any] = [store.clear_session(f"s{n}") for n in range(1500)]
+        calls += [store.get_messages(f"s{n}") for n in range(1500)]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.gather(*calls)
+        # Otherwise it isn't shown that to wait takes no time off a call's own.
+        assert loop.time() - began > 0.5

@@ -16,12 +16,12 @@ from asyncsessions.batching import Outcome
 from asyncsessions.errors import (
     CorruptSessionError,
     SessionStoreError,
-    StoreRefusedError,
     StoreUnavailableError,
 )
 from asyncsessions.hooks import Append, Appended, Replace, Replaced, Scan, Tail, Update, Window
 from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.stores import _redis_errors as errors
+from asyncsessions.stores._redis_hello import ask, check_server
 from asyncsessions.stores._redis_index import Indexes
 from asyncsessions.stores._redis_keys import Keys
 from asyncsessions.stores._redis_links import ClusterLink, Link, check_url, make_link
@@ -59,7 +59,6 @@ _DRIVER_OPTIONS = frozenset(
         *("ssl_check_hostname", "ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password"),
     }
 )
-_OLDEST_SERVER = (6, 2)
 # So many writes go to the server in one call; while it does them, the next ones are encoded.
 _WRITES_AT_ONCE = 64
 
@@ -138,28 +137,10 @@ class RedisSessionStore(ServerStore):
         self._appends = NodeCommits(self._write_appends)
         self._updates = NodeCommits(self._write_updates)
         try:
-            await self._retried(self._check_server)
+            await self._retried(lambda: check_server(self._link, self._keys.all))
         except BaseException:
             await self._link.close()
             raise
-
-    async def _check_server(self) -> None:
-        hello = await self._ask("HELLO")
-        told = dict(zip(hello[::2], hello[1::2], strict=True)) if type(hello) is list else hello
-        version = told[b"version"].decode()
-        if tuple(map(int, version.split(".")[:2])) < _OLDEST_SERVER:
-            raise StoreRefusedError(f"the server is Redis {version}; use 6.2 or later, or Valkey")
-        if told[b"mode"] == b"cluster" and not self._link.is_cluster:
-            text = "the server is part of a cluster; use redis+cluster:// in the URL"
-            raise StoreRefusedError(text)
-
-    async def _ask(self, *words: str) -> Any:
-        (reply,) = await self._link.send([Call(self._keys.all, lambda: words)])
-        if isinstance(reply, exceptions.ResponseError):
-            if str(reply).startswith("unknown command"):
-                raise StoreRefusedError("the server is too old; use Redis 6.2 or later, or Valkey")
-            raise reply
-        return reply
 
     @override
     async def _close(self) -> None:
@@ -167,7 +148,7 @@ class RedisSessionStore(ServerStore):
 
     @override
     async def _ping(self) -> None:
-        await self._retried(lambda: self._ask("PING"))
+        await self._retried(lambda: ask(self._link, self._keys.all, "PING"))
 
     @override
     def _is_lost(self, exc: Exception) -> bool:
@@ -249,13 +230,14 @@ class RedisSessionStore(ServerStore):
         batch: Sequence[W],
         write: Callable[[Sequence[W]], Awaitable[list[Outcome[T]]]],
         commits: NodeCommits[W, T],
-    ) -> list[Outcome[T]]:
+    ) -> Sequence[Outcome[T]]:
         link = self._link
         if not isinstance(link, ClusterLink):
             return await write(batch)
         await self._indexes.announce(batch)
-        nodes = [link.node_of(self._keys.of(each.session_id)[0]) for each in batch]
-        return await commits.submit(nodes, batch)
+        return await commits.submit(
+            batch, lambda each: link.node_of(self._keys.of(each.session_id)[0])
+        )
 
     async def _write_appends(self, batch: Sequence[Append]) -> list[Outcome[Appended]]:
         return await self._written(batch, self._scripts.append, append_words, append_outcomes)

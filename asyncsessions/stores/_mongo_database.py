@@ -113,6 +113,8 @@ class Database:
         query = urlsplit(self._url or "").query.lower()
         waits = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
         settings: Document = dict.fromkeys((*waits, "waitQueueTimeoutMS"), self._timeout_ms)
+        # Its error says more than that the time is over, so it must come before.
+        settings["serverSelectionTimeoutMS"] = max(1, self._timeout_ms // 2)
         settings |= {"maxPoolSize": _POOL_SIZE, "appName": "asyncsessions"}
         return {name: value for name, value in settings.items() if f"{name.lower()}=" not in query}
 

@@ -70,7 +70,7 @@ def is_lost(exc: Exception) -> bool:
     if isinstance(exc, OperationFailure):
         return exc.code in _INTERRUPTED or exc.code in _NOT_PRIMARY
     if isinstance(exc, ConnectionFailure):
-        return not isinstance(exc, WaitQueueTimeoutError)
+        return not (isinstance(exc, WaitQueueTimeoutError) or _is_untrusted(exc))
     return isinstance(exc, OSError) and not isinstance(exc, TimeoutError)
 
 
@@ -81,6 +81,11 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
     """
     if isinstance(exc, OperationFailure):
         return _explain_code(exc)
+    if _is_untrusted(exc):
+        text = (
+            "the server's certificate isn't trusted; name its authority with tlsCAFile in the URL"
+        )
+        return StoreRefusedError, text
     if isinstance(exc, ServerSelectionTimeoutError):
         text = "no server that takes writes was found in time; check that it runs, its host and "
         return StoreUnavailableError, f"{text}port, and the name of the replica set in the URL"
@@ -95,6 +100,11 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
     if isinstance(exc, PyMongoError):
         return StoreUnavailableError, f"the driver failed with {type(exc).__name__}"
     return StoreUnavailableError, str(exc)
+
+
+def _is_untrusted(exc: Exception) -> bool:
+    # The driver passes on only the text of what went wrong with each server.
+    return isinstance(exc, ConnectionFailure) and "CERTIFICATE_VERIFY_FAILED" in str(exc)
 
 
 def _explain_code(exc: OperationFailure) -> tuple[type[StoreUnavailableError], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 
 import asyncpg
 
@@ -31,6 +32,8 @@ _LOST = frozenset(
     }
 )
 _READ_ONLY = "25006"
+# To try again won't help.
+_HOPELESS = (socket.gaierror, ssl.SSLCertVerificationError)
 
 _REFUSED = {
     "28000": "the server doesn't let this user in; check the user in the URL and pg_hba.conf",
@@ -76,7 +79,7 @@ def is_lost(exc: Exception, *, has_written: bool) -> bool:
     if isinstance(exc, asyncpg.InternalClientError):
         # Above all that the server has said goodbye on a connection that isn't closed yet.
         return True
-    return isinstance(exc, OSError) and not isinstance(exc, socket.gaierror)
+    return isinstance(exc, OSError) and not isinstance(exc, _HOPELESS)
 
 
 def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
@@ -84,6 +87,9 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
 
     Of the driver's text only the message is shown: its details may quote what was stored.
     """
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        text = "the server's certificate isn't trusted; name its authority with sslrootcert in the "
+        return StoreRefusedError, f"{text}URL"
     if not isinstance(exc, asyncpg.PostgresError):
         return StoreUnavailableError, _plain(exc)
     # Tracebacks show the driver's error, too.

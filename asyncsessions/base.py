@@ -19,6 +19,7 @@ from collections.abc import (
 )
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -110,6 +111,8 @@ class BaseSessionStore(SessionStore, ABC):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.__policy = Policy(max_messages, ttl_seconds, max_message_bytes, clock)
+        # Sessions of which a message is being removed.
+        self.__removing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.__engine = Engine(self)
 
     @classmethod
@@ -393,14 +396,15 @@ class BaseSessionStore(SessionStore, ABC):
         """Remove the newest message if it is one that is wanted, and return it.
 
         It is compare-and-swap on the newest ``seq``: whoever finds that another writer was first
-        looks again. One of the contenders always gets through.
+        looks again. One of the contenders always gets through, and this store sends only one.
         """
-        while True:
-            newest = await self.__newest(session_id)
-            if newest is None or not is_wanted(newest):
-                return None
-            if await self.__swap_newest(session_id, newest.seq, ()):
-                return newest
+        async with self.__removing.setdefault(session_id, asyncio.Lock()):
+            while True:
+                newest = await self.__newest(session_id)
+                if newest is None or not is_wanted(newest):
+                    return None
+                if await self.__swap_newest(session_id, newest.seq, ()):
+                    return newest
 
     def __replacement(self, session_id: str, from_seq: int, **fields: Any) -> Replace:
         fields.setdefault("bodies", ())

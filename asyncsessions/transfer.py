@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -253,6 +254,9 @@ def _parse(data: Mapping[str, Any]) -> tuple[SessionInfo, list[Message]]:
         "last_seq": 0
     }
     info = msgspec.convert(record, SessionInfo, strict=True)
+    for field in ("created_at", "updated_at", "expires_at"):
+        if not math.isfinite(getattr(info, field) or 0.0):
+            raise ValueError(f"{field} is no time")
     if info.checkpoint is not None:
         covered = sum(1 for message in messages if 0 < message.seq <= info.checkpoint.seq)
         moved: Checkpoint = msgspec.structs.replace(info.checkpoint, seq=covered)

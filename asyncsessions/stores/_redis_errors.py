@@ -86,7 +86,8 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
         )
     if _is_untrusted(exc):
         return StoreRefusedError, (
-            "the server's certificate isn't trusted; name its authority with ssl_ca_certs in the URL"
+            "the server's certificate isn't trusted; name its authority with ssl_ca_certs "
+            "in the URL"
         )
     if refusal is not None:
         return StoreRefusedError, "wrong user or password; check those in the URL"

@@ -161,11 +161,13 @@ class MoveCases(StoreCases):
             {"session_id": "bad messages", "messages": "text"},
             {"session_id": "bad state", "messages": [], "state": ["x"]},
             {"session_id": "bad field", "messages": [], "created_at": "yesterday"},
+            {"session_id": "no time", "messages": [], "updated_at": float("nan")},
+            {"session_id": "never", "messages": [], "expires_at": float("inf")},
             "text",
             {"session_id": "good 2", "messages": [user("b")]},
         ]
         report = await store.import_sessions(given)
-        assert (report.imported, report.messages, report.skipped_count) == (2, 2, 8)
+        assert (report.imported, report.messages, report.skipped_count) == (2, 2, 10)
         assert all(skip["reason"] for skip in report.skipped)
         assert sorted(ids(await store.list_sessions())) == ["good 1", "good 2"]
 

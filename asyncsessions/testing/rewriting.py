@@ -54,10 +54,11 @@ class RewriteCases(StoreCases):
         assert await store.session_exists("s") is True
 
     async def test_concurrent_pops_take_each_message_once(self, store: SessionStore) -> None:
-        await fill(store, "s", 6)
-        popped = await asyncio.gather(*(store.pop_message("s") for _ in range(8)))
+        # So many that it would take minutes if each of them tried each time.
+        await fill(store, "s", 120)
+        popped = await asyncio.gather(*(store.pop_message("s") for _ in range(150)))
         taken = [message.seq for message in popped if message is not None]
-        assert sorted(taken) == [1, 2, 3, 4, 5, 6]
+        assert sorted(taken) == list(range(1, 121))
         assert await store.get_messages("s") == []
 
     async def test_set_chat_history_replaces_all_messages(self, store: SessionStore) -> None:

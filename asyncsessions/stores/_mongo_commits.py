@@ -20,7 +20,7 @@ from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head, changes_betwe
 
 __all__ = ["Commits", "Writer"]
 
-logger = logging.getLogger("asyncsessions.mongo")
+logger: logging.Logger = logging.getLogger("asyncsessions.mongo")
 
 # How many sessions' heads are remembered, and how large a record may be for that.
 _HEADS = 8192

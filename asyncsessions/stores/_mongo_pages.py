@@ -103,10 +103,17 @@ class Pages:
     async def move_tail(self, head: Head, count: int) -> Move:
         """Write the oldest entries of a session's tail into pages.
 
+        Others may append meanwhile: that changes nothing at the tail's start.
+
         Raises:
-            StaleError: The head isn't the stored version any more.
+            StaleError: The tail begins differently by now.
         """
-        entries = (await self.read_tail(head))[:count]
+        where = {"_id": head.session_id, "incarnation": head.incarnation, "edition": head.edition}
+        found = await self._database.find(self._sessions, where, limit=1, projection={"tail": 1})
+        stored = found[0]["tail"] if found else []
+        entries = [Entry(**entry) for entry in stored[:count]]
+        if [entry.seq for entry in entries] != [entry.seq for entry in head.tail[:count]]:
+            raise StaleError
         added = await self.write(head, entries)
         pages, nodes = await self._fold(head, head.pages + tuple(added))
         return Move(head, count, pages, (*(page.node for page in added), *nodes))

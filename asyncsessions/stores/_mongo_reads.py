@@ -23,7 +23,7 @@ _READ_BYTES = 8 << 20
 _LOOKS = 20
 _FOUND = tuple[int, bytes]
 
-logger = logging.getLogger("asyncsessions.mongo")
+logger: logging.Logger = logging.getLogger("asyncsessions.mongo")
 
 
 class Reads:

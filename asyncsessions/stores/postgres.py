@@ -43,7 +43,7 @@ from asyncsessions.stores._urls import split_options, switch
 
 __all__ = ["PostgresSessionStore"]
 
-logger = logging.getLogger("asyncsessions.postgres")
+logger: logging.Logger = logging.getLogger("asyncsessions.postgres")
 
 T = TypeVar("T")
 _Write: TypeAlias = Callable[[Connection, Claim], Awaitable[T]]

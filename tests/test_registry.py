@@ -43,13 +43,13 @@ def test_unknown_scheme_lists_the_known_ones(url: str) -> None:
 @pytest.mark.parametrize("scheme", [name for name in STORES if name not in {"memory", "unix"}])
 def test_unknown_option_is_named(scheme: str) -> None:
     with pytest.raises(ValueError, match="max_mesages"):
-        open_store(f"{scheme}://localhost/app?max_mesages=3")
+        open_store(f"{scheme}://localhost/0?max_mesages=3")
 
 
 @pytest.mark.parametrize("scheme", ["jsonl", "redis", "postgresql", "mongodb"])
 def test_option_of_the_wrong_type_is_named(scheme: str) -> None:
     with pytest.raises(ValueError, match="max_messages"):
-        open_store(f"{scheme}://localhost/app?max_messages=many")
+        open_store(f"{scheme}://localhost/0?max_messages=many")
 
 
 def test_password_of_an_unknown_store_is_not_shown() -> None:

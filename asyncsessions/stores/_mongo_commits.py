@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from asyncsessions.errors import CorruptSessionError, SessionStoreError
+from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_errors import DRIVER_ERRORS
@@ -94,14 +95,18 @@ class Commits:
         if self._clock is not None:
             await self._clock.refresh()
         losses = 0
+        pacer = Pacer()
         while pending := [job for job in jobs if not job.is_done]:
             if losses > 1:
                 longest = min(_PAUSE * 2**losses, _LONGEST_PAUSE)
                 await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret
             bases = await self._bases(pending, writer)
-            sent = [job for job in pending if not job.is_done and await self._plan(job, bases)]
-            for job in sent:
-                self._sign(job, writer)
+            sent = []
+            for job in pending:
+                if not job.is_done and await self._plan(job, bases):
+                    self._sign(job, writer)
+                    sent.append(job)
+                await pacer.pause()
             await self._send(sent)
             losses += 1
 
@@ -166,6 +171,8 @@ class Commits:
         base = bases.get(job.session_id)
         moment = None if self._clock is None else self._clock.now()
         job.move = self._moves.get(job.session_id)
+        if job.move is not None and base is not None:
+            job.move.sent_onto = max(job.move.sent_onto or 0, base.version)
         job.is_contested = job.session_id in self._contested
         try:
             job.head = await job.plan(base, moment)
@@ -194,8 +201,6 @@ class Commits:
         assert job.head is not None  # noqa: S101  # it has a plan
         writer.counter += 1
         job.head.sign(writer.name, writer.counter)
-        if job.named is not None and job.base is not None:
-            job.named.sent_onto = max(job.named.sent_onto or 0, job.base.version)
         job.attempts.append(
             Attempt(writer.counter, job.base, job.head, job.answer, job.nodes, job.named)
         )

@@ -43,8 +43,8 @@ class Move(msgspec.Struct, eq=False):
         entries: How many entries at the start of its tail they hold.
         pages: All pages of the session, with them.
         nodes: The documents written for it.
-        sent_onto: The newest version that a write was sent onto which names them; None as long as
-            no write has left, so that nobody can name them behind this store's back.
+        sent_onto: The newest version onto which a write was planned that may name them; None as
+            long as there is none, so that nobody can name them behind this store's back.
     """
 
     head: Head

@@ -210,6 +210,14 @@ class BaseSessionStore(SessionStore, ABC):
         """
         return StoreUnavailableError, str(exc)
 
+    def _failure(self, exc: Exception, session_id: str | None) -> StoreUnavailableError:
+        """Return this library's error for one of ``_driver_errors``."""
+        which = "" if session_id is None else f" for session {session_id!r}"
+        kind, detail = self._explain(exc)
+        error = kind(f"{type(self).__name__} failed{which}: {detail}", session_id=session_id)
+        error.__cause__ = exc
+        return error
+
     # Life cycle.
 
     @final

@@ -32,7 +32,7 @@ class Hooks(Protocol):
     async def _close(self) -> None: ...
     async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Any]]: ...
     async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[Any]]: ...
-    def _explain(self, exc: Exception) -> tuple[type[StoreUnavailableError], str]: ...
+    def _failure(self, exc: Exception, session_id: str | None) -> StoreUnavailableError: ...
 
 
 class Engine:
@@ -74,7 +74,7 @@ class Engine:
         try:
             await self._store._open()
         except self._store._driver_errors as exc:
-            raise self._translated(exc, None) from exc
+            raise self._store._failure(exc, None) from exc
         self.is_ready = True
         self.offer = self._writes.offer
 
@@ -101,7 +101,7 @@ class Engine:
             raise
         except self._store._driver_errors as exc:
             session_id = args[0] if args and isinstance(args[0], str) else None
-            raise self._translated(exc, session_id) from exc
+            raise self._store._failure(exc, session_id) from exc
 
     async def act(
         self, session_id: str, hook: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kw: Any
@@ -123,7 +123,7 @@ class Engine:
         except SessionStoreError:
             raise
         except self._store._driver_errors as exc:
-            raise self._translated(exc, session_id) from exc
+            raise self._store._failure(exc, session_id) from exc
 
     async def write(self, write: Append | Update, size: int) -> Any:
         """Return a write's outcome in the next group commit."""
@@ -163,16 +163,7 @@ class Engine:
                 exc, self._store._driver_errors
             ):
                 return [exc] * len(batch)
-            return [self._translated(exc, write.session_id) for write in batch]
-
-    def _translated(self, exc: Exception, session_id: str | None) -> StoreUnavailableError:
-        """Return this library's error for a driver's."""
-        which = "" if session_id is None else f" for session {session_id!r}"
-        kind, detail = self._store._explain(exc)
-        text = f"{type(self._store).__name__} failed{which}: {detail}"
-        error = kind(text, session_id=session_id)
-        error.__cause__ = exc
-        return error
+            return [self._store._failure(exc, write.session_id) for write in batch]
 
 
 def _offer_nothing(key: str, write: Append | Update, size: int) -> None:

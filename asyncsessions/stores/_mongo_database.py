@@ -6,7 +6,6 @@ adds nothing of its own: no cursors, no retries, no work for each document of a 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -18,6 +17,7 @@ from pymongo.errors import ConfigurationError, InvalidName, InvalidURI
 from pymongo.uri_parser import parse_uri
 
 from asyncsessions.errors import StoreRefusedError
+from asyncsessions.stores._detached import Detached
 from asyncsessions.stores._mongo_errors import check_reply
 
 __all__ = ["DRIVER_OPTIONS", "Database", "Document", "WriteConcern"]
@@ -96,7 +96,7 @@ class Database:
         if any(letter in self._name for letter in ' /\\."$\0'):
             raise ValueError(f"database={self._name!r}: the server allows no such name")
         self._database: Any = None
-        self._under_way: set[asyncio.Future[Document]] = set()
+        self._under_way = Detached()
         self._write_concern: Document = {}
 
     async def open(self) -> None:
@@ -124,8 +124,7 @@ class Database:
             client, self._client = self._client, None
             await client.close()
         # Either they end soon, or closing the client has ended them.
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        await self._under_way.finish()
 
     async def check_version(self) -> None:
         """Check that the server isn't too old.
@@ -145,15 +144,7 @@ class Database:
         A cancelled caller doesn't wait, but the command runs to its end: the driver would throw
         away the connection, and can lose track of one that is just being made.
         """
-        task: asyncio.Future[Document] = asyncio.ensure_future(self._database.command(command))
-        self._under_way.add(task)
-        task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
-
-    def _forget(self, task: asyncio.Future[Document]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # Marks it as seen, where the caller has left.
+        return await self._under_way.run(self._database.command(command))
 
     async def find(
         self, collection: str, where: Document, *, limit: int | None = None, **options: Any

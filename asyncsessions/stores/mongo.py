@@ -207,19 +207,12 @@ class MongoSessionStore(ServerStore):
             answer = job.answer
             if not job.is_done:
                 assert failure is not None  # noqa: S101  # or it would be done
-                answer = self._failed(failure, job.session_id)
+                answer = self._failure(failure, job.session_id)
             if isinstance(answer, SessionStoreError):
                 answer = [answer] * len(job.indexes)
             for index, outcome in zip(job.indexes, answer, strict=True):
                 outcomes[index] = outcome
         return outcomes
-
-    def _failed(self, exc: Exception, session_id: str) -> SessionStoreError:
-        kind, detail = self._explain(exc)
-        text = f"{type(self).__name__} failed for session {session_id!r}: {detail}"
-        error = kind(text, session_id=session_id)
-        error.__cause__ = exc
-        return error
 
     @override
     async def _replace(self, replace: Replace) -> Replaced | None:

@@ -17,7 +17,6 @@ from asyncsessions.batching import Outcome
 from asyncsessions.codec import with_seq
 from asyncsessions.errors import (
     CorruptSessionError,
-    SessionStoreError,
     StoreRefusedError,
     StoreUnavailableError,
 )
@@ -25,6 +24,7 @@ from asyncsessions.hooks import Append, Appended, Replace, Replaced, Scan, Tail,
 from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.pacing import Pacer
 from asyncsessions.stores import _postgres_errors as errors
+from asyncsessions.stores._detached import Detached
 from asyncsessions.stores._postgres_connections import Connection, Connections, transaction
 from asyncsessions.stores._postgres_plain import Flush
 from asyncsessions.stores._postgres_replies import decode_reply
@@ -132,7 +132,7 @@ class PostgresSessionStore(ServerStore):
         self._idle_writers: list[list[Any]] = []
         self._writer_count = 0
         self._has_forgotten = self._has_written = False
-        self._reads: set[asyncio.Task[Any]] = set()
+        self._reads = Detached()
 
     @override
     @classmethod
@@ -166,8 +166,7 @@ class PostgresSessionStore(ServerStore):
             await connections.open()
             return await self._retried(partial(self._migrate, connections))
         except self._driver_errors as exc:
-            kind, detail = self._explain(exc)
-            raise kind(f"{type(self).__name__} failed: {detail}") from exc
+            raise self._failure(exc, None) from exc
         finally:
             await connections.close()
 
@@ -201,8 +200,7 @@ class PostgresSessionStore(ServerStore):
 
     @override
     async def _close(self) -> None:
-        if self._reads:
-            await asyncio.wait(self._reads)
+        await self._reads.finish()
         await self._connections.close()
 
     @override
@@ -297,14 +295,7 @@ class PostgresSessionStore(ServerStore):
         try:
             return await self._append_carefully(batch)
         except self._driver_errors as exc:
-            return [self._failed(exc, append.session_id) for append in batch]
-
-    def _failed(self, exc: Exception, session_id: str) -> SessionStoreError:
-        kind, detail = self._explain(exc)
-        text = f"{type(self).__name__} failed for session {session_id!r}: {detail}"
-        error = kind(text, session_id=session_id)
-        error.__cause__ = exc
-        return error
+            return [self._failure(exc, append.session_id) for append in batch]
 
     async def _append_carefully(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
         return await self._once_in_flush(
@@ -350,15 +341,7 @@ class PostgresSessionStore(ServerStore):
                 rows: list[Any] = await connection.fetch(statement, *arguments)
                 return rows
 
-        task = asyncio.get_running_loop().create_task(self._in_turn(attempt))
-        self._reads.add(task)
-        task.add_done_callback(self._forget_read)
-        return await asyncio.shield(task)
-
-    def _forget_read(self, task: asyncio.Task[Any]) -> None:
-        self._reads.discard(task)
-        if not task.cancelled():
-            task.exception()  # Marks it as seen, where the caller has left.
+        return await self._reads.run(self._in_turn(attempt))
 
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:

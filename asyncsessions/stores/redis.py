@@ -272,23 +272,17 @@ class RedisSessionStore(ServerStore):
         outcomes: list[Any] = [None] * len(batch)
         for group, indexes, answer in zip(groups, by_session.values(), answers, strict=True):
             if isinstance(answer, Exception):
-                group_outcomes: list[Any] = [self._failure(group[0].session_id, answer)]
-                group_outcomes *= len(group)
+                session_id = group[0].session_id
+                is_damage = errors.is_damage(answer)
+                error: SessionStoreError = (
+                    damaged(session_id, answer) if is_damage else self._failure(answer, session_id)
+                )
+                group_outcomes: list[Any] = [error] * len(group)
             else:
                 group_outcomes = outcomes_of(group, answer)
             for index, outcome in zip(indexes, group_outcomes, strict=True):
                 outcomes[index] = outcome
         return outcomes
-
-    def _failure(self, session_id: str, cause: Exception) -> SessionStoreError:
-        """Return the error for those who write to one session of a flush."""
-        if errors.is_damage(cause):
-            return damaged(session_id, cause)
-        kind, detail = self._explain(cause)
-        text = f"{type(self).__name__} failed for session {session_id!r}: {detail}"
-        error = kind(text, session_id=session_id)
-        error.__cause__ = cause
-        return error
 
     def _call(
         self,

@@ -123,7 +123,7 @@ class Commits:
             else:
                 bases[job.session_id] = head
         if unknown:
-            found = await self._load([job for job in unknown if not job.needs_bodies])
+            found = await self._load([job for job in unknown if not job.needs_bodies], HEAD_FIELDS)
             for session_id, head in found.items():
                 self._remember(head)
                 if self._contested.get(session_id) == head.version:
@@ -139,32 +139,42 @@ class Commits:
                 self._settle(job, done[0])
         return bases
 
-    async def _load(
-        self, jobs: Sequence[Job], projection: Document = HEAD_FIELDS
-    ) -> dict[str, Head]:
+    async def _load(self, jobs: Sequence[Job], projection: Document) -> dict[str, Head]:
         """Return the stored versions of jobs' sessions, as far as there are any.
 
         A job whose session is damaged is done with the error.
         """
         heads: dict[str, Head] = {}
         damaged: dict[str, CorruptSessionError] = {}
-        wanted = [job.session_id for job in jobs]
-        while wanted:
-            # A reply holds 16 MB, and leaves out what is beyond.
-            where = {"_id": {"$in": wanted}}
-            found = await self._database.find(self._sessions, where, projection=projection)
-            for document in found:
-                session_id = document["_id"]
-                wanted.remove(session_id)
-                try:
-                    heads[session_id] = Head.read(document)
-                except CorruptSessionError as exc:
-                    damaged[session_id] = exc
-            wanted = wanted if found else []
+        for document in await self._read(jobs, projection):
+            session_id = document["_id"]
+            try:
+                heads[session_id] = Head.read(document)
+            except CorruptSessionError as exc:
+                damaged[session_id] = exc
         for job in jobs:
             if job.session_id in damaged:
                 job.answer, job.is_done = damaged[job.session_id], True
         return heads
+
+    async def _read(self, jobs: Sequence[Job], projection: Document) -> list[Document]:
+        """Return the documents of jobs' sessions, durable ones where a job needs proof."""
+        read: list[Document] = []
+        wanted = {job.session_id for job in jobs if not job.needs_proof}
+        while wanted:
+            # A reply holds 16 MB, and leaves out what is beyond.
+            where = {"_id": {"$in": list(wanted)}}
+            found = await self._database.find(self._sessions, where, projection=projection)
+            read += found
+            wanted = wanted.difference(each["_id"] for each in found) if found else set()
+        proofs = [
+            self._database.find_durable(self._sessions, job.session_id, projection)
+            for job in jobs
+            if job.needs_proof
+        ]
+        if proofs:
+            read += filter(None, await asyncio.gather(*proofs))
+        return read
 
     async def _plan(self, job: Job, bases: dict[str, Head]) -> bool:
         """Plan a job; return whether there is something to send."""
@@ -184,9 +194,9 @@ class Commits:
         job.base = base
         if job.head is not None:
             return True
-        # What a remembered version says was never proved, so it can't be the answer.
-        job.is_done = job.is_stale
-        job.is_stale = True
+        # Neither a remembered version nor one that may be undone can be the answer.
+        job.is_done = job.needs_proof
+        job.is_stale = job.needs_proof = True
         if job.is_done and job.move is not None and not (base and job.move.fits(base)):
             self._let_go(job.move)
         return False
@@ -221,19 +231,23 @@ class Commits:
     async def _insert(self, jobs: Sequence[Job]) -> None:
         documents = []
         for job in jobs:
-            job.is_stale = True
+            job.is_stale = job.needs_proof = True
             documents.append(job.attempts[-1].head.document())
         lost = set(await self._database.insert(self._sessions, documents))
         for index, job in enumerate(jobs):
+            job.needs_proof = False  # The reply is one.
             if index not in lost:
                 self._settle(job, job.attempts[-1])
 
     async def _update(self, jobs: Sequence[Job]) -> None:
         updates = []
         for job in jobs:
-            job.is_stale = True
+            job.is_stale = job.needs_proof = True
             updates.append(_update_of(job.attempts[-1]))
-        if await self._database.update(self._sessions, updates) < len(jobs):
+        matched = await self._database.update(self._sessions, updates)
+        for job in jobs:
+            job.needs_proof = False  # The reply is one.
+        if matched < len(jobs):
             # The server doesn't say which were lost; all of them look again.
             return
         for job in jobs:

@@ -164,6 +164,20 @@ class Database:
         found: list[Document] = (await self.command(command))["cursor"]["firstBatch"]
         return found
 
+    async def find_durable(
+        self, collection: str, key: str, projection: Document
+    ) -> Document | None:
+        """Return the document of a key once it is as durable as an acknowledged write.
+
+        What is only read may still be undone: if its primary is lost before the others have it.
+        """
+        # Changes nothing, and yet is acknowledged only when all that came before it is durable.
+        command = {"findAndModify": collection, "query": {"_id": key}, "fields": projection}
+        reply = await self._write(command | {"update": {"$unset": {"-": ""}}})
+        check_reply(reply)
+        found: Document | None = reply["value"]
+        return found
+
     async def insert(self, collection: str, documents: Sequence[Document]) -> list[int]:
         """Insert documents; return the indexes of those whose key there was already."""
         command = {"insert": collection, "documents": list(documents), "ordered": False}

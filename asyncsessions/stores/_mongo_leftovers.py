@@ -43,12 +43,11 @@ class Leftovers:
         Nothing here depends on another writer: garbage belongs to nobody, and what comes in
         meanwhile stays noted.
         """
-        found = await self._database.find(
-            self._sessions, {"_id": session_id}, limit=1, projection=HEAD_FIELDS
-        )
-        if not found:
+        # What a lost primary undoes may name again what would be gone by then.
+        found = await self._database.find_durable(self._sessions, session_id, HEAD_FIELDS)
+        if found is None:
             return ()
-        head = Head.read(found[0])
+        head = Head.read(found)
         for piece in head.garbage:
             if "incarnation" in piece:
                 await self._pages.remove_all(session_id, piece["incarnation"])

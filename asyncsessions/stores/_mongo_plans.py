@@ -67,6 +67,8 @@ class Job(ABC):
         base: What the last plan was made from, and ``head`` what it has made of it.
         answer: What the write has to say, as soon as it ``is_done``.
         attempts: What was sent and may have become the session's version.
+        is_stale: Whether what is believed about the session isn't good enough.
+        needs_proof: Whether what is stored may be all there is to it, so that it must be durable.
     """
 
     #: Whether the plan needs the messages in the session's document.
@@ -86,6 +88,7 @@ class Job(ABC):
         self.is_done = False
         self.attempts: list[Attempt] = []
         self.is_stale = self.needs_bodies
+        self.needs_proof = False
 
     @abstractmethod
     async def plan(self, base: Head | None, moment: float | None) -> Head | None:

@@ -5,19 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
+
+from pymongo.errors import OperationFailure
 
 from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_errors import DRIVER_ERRORS
+from asyncsessions.stores._mongo_errors import DRIVER_ERRORS, is_lost
+from asyncsessions.stores._mongo_joins import (
+    FIRST_SEQ,
+    join_fields,
+    join_filter,
+    move_fields,
+    move_filter,
+)
 from asyncsessions.stores._mongo_leftovers import Leftovers
 from asyncsessions.stores._mongo_pages import Move, Pages, StaleError
-from asyncsessions.stores._mongo_plans import Attempt, Job, MoveJob
-from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head, changes_between, size_of
+from asyncsessions.stores._mongo_plans import AppendJob, Attempt, Job, MoveJob
+from asyncsessions.stores._mongo_session import (
+    HEAD_FIELDS,
+    Entry,
+    Head,
+    changes_between,
+    size_of,
+)
 
 __all__ = ["Commits", "Writer"]
 
@@ -35,6 +51,11 @@ _STAYING_ENTRIES = 24
 _STAYING_BYTES = 24 << 10
 # How many tails are moved at a time.
 _MOVERS = 4
+# How many sessions of one flush are joined, each in a command of its own.
+_JOINS = 4
+_JOINED_BYTES = 256 << 10
+# How often a join that met no other writer is the last one for now.
+_STOPS_JOINING = 1 / 16
 # Updates in one command; the server works on one at a time, and on several commands at once.
 _LANE = 128
 _COMMAND_BYTES = 8 << 20
@@ -100,6 +121,8 @@ class Commits:
             if losses > 1:
                 longest = min(_PAUSE * 2**losses, _LONGEST_PAUSE)
                 await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret
+            await self._join_all(pending, writer)
+            pending = [job for job in pending if not job.is_done]
             bases = await self._bases(pending, writer)
             sent = []
             for job in pending:
@@ -135,7 +158,9 @@ class Commits:
             done = [
                 each for each in job.attempts if head and head.is_signed(writer.name, each.counter)
             ]
-            if done:
+            if done and head and done[0].is_join:
+                self._settle_join(job, done[0], head, writer)
+            elif done:
                 self._settle(job, done[0])
         return bases
 
@@ -176,12 +201,66 @@ class Commits:
             read += filter(None, await asyncio.gather(*proofs))
         return read
 
+    async def _join_all(self, jobs: Sequence[Job], writer: Writer) -> None:
+        """Have the server place what may stand anywhere, in sessions that others write, too."""
+        joins: list[Coroutine[Any, Any, None]] = []
+        for job in jobs:
+            head = self._heads.get(job.session_id)
+            if (
+                head is not None
+                and job.session_id in self._contested
+                and job.session_id not in self._moves
+                and writer.name in head.writers
+                and isinstance(job, AppendJob)
+                and job.can_join()
+                and len(joins) < _JOINS
+            ):
+                joins.append(self._join(job, head, writer))
+        await _together(joins)
+
+    async def _join(self, job: AppendJob, head: Head, writer: Writer) -> None:
+        entries = job.entries()
+        if size_of(entries) > _JOINED_BYTES:
+            return
+        last = job.appends[-1]
+        moment = None if self._clock is None else self._clock.now()
+        where = join_filter(head, writer.name, last.now if moment is None else moment)
+        writer.counter += 1
+        job.attempts.append(Attempt(writer.counter, head, head, is_join=True))
+        slot = [writer.counter, time.time(), FIRST_SEQ]
+        fields = join_fields(entries, last, moment) | {f"writers.{writer.name}": slot}
+        job.is_stale = job.needs_proof = True
+        try:
+            joined = await self._database.update_one(
+                self._sessions, where, [{"$set": fields}], HEAD_FIELDS
+            )
+        except OperationFailure as exc:
+            if is_lost(exc):
+                raise
+            joined = None  # If it isn't only the join, the next step tells.
+        job.needs_proof = False  # The reply is one.
+        if joined is None:
+            return
+        try:
+            self._settle_join(job, job.attempts[-1], Head.read(joined), writer)
+        except CorruptSessionError as exc:
+            job.answer, job.is_done = exc, True
+
+    def _settle_join(self, job: Job, attempt: Attempt, head: Head, writer: Writer) -> None:
+        assert isinstance(job, AppendJob)  # noqa: S101  # no other joins
+        first_seq = head.writers[writer.name][2]
+        job.settle_join(attempt, head, first_seq)
+        self._settle(job, attempt, first_seq=first_seq)
+        is_alone = attempt.base is not None and head.version == attempt.base.version + 1
+        if is_alone and random.random() < _STOPS_JOINING:  # noqa: S311  # no secret
+            self._contested.pop(job.session_id, None)
+
     async def _plan(self, job: Job, bases: dict[str, Head]) -> bool:
         """Plan a job; return whether there is something to send."""
         base = bases.get(job.session_id)
         moment = None if self._clock is None else self._clock.now()
         job.move = self._moves.get(job.session_id)
-        if job.move is not None and base is not None:
+        if job.move is not None and base is not None and job.move.fits(base):
             job.move.sent_onto = max(job.move.sent_onto or 0, base.version)
         job.is_contested = job.session_id in self._contested
         try:
@@ -221,12 +300,7 @@ class Commits:
         old = [job for job in jobs if job.base is not None]
         commands = [self._insert(lane) for lane in _lanes(new)]
         commands += [self._update(lane) for lane in _lanes(old)]
-        if len(commands) == 1:
-            await commands[0]
-            return
-        for failure in await asyncio.gather(*commands, return_exceptions=True):
-            if failure is not None:
-                raise failure
+        await _together(commands)
 
     async def _insert(self, jobs: Sequence[Job]) -> None:
         documents = []
@@ -253,8 +327,15 @@ class Commits:
         for job in jobs:
             self._settle(job, job.attempts[-1])
 
-    def _settle(self, job: Job, attempt: Attempt) -> None:
-        """Note that an attempt has become its session's version."""
+    def _settle(self, job: Job, attempt: Attempt, *, first_seq: int = 0) -> None:
+        """Note that an attempt has become its session's version.
+
+        Args:
+            job: The job.
+            attempt: The attempt.
+            first_seq: Of several processes, the one whose messages from here on have made the tail
+                too long moves it.
+        """
         job.is_done = True
         job.answer = attempt.answer
         session_id, head = job.session_id, attempt.head
@@ -273,8 +354,9 @@ class Commits:
         elif move is not None and not move.fits(head):
             self._let_go(move)
         elif move is None and session_id not in self._moving:
-            count = _entries_to_move(head)
-            if count:
+            count = _entries_to_move(head.tail)
+            before = [entry for entry in head.tail if entry.seq < first_seq]
+            if count and not _entries_to_move(before):
                 self._moving.add(session_id)
                 self._spawn(self._move(head, count))
         if head.garbage and not job.cleans_up and session_id not in self._cleaning:
@@ -296,11 +378,27 @@ class Commits:
     async def _move(self, head: Head, count: int) -> None:
         try:
             async with self._movers:
-                self._moves[head.session_id] = await self._pages.move_tail(head, count)
+                move = await self._pages.move_tail(head, count)
+                if head.session_id not in self._contested or not await self._name(move):
+                    self._moves[head.session_id] = move
         except StaleError:
             pass  # Another writer was first. Whoever writes next tries again.
         finally:
             self._moving.discard(head.session_id)
+
+    async def _name(self, move: Move) -> bool:
+        """Have a session that others write name the pages of a move; return whether it does."""
+        move.sent_onto = move.head.version
+        update = [{"$set": move_fields(move)}]
+        try:
+            named = await self._database.update_one(
+                self._sessions, move_filter(move), update, {"_id": 1}
+            )
+        except BaseException:
+            # Whoever writes next finds out.
+            self._moves[move.head.session_id] = move
+            raise
+        return named is not None
 
     async def clean_up(self, session_id: str) -> None:
         """Remove what a session has let go of."""
@@ -350,9 +448,18 @@ def _lanes(jobs: Sequence[Job]) -> list[Sequence[Job]]:
     return [jobs[start::count] for start in range(count)]
 
 
-def _entries_to_move(head: Head) -> int:
+async def _together(commands: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all commands, and raise what one of them has raised."""
+    if len(commands) == 1:
+        await commands[0]
+        return
+    for failure in await asyncio.gather(*commands, return_exceptions=True):
+        if failure is not None:
+            raise failure
+
+
+def _entries_to_move(tail: Sequence[Entry]) -> int:
     """Return how many entries of a tail move into pages; 0 where it is short enough."""
-    tail = head.tail
     if len(tail) <= _TAIL_ENTRIES and size_of(tail) <= _TAIL_BYTES:
         return 0
     staying = size = 0

@@ -178,6 +178,16 @@ class Database:
         found: Document | None = reply["value"]
         return found
 
+    async def update_one(
+        self, collection: str, where: Document, update: Sequence[Document], projection: Document
+    ) -> Document | None:
+        """Update one document; return what became of it, or None where none matched."""
+        command = {"findAndModify": collection, "query": where, "update": list(update)}
+        reply = await self._write(command | {"new": True, "fields": projection})
+        check_reply(reply)
+        updated: Document | None = reply["value"]
+        return updated
+
     async def insert(self, collection: str, documents: Sequence[Document]) -> list[int]:
         """Insert documents; return the indexes of those whose key there was already."""
         command = {"insert": collection, "documents": list(documents), "ordered": False}

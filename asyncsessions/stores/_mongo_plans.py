@@ -46,14 +46,25 @@ _ENTRY_BYTES = 32 << 10
 
 
 class Attempt(msgspec.Struct, gc=False):
-    """A version that was sent, and what the write has to say if it became the session's."""
+    """A version that was sent, and what the write has to say if it became the session's.
+
+    Attributes:
+        counter: The writer's number for it.
+        base: What it was made from.
+        head: The version; of a join, ``base``, until the server has said what became of it.
+        answer: What the write has to say; of a join, nothing until then.
+        nodes: The pages that only this names.
+        move: The pages that waited, and which it names.
+        is_join: Whether the server decides the place; see `_mongo_joins`.
+    """
 
     counter: int
     base: Head | None
     head: Head
-    answer: Any
-    nodes: tuple[ObjectId, ...]
-    move: Move | None
+    answer: Any = None
+    nodes: tuple[ObjectId, ...] = ()
+    move: Move | None = None
+    is_join: bool = False
 
 
 class Job(ABC):
@@ -152,6 +163,28 @@ class AppendJob(Job):
         self.indexes.append(index)
         if append.key is not None:
             self._has_keys = True
+
+    def can_join(self) -> bool:
+        """Whether the server may decide the place: nothing here depends on what is stored."""
+        return all(
+            append.bodies
+            and append.key is None
+            and append.expected_seq is None
+            and append.keep is None
+            for append in self.appends
+        )
+
+    def entries(self) -> Sequence[Entry]:
+        """Return all messages, with a ``seq`` that counts from 0."""
+        return _entries(0, [body for append in self.appends for body in append.bodies])
+
+    def settle_join(self, attempt: Attempt, head: Head, first_seq: int) -> None:
+        """Note where the server has put the messages."""
+        attempt.head = head
+        attempt.answer = answer = []
+        for append in self.appends:
+            answer.append(Appended(first_seq, append.now))
+            first_seq += len(append.bodies)
 
     async def plan(self, base: Head | None, moment: float | None) -> Head | None:
         """See `Job.plan`."""

@@ -1,0 +1,161 @@
+"""MongoDB: appends to sessions that several stores write, where the server decides the place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+
+from asyncsessions.errors import CorruptSessionError
+from asyncsessions.stores.mongo import MongoSessionStore
+from asyncsessions.testing.servers import MongoServer
+from tests.faults.mongo_server import (
+    admin,
+    database,
+    held_back,
+    other,
+    proxy,
+    said,
+    server,
+    store,
+    stored_bytes,
+    user,
+)
+from tests.faults.proxy import Proxy
+
+__all__ = ["admin", "database", "other", "proxy", "server", "store"]  # Fixtures of these tests.
+
+JOIN = b"findAndModify\0"
+
+
+async def contest(store: MongoSessionStore, other: MongoSessionStore) -> list[str]:
+    """Have two stores write session ``s`` until both know of each other; return what it says."""
+    texts = []
+    for n in range(4):
+        for name, of in (("a", store), ("b", other)):
+            texts.append(f"{name}{n}")
+            await of.append("s", [user(texts[-1])])
+    return texts
+
+
+async def test_lost_reply_to_a_join(
+    store: MongoSessionStore, other: MongoSessionStore, proxy: Proxy
+) -> None:
+    texts = await contest(store, other)
+    proxy.lose_reply(JOIN)
+    stored = await store.append("s", [user("once"), user("more")])
+    assert proxy.replies_lost == 1
+    assert [each.seq for each in stored] == [len(texts) + 1, len(texts) + 2]
+    assert await said(other, "s") == [*texts, "once", "more"]
+
+
+async def test_repeated_join_changes_nothing(
+    store: MongoSessionStore, other: MongoSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = await contest(store, other)
+    send = store._database.update_one
+    sent = []
+
+    async def send_twice(*args: Any) -> Mapping[str, Any] | None:
+        sent.append([await send(*args), await other.append("s", [user("between")])])
+        return await send(*args)
+
+    monkeypatch.setattr(store._database, "update_one", send_twice)
+    stored = await store.append("s", [user("once")])
+    assert len(sent) == 1
+    assert sent[0][0] is not None
+    assert stored[0].seq == len(texts) + 1
+    assert await said(other, "s") == [*texts, "once", "between"]
+
+
+async def test_late_join_after_a_clear(
+    store: MongoSessionStore, other: MongoSessionStore, proxy: Proxy
+) -> None:
+    texts = await contest(store, other)
+    async with held_back(proxy, store.append("s", [user("late")])) as late:
+        await other.clear_session("s")
+        await other.append("s", [user("new")])
+    assert [each.seq for each in late.result()] == [len(texts) + 2]
+    assert await said(other, "s") == ["new", "late"]
+
+
+async def test_late_join_meets_a_later_session_of_the_same_id(
+    store: MongoSessionStore, other: MongoSessionStore, proxy: Proxy
+) -> None:
+    await contest(store, other)
+    async with held_back(proxy, store.append("s", [user("late")])) as late:
+        await other.delete_session("s")
+        await other.append("s", [user("new")])
+    assert [each.seq for each in late.result()] == [2]
+    assert await said(other, "s") == ["new", "late"]
+
+
+async def test_expired_session_is_not_joined(server: MongoServer, database: str) -> None:
+    now = 1000.0
+    options: dict[str, Any] = {"database": database, "ttl_seconds": 60, "clock": lambda: now}
+    async with (
+        MongoSessionStore(server.url, **options) as store,
+        MongoSessionStore(server.url, **options) as other,
+    ):
+        texts = await contest(store, other)
+        now += 59
+        await store.append("s", [user("renewed")])
+        now += 59
+        assert await said(other, "s") == [*texts, "renewed"]
+        now += 2
+        assert [each.seq for each in await store.append("s", [user("new")])] == [1]
+        assert await said(other, "s") == ["new"]
+
+
+async def test_damaged_session_stays_alone(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+) -> None:
+    await contest(store, other)
+    sessions = admin[database]["sessions"]
+    await sessions.update_one({"_id": "s"}, {"$set": {"tail": "damaged"}})
+    damaged, sound = await asyncio.gather(
+        store.append("s", [user("x")]), store.append("t", [user("x")]), return_exceptions=True
+    )
+    assert isinstance(damaged, CorruptSessionError)
+    assert not isinstance(sound, BaseException)
+    assert await said(other, "t") == ["x"]
+
+
+@pytest.mark.parametrize("callers", [1, 20])
+async def test_stores_together_leave_a_whole_history_and_nothing_else(
+    server: MongoServer, admin: AsyncMongoClient[dict[str, Any]], database: str, callers: int
+) -> None:
+    appended: list[str] = []
+    stores = [MongoSessionStore(server.url, database=database) for _ in range(3)]
+
+    async def talk(of: MongoSessionStore, name: str) -> None:
+        for n in range(600 // callers):
+            texts = [f"{name}{n}.{k}." + "x" * 500 for k in range(1 + n % 3)]
+            stored = await of.append("s", [user(text) for text in texts])
+            assert [each.seq - stored[0].seq for each in stored] == list(range(len(texts)))
+            appended.extend(texts)
+            if n % 10 == 9:
+                await of.increment_state("s", "n")
+
+    talks = [talk(of, f"{k}.{c}-") for k, of in enumerate(stores) for c in range(callers)]
+    await asyncio.gather(*talks)
+    for of in stores:
+        await of.aclose()
+    async with MongoSessionStore(server.url, database=database) as store:
+        texts = await said(store, "s")
+        assert sorted(texts) == sorted(appended)
+        for name in {text.split("-")[0] + "-" for text in texts}:
+            mine = [text.split("-")[1].split(".")[:2] for text in texts if text.startswith(name)]
+            assert mine == sorted(mine, key=lambda each: (int(each[0]), int(each[1])))
+        info = await store.get_session("s", max_messages=0)
+        assert (info.last_seq, info.message_count) == (len(texts), len(texts))
+        assert info.state == {"n": 3 * callers * (600 // callers // 10)}
+        # Pages that nobody names would show up here, twice.
+        stored = await stored_bytes(admin, database)
+        assert all(stored.count(text.encode()) == 1 for text in texts)

@@ -290,3 +290,10 @@ async def test_damaged_document_is_an_error_of_its_session_only(
         assert isinstance(appended, list)
         assert [info.session_id for info in await other.list_sessions()] == ["t"]
     assert await sessions.find_one({"_id": "s"}) is not None
+
+
+async def test_imported_session_with_messages_keeps_its_times(store: MongoSessionStore) -> None:
+    data = {"session_id": "s", "created_at": 1000.0, "updated_at": 2000.0}
+    await store.import_sessions([data | {"messages": [user("hello")]}])
+    info = await store.get_session("s")
+    assert (info.created_at, info.updated_at) == (1000.0, 2000.0)

@@ -317,7 +317,7 @@ class Head(msgspec.Struct, gc=False):
 
 
 _COUNTERS = ("version", "last_seq", "message_count", "updated_at")
-_RARE = ("edition", "first_seq", "expires_at", "has_old_keys")
+_RARE = ("edition", "created_at", "first_seq", "expires_at", "has_old_keys")
 
 
 def changes_between(old: Head, new: Head) -> Document:

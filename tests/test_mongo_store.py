@@ -297,3 +297,18 @@ async def test_imported_session_with_messages_keeps_its_times(store: MongoSessio
     await store.import_sessions([data | {"messages": [user("hello")]}])
     info = await store.get_session("s")
     assert (info.created_at, info.updated_at) == (1000.0, 2000.0)
+
+
+async def test_keys_of_many_callers_at_once_leave_the_document(
+    store: MongoSessionStore, client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
+) -> None:
+    async def append(n: int) -> int:
+        return (await store.append("s", [user(f"{n}")], idempotency_key=f"k{n}"))[0].seq
+
+    stored = [await asyncio.gather(*map(append, range(n, n + 200))) for n in range(0, 1000, 200)]
+    again = [await asyncio.gather(*map(append, range(n, n + 200))) for n in range(0, 1000, 200)]
+    assert again == stored
+    document = await client[database_of(tmp_path)]["x.sessions"].find_one({"_id": "s"})
+    assert document is not None
+    # What the last flush brought, and some.
+    assert len(document["keys"]) <= 300

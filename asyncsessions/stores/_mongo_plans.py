@@ -162,14 +162,14 @@ class AppendJob(Job):
             head = copy.copy(base)
         self._named(head)
         first_new = head.last_seq + 1
-        old_keys: dict[str, KeyRecord] = {}
+        known: dict[str, KeyRecord] = {}
         if self._has_keys:
-            old_keys = await self._old_keys.prepare(head, self.appends)
+            known = await self._old_keys.prepare(head, self.appends) | head.keys
         bodies: list[bytes] = []
         results: list[bool] = []
         self.answer = answer = []
         for append in self.appends:
-            outcome = self._append(head, append, old_keys, moment)
+            outcome = self._append(head, append, known, moment)
             if outcome is None:
                 bodies += append.bodies
                 results += append.results
@@ -177,6 +177,9 @@ class AppendJob(Job):
             answer.append(outcome)
         if not bodies:
             return None
+        new_keys = {key.key: key for key in known.values() if key.first_seq >= first_new}
+        if new_keys:
+            head.keys = head.keys | new_keys
         # Retention looks at what was there, so it comes before anything is added.
         keep = first.keep
         if keep is not None and head.message_count > keep:
@@ -186,19 +189,17 @@ class AppendJob(Job):
 
     @staticmethod
     def _append(
-        head: Head, append: Append, old_keys: dict[str, KeyRecord], moment: float | None
+        head: Head, append: Append, known: dict[str, KeyRecord], moment: float | None
     ) -> Appended | SessionStoreError | None:
-        """Count an append in, or return why not."""
-        known = None
-        if append.key is not None:
-            known = head.keys.get(append.key) or old_keys.get(append.key)
-        outcome = admit(append, last_seq=head.last_seq, known=known)
+        """Count an append in, and its key among those known, or return why not."""
+        key = None if append.key is None else known.get(append.key)
+        outcome = admit(append, last_seq=head.last_seq, known=key)
         if outcome is not None:
             return outcome
         count = len(append.bodies)
         if append.key is not None:
-            key = KeyRecord(append.key, head.last_seq + 1, count, append.digest, append.now)
-            head.keys = head.keys | {key.key: key}
+            first, now = head.last_seq + 1, append.now
+            known[append.key] = KeyRecord(append.key, first, count, append.digest, now)
         head.last_seq += count
         head.message_count += count
         _touch(head, append, moment)

@@ -312,3 +312,17 @@ async def test_keys_of_many_callers_at_once_leave_the_document(
     assert document is not None
     # What the last flush brought, and some.
     assert len(document["keys"]) <= 300
+
+
+async def test_update_after_the_end_of_a_session_in_the_same_flush_begins_a_new_one(
+    client: AsyncMongoClient[dict[str, Any]], store: MongoSessionStore, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"database": database_of(tmp_path), "prefix": "x."}
+    async with MongoSessionStore(client, ttl_seconds=60, **options) as store:
+        await store.append("s", [user("old")])
+        await store.set_state("s", "old", 1)
+        # The first keeps the others waiting, so that they share a flush.
+        calls = [store.append("other", [user("x")]), store.expire_session("s", 0)]
+        await asyncio.gather(*calls, store.set_state("s", "new", 1))
+        assert await said(store, "s") == []
+        assert await store.get_state("s") == {"new": 1}

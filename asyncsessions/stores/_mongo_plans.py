@@ -240,27 +240,26 @@ class UpdateJob(Job):
     async def plan(self, base: Head | None, moment: float | None) -> Head | None:
         """See `Job.plan`."""
         self.answer = []
-        head: Head | None = None
-        if base is not None:
-            now = self.updates[0].now if moment is None else moment
-            head = None if base.has_vanished(now) else copy.copy(base)
-        is_written = False
+        head = base
         for update in self.updates:
-            if head is None and not update.create:
+            now = update.now if moment is None else moment
+            # The update before may have ended the session.
+            is_there = head is not None and not head.has_vanished(now)
+            if not is_there and not update.create:
                 self.answer.append(None)
                 continue
-            next_head = copy.copy(head) if head else Head.new(self.session_id, base)
+            next_head = copy.copy(head) if head and is_there else Head.new(self.session_id, head)
             try:
                 info, values = apply_changes(next_head.info(), update)
                 next_head.take(info)
             except SessionStoreError as exc:
                 self.answer.append(exc)
                 continue
-            head, is_written = next_head, True
-            if moment is not None and update.ttl_seconds is not None and not update.persist:
-                head.expires_at = moment + update.ttl_seconds
+            if update.ttl_seconds is not None and not update.persist:
+                next_head.expires_at = now + update.ttl_seconds
+            head = next_head
             self.answer.append(values)
-        if head is None or not is_written:
+        if head is None or head is base:
             return None
         self._named(head)
         return head

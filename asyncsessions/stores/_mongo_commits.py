@@ -248,7 +248,9 @@ class Commits:
         for job in jobs:
             job.needs_proof = False  # The reply is one.
         if matched < len(jobs):
-            # The server doesn't say which were lost; all of them look again.
+            # The server doesn't say which were lost, unless all were; all of them look again.
+            for job in jobs:
+                job.attempts[-1].has_failed = not matched
             return
         for job in jobs:
             self._settle(job, job.attempts[-1])

@@ -46,7 +46,17 @@ _ENTRY_BYTES = 32 << 10
 
 
 class Attempt(msgspec.Struct, gc=False):
-    """A version that was sent, and what the write has to say if it became the session's."""
+    """A version that was sent, and what the write has to say if it became the session's.
+
+    Attributes:
+        counter: Its number.
+        base: The version that it was made from; None where no document was stored.
+        head: The version that was sent.
+        answer: What the write has to say.
+        nodes: The pages that only it names.
+        move: The move that it names the pages of.
+        has_failed: Whether the server has said that the base isn't stored any more.
+    """
 
     counter: int
     base: Head | None
@@ -54,6 +64,7 @@ class Attempt(msgspec.Struct, gc=False):
     answer: Any
     nodes: tuple[ObjectId, ...]
     move: Move | None
+    has_failed: bool = False
 
 
 class Job(ABC):
@@ -363,11 +374,13 @@ class DeleteJob(Job):
 
     async def plan(self, base: Head | None, moment: float | None) -> Head | None:
         """See `Job.plan`."""
-        # Sent before, and gone by now: somebody else has finished what this one began.
-        self.answer = bool(self.attempts)
-        if base is None or base.updated_at is None:
+        if base is None:
+            # If one sent before got through, somebody else has finished what this one began.
+            self.answer = not all(attempt.has_failed for attempt in self.attempts)
             return None
         self.answer = False
+        if base.updated_at is None:
+            return None
         if self._expired_at is not None:
             now = self._expired_at if moment is None else moment
             if base.expires_at is None or base.expires_at > now:

@@ -350,3 +350,12 @@ async def test_killed_writers_leave_a_whole_history(
         following = [f"{acknowledged + 1}.{k}" for k in range((acknowledged + 1) % 70 + 1)]
         assert texts in (whole, whole + following)
         await other.clear_session("s")
+
+
+async def test_only_one_of_rivals_has_deleted_a_session(
+    store: MongoSessionStore, other: MongoSessionStore
+) -> None:
+    for _ in range(30):
+        await store.append("s", [user("x")])
+        calls = [each.delete_session("s") for each in (store, other, store, other)]
+        assert sorted(await asyncio.gather(*calls)) == [False, False, False, True]

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -326,3 +327,18 @@ async def test_update_after_the_end_of_a_session_in_the_same_flush_begins_a_new_
         await asyncio.gather(*calls, store.set_state("s", "new", 1))
         assert await said(store, "s") == []
         assert await store.get_state("s") == {"new": 1}
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 7200.0])
+async def test_jump_of_this_machines_clock_moves_no_expiry(
+    store: MongoSessionStore, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    await store.append("s", [user("kept")])
+    await store.expire_session("s", 3600)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    assert await said(store, "s") == ["kept"]
+    await store.expire_session("s", 3600)
+    monkeypatch.setattr(time, "time", real)
+    await store.append("s", [user("and more")])
+    assert await said(store, "s") == ["kept", "and more"]

@@ -203,8 +203,10 @@ class Commits:
 
     def _let_go(self, move: Move) -> None:
         """Remove pages that waited, because no later version will name them."""
-        del self._moves[move.head.session_id]
-        self._spawn(self._pages.remove_unnamed(move))
+        # Another job may have done so while this one was planned.
+        if self._moves.get(move.head.session_id) is move:
+            del self._moves[move.head.session_id]
+            self._spawn(self._pages.remove_unnamed(move))
 
     @staticmethod
     def _sign(job: Job, writer: Writer) -> None:

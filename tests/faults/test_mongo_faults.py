@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
 from pymongo import AsyncMongoClient
 
+from asyncsessions.hooks import Append, KeyRecord
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores._mongo_commits import Writer
 from asyncsessions.stores._mongo_plans import DeleteJob
@@ -359,3 +360,24 @@ async def test_only_one_of_rivals_has_deleted_a_session(
         await store.append("s", [user("x")])
         calls = [each.delete_session("s") for each in (store, other, store, other)]
         assert sorted(await asyncio.gather(*calls)) == [False, False, False, True]
+
+
+async def test_move_that_two_writes_let_go_of_at_once(
+    store: MongoSessionStore, other: MongoSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(65):
+        await store.append("s", [user(f"{n}")], idempotency_key=f"k{n}")
+    await store._commits.finish()
+    # Now pages of this store wait to be named, and will wait in vain.
+    await other.pop_message("s")
+    prepare, calls = store._old_keys.prepare, iter(range(9))
+
+    async def pop_first(head: Head, appends: Sequence[Append]) -> dict[str, KeyRecord]:
+        if next(calls) == 1:
+            await store.pop_message("s")
+        return await prepare(head, appends)
+
+    monkeypatch.setattr(store._old_keys, "prepare", pop_first)
+    again = await store.append("s", [user("0")], idempotency_key="k0")
+    assert again[0].seq == 1
+    assert len(await said(other, "s")) == 63

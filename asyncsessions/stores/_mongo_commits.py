@@ -13,7 +13,7 @@ from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_errors import DRIVER_ERRORS
+from asyncsessions.stores._mongo_errors import DRIVER_ERRORS, DUPLICATE_KEY
 from asyncsessions.stores._mongo_leftovers import Leftovers
 from asyncsessions.stores._mongo_pages import Move, Pages, StaleError
 from asyncsessions.stores._mongo_plans import Attempt, Job, MoveJob
@@ -38,6 +38,7 @@ _MOVERS = 4
 # Updates in one command; the server works on one at a time, and on several commands at once.
 _LANE = 128
 _COMMAND_BYTES = 8 << 20
+_FAILURES: tuple[type[Exception], ...] = (*DRIVER_ERRORS, SessionStoreError)
 # How long the loser of a race waits at first, at random, so that it doesn't lose for ever.
 _PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -188,6 +189,12 @@ class Commits:
             job.head = await job.plan(base, moment)
         except StaleError:
             job.is_stale = True
+            if base is not None and base.version == job.stale_version:
+                # It is the stored version still, so nobody has removed them for a later one.
+                detail = "pages that its document names aren't there"
+                job.answer = CorruptSessionError(detail, session_id=job.session_id)
+                job.is_done = True
+            job.stale_version = None if base is None else base.version
             return False
         except SessionStoreError as exc:
             job.head, job.answer = None, exc
@@ -235,27 +242,37 @@ class Commits:
         for job in jobs:
             job.is_stale = job.needs_proof = True
             documents.append(job.attempts[-1].head.document())
-        lost = set(await self._database.insert(self._sessions, documents))
+        failures = (await self._database.insert(self._sessions, documents)).failures
         for index, job in enumerate(jobs):
             job.needs_proof = False  # The reply is one.
-            if index not in lost:
+            failure = failures.get(index)
+            if failure is None:
                 self._settle(job, job.attempts[-1])
+            elif failure.code != DUPLICATE_KEY:
+                self._fail(job, failure)
 
     async def _update(self, jobs: Sequence[Job]) -> None:
         updates = []
         for job in jobs:
             job.is_stale = job.needs_proof = True
             updates.append(_update_of(job.attempts[-1]))
-        matched = await self._database.update(self._sessions, updates)
-        for job in jobs:
+        written = await self._database.update(self._sessions, updates)
+        for index, failure in written.failures.items():
+            self._fail(jobs[index], failure)
+        left = [job for job in jobs if not job.is_done]
+        for job in left:
             job.needs_proof = False  # The reply is one.
-        if matched < len(jobs):
-            # The server doesn't say which were lost, unless all were; all of them look again.
-            for job in jobs:
-                job.attempts[-1].has_failed = not matched
-            return
-        for job in jobs:
-            self._settle(job, job.attempts[-1])
+            if written.documents == len(left):
+                self._settle(job, job.attempts[-1])
+            else:
+                # The server doesn't say which were lost, unless all were; all look again.
+                job.attempts[-1].has_failed = not written.documents
+
+    def _fail(self, job: Job, failure: Exception) -> None:
+        """Note that the server has refused a job's write, which is only this job's affair."""
+        job.answer, job.is_done = failure, True
+        # It may hold something else by now than what is believed.
+        self._heads.pop(job.session_id, None)
 
     def _settle(self, job: Job, attempt: Attempt) -> None:
         """Note that an attempt has become its session's version."""
@@ -322,7 +339,7 @@ class Commits:
         async def quietly() -> None:
             try:
                 await work
-            except DRIVER_ERRORS as exc:
+            except _FAILURES as exc:
                 logger.debug("left for later after %s", type(exc).__name__)
 
         task = asyncio.get_running_loop().create_task(quietly())

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import anyio.to_thread
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import ConfigurationError, InvalidName, InvalidURI
+from pymongo.errors import ConfigurationError, InvalidName, InvalidURI, OperationFailure
 from pymongo.uri_parser import parse_uri
 
 from asyncsessions.errors import StoreRefusedError
 from asyncsessions.stores._detached import Detached
-from asyncsessions.stores._mongo_errors import check_reply
+from asyncsessions.stores._mongo_errors import DUPLICATE_KEY, check_reply
 
-__all__ = ["DRIVER_OPTIONS", "Database", "Document", "WriteConcern"]
+__all__ = ["DRIVER_OPTIONS", "Database", "Document", "WriteConcern", "Written"]
 
 Document: TypeAlias = dict[str, Any]
 
@@ -64,6 +64,25 @@ class WriteConcern:
         # Without acknowledgement, which a client may have, nobody could tell who was first.
         settings = {name: value for name, value in of_client.items() if (name, value) != ("w", 0)}
         return {"w": "majority", "j": True} | settings | given
+
+
+class Written(NamedTuple):
+    """What came of a write command.
+
+    Attributes:
+        documents: How many were inserted, matched or removed.
+        failures: What failed, by its place in the command; all else went through.
+    """
+
+    documents: int
+    failures: Mapping[int, OperationFailure]
+
+    def check(self) -> Self:
+        """Return it if nothing failed but for keys that were there already; else raise that."""
+        for failure in self.failures.values():
+            if failure.code != DUPLICATE_KEY:
+                raise failure
+        return self
 
 
 class Database:
@@ -178,24 +197,31 @@ class Database:
         found: Document | None = reply["value"]
         return found
 
-    async def insert(self, collection: str, documents: Sequence[Document]) -> list[int]:
-        """Insert documents; return the indexes of those whose key there was already."""
-        command = {"insert": collection, "documents": list(documents), "ordered": False}
-        return check_reply(await self._write(command))
+    async def distinct(self, collection: str, key: str, where: Document) -> list[Any]:
+        """Return the different values of a key in the documents that match."""
+        command = {"distinct": collection, "key": key, "query": where}
+        values: list[Any] = (await self.command(command))["values"]
+        return values
 
-    async def update(self, collection: str, updates: Sequence[Document]) -> int:
-        """Update documents; return how many matched."""
+    async def insert(self, collection: str, documents: Sequence[Document]) -> Written:
+        """Insert documents; a key that is there already is a failure, too."""
+        command = {"insert": collection, "documents": list(documents), "ordered": False}
+        return self._written(await self._write(command))
+
+    async def update(self, collection: str, updates: Sequence[Document]) -> Written:
+        """Update documents, of which some may not match."""
         command = {"update": collection, "updates": list(updates), "ordered": False}
-        reply = await self._write(command)
-        check_reply(reply)
-        return int(reply["n"])
+        return self._written(await self._write(command))
 
     async def delete(self, collection: str, where: Document, *, limit: int = 0) -> int:
         """Delete all documents that match, or one; return how many."""
         deletes = [{"q": where, "limit": limit}]
         reply = await self._write({"delete": collection, "deletes": deletes})
-        check_reply(reply)
-        return int(reply["n"])
+        return self._written(reply).check().documents
+
+    @staticmethod
+    def _written(reply: Document) -> Written:
+        return Written(int(reply["n"]), check_reply(reply))
 
     async def _write(self, command: Document) -> Document:
         return await self.command(command | {"writeConcern": self._write_concern})

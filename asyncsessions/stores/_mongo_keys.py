@@ -9,7 +9,7 @@ from bson import MaxKey, MinKey, ObjectId
 
 from asyncsessions.hooks import Append, KeyRecord
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_session import Head, key_record
+from asyncsessions.stores._mongo_session import Head, checked
 
 __all__ = ["OldKeys"]
 
@@ -45,7 +45,7 @@ class OldKeys:
             return {}
         where = {"_id": {"$in": [_id(head, key) for key in wanted]}}
         found = await self._database.find(self._collection, where)
-        return {key.key: key for key in map(key_record, found)}
+        return {key.key: key for key in _keys(head, found)}
 
     async def _move_out(self, head: Head, now: float) -> None:
         oldest = head.oldest_seq
@@ -60,12 +60,12 @@ class OldKeys:
 
     async def _remember(self, head: Head, keys: Sequence[KeyRecord]) -> None:
         documents = [{"_id": _id(head, key.key)} | msgspec.structs.asdict(key) for key in keys]
-        there = await self._database.insert(self._collection, documents)
-        if there:
+        inserted = (await self._database.insert(self._collection, documents)).check()
+        if inserted.failures:
             # Used before, or copied already. A late writer never overwrites a later use: then the
             # insert that is tried meets the document, and nothing happens.
-            updates = [_renewal(head, keys[index]) for index in there]
-            await self._database.update(self._collection, updates)
+            updates = [_renewal(head, keys[index]) for index in inserted.failures]
+            (await self._database.update(self._collection, updates)).check()
 
     async def _forget(self, head: Head, count: int, oldest: int, now: float) -> None:
         """Remove those of the oldest keys that nobody needs any more."""
@@ -73,7 +73,7 @@ class OldKeys:
         found = await self._database.find(
             self._collection, where, sort={"first_seq": 1}, limit=count
         )
-        keys = [key for key in map(key_record, found) if not key.is_needed(oldest, now)]
+        keys = [key for key in _keys(head, found) if not key.is_needed(oldest, now)]
         if keys:
             where = {"_id": {"$in": [_id(head, key.key) for key in keys]}}
             # Not what another writer has remembered meanwhile of a later use.
@@ -95,6 +95,10 @@ class OldKeys:
 
 def _id(head: Head, key: str) -> Document:
     return {"s": head.session_id, "i": head.incarnation, "k": key}
+
+
+def _keys(head: Head, documents: Iterable[Document]) -> list[KeyRecord]:
+    return [checked(each, KeyRecord, head.session_id) for each in documents]
 
 
 def _renewal(head: Head, key: KeyRecord) -> Document:

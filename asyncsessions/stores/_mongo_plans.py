@@ -79,6 +79,7 @@ class Job(ABC):
         answer: What the write has to say, as soon as it ``is_done``.
         attempts: What was sent and may have become the session's version.
         is_stale: Whether what is believed about the session isn't good enough.
+        stale_version: The version that the last plan was stale at.
         needs_proof: Whether what is stored may be all there is to it, so that it must be durable.
     """
 
@@ -99,6 +100,7 @@ class Job(ABC):
         self.is_done = False
         self.attempts: list[Attempt] = []
         self.is_stale = self.needs_bodies
+        self.stale_version: int | None = None
         self.needs_proof = False
 
     @abstractmethod

@@ -182,8 +182,6 @@ class Commits:
         base = bases.get(job.session_id)
         moment = None if self._clock is None else self._clock.now()
         job.move = self._moves.get(job.session_id)
-        if job.move is not None and base is not None:
-            job.move.sent_onto = max(job.move.sent_onto or 0, base.version)
         job.is_contested = job.session_id in self._contested
         try:
             job.head = await job.plan(base, moment)
@@ -204,9 +202,22 @@ class Commits:
         # Neither a remembered version nor one that may be undone can be the answer.
         job.is_done = job.needs_proof
         job.is_stale = job.needs_proof = True
-        if job.is_done and job.move is not None and not (base and job.move.fits(base)):
-            self._let_go(job.move)
+        if job.is_done:
+            self._give_up(job, base)
         return False
+
+    def _give_up(self, job: Job, base: Head | None) -> None:
+        """Remove the pages that a job, which is done without a version of its own, has written.
+
+        Args:
+            job: The job.
+            base: The stored version.
+        """
+        if job.move is not None and not (base and job.move.fits(base)):
+            self._let_go(job.move)
+        for attempt in job.attempts:
+            if attempt.nodes and not attempt.may_still_succeed(base):
+                self._spawn(self._pages.remove(attempt.head, attempt.nodes))
 
     def _let_go(self, move: Move) -> None:
         """Remove pages that waited, because no later version will name them."""
@@ -248,7 +259,9 @@ class Commits:
             failure = failures.get(index)
             if failure is None:
                 self._settle(job, job.attempts[-1])
-            elif failure.code != DUPLICATE_KEY:
+            elif failure.code == DUPLICATE_KEY:
+                job.attempts[-1].has_failed = True
+            else:
                 self._fail(job, failure)
 
     async def _update(self, jobs: Sequence[Job]) -> None:

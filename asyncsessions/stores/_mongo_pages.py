@@ -50,8 +50,8 @@ class Move(msgspec.Struct, eq=False):
         entries: How many entries at the start of its tail they hold.
         pages: All pages of the session, with them.
         nodes: The documents written for it.
-        sent_onto: The newest version onto which a write was planned that may name them; None as
-            long as there is none, so that nobody can name them behind this store's back.
+        sent_onto: The newest version onto which a write was planned that names them; None as long
+            as there is none, so that nobody can name them behind this store's back.
     """
 
     head: Head
@@ -72,7 +72,8 @@ class Move(msgspec.Struct, eq=False):
         return all(a.seq == b.seq for a, b in zip(head.tail, moved, strict=False))
 
     def apply(self, head: Head) -> None:
-        """Have a head name the pages; call it only where it `fits`."""
+        """Have a head name the pages, before it is the next version; only where it `fits`."""
+        self.sent_onto = max(self.sent_onto or 0, head.version)
         head.tail = head.tail[self.entries :]
         head.pages = self.pages
 

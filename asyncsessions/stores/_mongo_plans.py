@@ -66,6 +66,14 @@ class Attempt(msgspec.Struct, gc=False):
     move: Move | None
     has_failed: bool = False
 
+    def may_still_succeed(self, stored: Head | None) -> bool:
+        """Whether it may become the session's version yet, where another is stored now."""
+        if self.has_failed:
+            return False
+        if self.base is None:
+            return True  # As soon as the document is removed.
+        return stored is not None and stored.version == self.base.version
+
 
 class Job(ABC):
     """One session's part of a flush, or one action.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
 from pymongo import AsyncMongoClient
 
+from asyncsessions import VersionConflictError
 from asyncsessions.hooks import Append, KeyRecord
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores._mongo_commits import Writer
@@ -381,3 +383,40 @@ async def test_move_that_two_writes_let_go_of_at_once(
     again = await store.append("s", [user("0")], idempotency_key="k0")
     assert again[0].seq == 1
     assert len(await said(other, "s")) == 63
+
+
+async def test_rivals_leave_no_page_that_nobody_names(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+) -> None:
+    async def write(of: MongoSessionStore, name: str) -> None:
+        rng = random.Random(name)
+        for n in range(60):
+            kind = rng.random()
+            text = f"{name}{n}" + "x" * rng.choice((10, 30_000, 300_000))
+            if kind < 0.5:
+                await of.append("s", [user(text)])
+            elif kind < 0.8:
+                last = (await of.get_session("s", max_messages=0)).last_seq
+                with suppress(VersionConflictError):
+                    await of.append("s", [user(text)], expected_seq=last)
+            else:
+                await of.pop_message("s")
+
+    await asyncio.gather(*(write(of, f"{k}-") for k, of in enumerate([store, other] * 3)))
+    for of in (store, other):
+        await of._commits.finish()
+        # Without rivals, whatever waits to be named is.
+        await of.increment_state("s", "n")
+        await of._commits.finish()
+    pages = {each["_id"]["n"]: each async for each in admin[database].messages.find()}
+    session = await admin[database].sessions.find_one({"_id": "s"})
+    assert session is not None
+    named = [page["node"] for page in session["pages"]]
+    named += [each["node"] for node in named for each in pages[node].get("pages", ())]
+    waiting = [
+        node for of in (store, other) for m in of._commits._moves.values() for node in m.nodes
+    ]
+    assert pages.keys() == {*named, *waiting}

@@ -6,6 +6,7 @@ adds nothing of its own: no cursors, no retries, no work for each document of a 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -92,7 +93,8 @@ class Database:
         source: A URL, or a client that stays the caller's to close.
         name: The database; by default that of the URL.
         concern: How durable writes are.
-        timeout: Seconds for whatever the driver waits for.
+        timeout: Seconds for whatever the driver waits for. No command takes more than twice that,
+            even where a client of the caller's sets no limit.
 
     Raises:
         ValueError: The URL isn't valid.
@@ -103,7 +105,7 @@ class Database:
     ) -> None:
         self._client: Any = None if isinstance(source, str) else source
         self._url = source if isinstance(source, str) else None
-        self._timeout_ms = max(1, int(timeout * 1000))
+        self._timeout = timeout
         self._concern = concern
         if self._url is not None:
             _check_url(self._url)
@@ -130,10 +132,11 @@ class Database:
     def _defaults(self) -> Document:
         """Return the client's settings that the URL leaves open."""
         query = urlsplit(self._url or "").query.lower()
+        limit = max(1, int(self._timeout * 1000))
         waits = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
-        settings: Document = dict.fromkeys((*waits, "waitQueueTimeoutMS"), self._timeout_ms)
+        settings: Document = dict.fromkeys((*waits, "waitQueueTimeoutMS"), limit)
         # Its error says more than that the time is over, so it must come before.
-        settings["serverSelectionTimeoutMS"] = max(1, self._timeout_ms // 2)
+        settings["serverSelectionTimeoutMS"] = max(1, limit // 2)
         settings |= {"maxPoolSize": _POOL_SIZE, "appName": "asyncsessions"}
         return {name: value for name, value in settings.items() if f"{name.lower()}=" not in query}
 
@@ -163,7 +166,13 @@ class Database:
         A cancelled caller doesn't wait, but the command runs to its end: the driver would throw
         away the connection, and can lose track of one that is just being made.
         """
-        return await self._under_way.run(self._database.command(command))
+        return await self._under_way.run(self._bounded(command))
+
+    async def _bounded(self, command: Document) -> Document:
+        # Twice, so that the driver's own limits come first, where it has any.
+        async with asyncio.timeout(2 * self._timeout):
+            reply: Document = await self._database.command(command)
+        return reply
 
     async def find(
         self, collection: str, where: Document, *, limit: int | None = None, **options: Any

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
@@ -143,3 +145,22 @@ async def test_to_wait_for_a_connection_takes_no_time_off_a_call(
         found = await asyncio.gather(*(store.get_messages("s") for _ in range(1600)))
         assert all(found)
         assert loop.time() - began > 1
+
+
+@pytest.mark.parametrize("kind", [AsyncMongoClient, AsyncIOMotorClient])
+async def test_store_on_a_client_without_limits_closes_in_time(
+    proxy: Proxy, database: str, kind: Callable[..., Any]
+) -> None:
+    client = kind(f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true")
+    store = MongoSessionStore(client, database=database, timeout=0.5)
+    await store.append("s", [user("before")])
+    proxy.stall()
+    calls = [store.append("s", [user("x")]), store.get_messages("s"), store.pop_message("s")]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [StoreUnavailableError] * 3
+    async with asyncio.timeout(4):
+        await store.aclose()
+    proxy.resume()
+    closing = client.close()
+    if closing is not None:
+        await closing

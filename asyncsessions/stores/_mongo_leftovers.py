@@ -58,8 +58,9 @@ class Leftovers:
         head = Head.read(found)
         for piece in head.garbage:
             match piece:
-                case {"incarnation": ObjectId() as incarnation}:
-                    await self._pages.remove_all(session_id, incarnation)
+                case {"pages": ObjectId() as volume}:
+                    await self._pages.remove_all(session_id, volume)
+                case {"keys": ObjectId() as incarnation}:
                     await self._old_keys.remove_all(session_id, incarnation)
                 case {"node": ObjectId() as node, "level": int(level)}:
                     await self._pages.remove_tree(head, node, level)
@@ -89,14 +90,14 @@ class Leftovers:
         if expired_at is not None:
             where["expires_at"] = {"$lte": expired_at}
         # Before the look at the document, or they could be those of a session that is made anew.
-        incarnations = await self._pages.incarnations(session_id)
+        volumes = await self._pages.volumes(session_id)
         found = await self._database.find(self._sessions, where, limit=1, projection=_IDENTITY)
         if not found:
             return False
-        for incarnation in {*incarnations, found[0].get("incarnation")}:
-            if isinstance(incarnation, ObjectId):
-                await self._pages.remove_all(session_id, incarnation)
-                await self._old_keys.remove_all(session_id, incarnation)
+        for volume in volumes:
+            await self._pages.remove_all(session_id, volume)
+        if isinstance(incarnation := found[0].get("incarnation"), ObjectId):
+            await self._old_keys.remove_all(session_id, incarnation)
         same = {field: found[0].get(field) for field in _IDENTITY}
         return await self._database.delete(self._sessions, where | same, limit=1) > 0
 

@@ -242,15 +242,15 @@ class Pages:
             await self.remove(head, [child.node for child in children])
         await self.remove(head, [node])
 
-    async def remove_all(self, session_id: str, incarnation: ObjectId) -> None:
-        """Remove every page of a session that is gone."""
-        low = {"s": session_id, "i": incarnation, "n": MinKey()}
+    async def remove_all(self, session_id: str, volume: ObjectId) -> None:
+        """Remove every page of a volume that no session has any more."""
+        low = {"s": session_id, "i": volume, "n": MinKey()}
         await self._database.delete(
             self._collection, {"_id": {"$gte": low, "$lte": low | {"n": MaxKey()}}}
         )
 
-    async def incarnations(self, session_id: str) -> list[ObjectId]:
-        """Return of which sessions of an id there are pages."""
+    async def volumes(self, session_id: str) -> list[ObjectId]:
+        """Return of which volumes of a session there are pages."""
         where = {"_id": {"$gte": {"s": session_id}, "$lt": {"s": session_id, "i": MaxKey()}}}
         found: list[ObjectId] = await self._database.distinct(self._collection, "_id.i", where)
         return found
@@ -273,7 +273,7 @@ def _is_past(move: Move, head: Head) -> bool:
 
 
 def _id(head: Head, node: ObjectId) -> Document:
-    return {"s": head.session_id, "i": head.incarnation, "n": node}
+    return {"s": head.session_id, "i": head.volume, "n": node}
 
 
 def _grouped(entries: Iterable[Entry]) -> Iterable[list[Entry]]:

@@ -164,7 +164,7 @@ class AppendJob(Job):
         self.appends: list[Append] = []
         self.indexes: list[int] = []
         self._has_keys = False
-        # The messages that are in pages already, of which incarnation, and the pages.
+        # The messages that are in pages already, of which volume, and the pages.
         self._paged: tuple[list[bytes], ObjectId | None, list[Page]] = ([], None, [])
 
     def add(self, index: int, append: Append) -> None:
@@ -239,8 +239,8 @@ class AppendJob(Job):
             head.tail = (*head.tail, *entries)
             return
         tail = await self._pages.read_tail(head)
-        if self._paged[:2] != (bodies, head.incarnation):
-            self._paged = (list(bodies), head.incarnation, await self._pages.write(head, entries))
+        if self._paged[:2] != (bodies, head.volume):
+            self._paged = (list(bodies), head.volume, await self._pages.write(head, entries))
         paged = moved_to(seq, self._paged[2])
         self.nodes = await _put_in_pages(self._pages, head, tail, paged)
 
@@ -330,11 +330,8 @@ class ReplaceJob(Job):
     async def _cut(self, head: Head, seq: int) -> int:
         """Take away the messages from ``seq`` on, and return how many there were."""
         if seq <= head.oldest_seq:
-            removed = head.message_count
-            dropped = [{"node": page.node, "level": page.level} for page in head.pages]
-            head.garbage = (*head.garbage, *dropped)
-            head.tail, head.pages = (), ()
-            return removed
+            head.drop_messages()
+            return head.message_count
         kept: list[Entry] = []
         removed = 0
         for entry in head.tail:
@@ -399,9 +396,10 @@ class DeleteJob(Job):
         return Head(
             self.session_id,
             base.incarnation,
+            base.volume,
             base.version,
             writers=base.writers,
-            garbage=(*base.garbage, {"incarnation": base.incarnation}),
+            garbage=(*base.garbage, *base.remains()),
         )
 
 

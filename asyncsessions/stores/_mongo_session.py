@@ -130,6 +130,7 @@ class _Stored(msgspec.Struct, gc=False):
     tail: tuple[Entry, ...]
     pages: tuple[Page, ...]
     writers: dict[str, tuple[int, float]]
+    volume: ObjectId | None = None
     updated_at: float | None = None
     expires_at: float | None = None
     agent_name: str | None = None
@@ -150,6 +151,7 @@ class Head(msgspec.Struct, gc=False):
 
     session_id: str
     incarnation: ObjectId
+    volume: ObjectId
     version: int
     edition: int = 0
     created_at: float = 0.0
@@ -177,13 +179,14 @@ class Head(msgspec.Struct, gc=False):
             replaced: A deleted or expired session of the same id, which goes.
         """
         # At random, so that a write to a deleted session can't meet the version of a later one.
-        head = cls(session_id, ObjectId(), secrets.randbits(52))
+        incarnation = ObjectId()
+        head = cls(session_id, incarnation, incarnation, secrets.randbits(52))
         if replaced is not None:
             head.version = replaced.version
             head.writers = replaced.writers
             head.garbage = replaced.garbage
             if replaced.updated_at is not None:
-                head.garbage += ({"incarnation": replaced.incarnation},)
+                head.garbage += replaced.remains()
         return head
 
     @classmethod
@@ -197,6 +200,7 @@ class Head(msgspec.Struct, gc=False):
         return cls(
             stored.session_id,
             stored.incarnation,
+            stored.volume or stored.incarnation,
             stored.version,
             stored.edition,
             stored.created_at,
@@ -214,6 +218,16 @@ class Head(msgspec.Struct, gc=False):
             stored.writers,
             stored.garbage,
         )
+
+    def remains(self) -> tuple[Document, ...]:
+        """Return what is garbage when the session is gone."""
+        return ({"pages": self.volume}, {"keys": self.incarnation})
+
+    def drop_messages(self) -> None:
+        """Let go of all messages, and of every page of the session, named or not."""
+        self.garbage = (*self.garbage, {"pages": self.volume})
+        self.volume = ObjectId()
+        self.tail, self.pages = (), ()
 
     def has_vanished(self, moment: float) -> bool:
         """Whether the session was deleted or has expired."""
@@ -316,6 +330,8 @@ class Head(msgspec.Struct, gc=False):
     def _optional(self) -> Document:
         """Return the fields that are there only where they say something."""
         fields: Document = {}
+        if self.volume != self.incarnation:
+            fields["volume"] = self.volume
         if self.expires_at is not None:
             fields["expires_at"] = self.expires_at
         if self.record is not _EMPTY_RECORD and self.record != _EMPTY_RECORD:
@@ -340,7 +356,7 @@ class Head(msgspec.Struct, gc=False):
 
 
 _COUNTERS = ("version", "last_seq", "message_count", "updated_at")
-_RARE = ("edition", "created_at", "first_seq", "expires_at", "has_old_keys")
+_RARE = ("volume", "edition", "created_at", "first_seq", "expires_at", "has_old_keys")
 
 
 def changes_between(old: Head, new: Head) -> Document:

@@ -110,6 +110,7 @@ class Job(ABC):
         self.is_stale = self.needs_bodies
         self.stale_version: int | None = None
         self.needs_proof = False
+        self._volume = ObjectId()
 
     @abstractmethod
     async def plan(self, base: Head | None, moment: float | None) -> Head | None:
@@ -122,6 +123,17 @@ class Job(ABC):
         Raises:
             StaleError: The base isn't the stored version any more.
         """
+
+    def _unused_volume(self) -> ObjectId:
+        """Return a volume for a plan that begins one.
+
+        It is the same until something was sent, so that pages whose writing was interrupted are in
+        the volume of the plan that succeeds, and go with it. What was sent may have succeeded, and
+        its volume be gone again.
+        """
+        if all(attempt.has_failed for attempt in self.attempts):
+            return self._volume
+        return ObjectId()
 
     def _named(self, head: Head) -> None:
         """Have a head name the pages that wait for it."""
@@ -178,7 +190,7 @@ class AppendJob(Job):
         """See `Job.plan`."""
         first = self.appends[0]
         if base is None or base.has_vanished(first.now if moment is None else moment):
-            head = Head.new(self.session_id, base)
+            head = Head.new(self.session_id, self._unused_volume(), base)
         else:
             head = copy.copy(base)
         self._named(head)
@@ -269,7 +281,10 @@ class UpdateJob(Job):
             if not is_there and not update.create:
                 self.answer.append(None)
                 continue
-            next_head = copy.copy(head) if head and is_there else Head.new(self.session_id, head)
+            if head and is_there:
+                next_head = copy.copy(head)
+            else:
+                next_head = Head.new(self.session_id, ObjectId(), head)
             try:
                 info, values = apply_changes(next_head.info(), update)
                 next_head.take(info)
@@ -312,8 +327,9 @@ class ReplaceJob(Job):
         newest = 0 if head is None else head.newest_seq
         if replace.if_newest not in (None, newest) or (head is None and not replace.create):
             return None
-        head = head or Head.new(self.session_id, base)
-        removed = await self._cut(head, replace.from_seq)
+        volume = self._unused_volume()
+        head = head or Head.new(self.session_id, volume, base)
+        removed = await self._cut(head, replace.from_seq, volume)
         info = head.info()
         had_checkpoint = info.checkpoint is not None
         if replace.drop_checkpoint and had_checkpoint:
@@ -327,10 +343,10 @@ class ReplaceJob(Job):
         self.answer = Replaced(removed, seq, had_checkpoint)
         return head
 
-    async def _cut(self, head: Head, seq: int) -> int:
+    async def _cut(self, head: Head, seq: int, volume: ObjectId) -> int:
         """Take away the messages from ``seq`` on, and return how many there were."""
         if seq <= head.oldest_seq:
-            head.drop_messages()
+            head.drop_messages(volume)
             return head.message_count
         kept: list[Entry] = []
         removed = 0

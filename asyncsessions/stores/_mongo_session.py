@@ -171,15 +171,15 @@ class Head(msgspec.Struct, gc=False):
     garbage: tuple[Document, ...] = ()
 
     @classmethod
-    def new(cls, session_id: str, replaced: Head | None) -> Head:
+    def new(cls, session_id: str, incarnation: ObjectId, replaced: Head | None) -> Head:
         """Return the head of a session without anything in it.
 
         Args:
             session_id: The session.
+            incarnation: One that no session has had.
             replaced: A deleted or expired session of the same id, which goes.
         """
         # At random, so that a write to a deleted session can't meet the version of a later one.
-        incarnation = ObjectId()
         head = cls(session_id, incarnation, incarnation, secrets.randbits(52))
         if replaced is not None:
             head.version = replaced.version
@@ -223,10 +223,15 @@ class Head(msgspec.Struct, gc=False):
         """Return what is garbage when the session is gone."""
         return ({"pages": self.volume}, {"keys": self.incarnation})
 
-    def drop_messages(self) -> None:
-        """Let go of all messages, and of every page of the session, named or not."""
-        self.garbage = (*self.garbage, {"pages": self.volume})
-        self.volume = ObjectId()
+    def drop_messages(self, volume: ObjectId) -> None:
+        """Let go of all messages, and of every page of the session, named or not.
+
+        Args:
+            volume: To which later pages belong; that of a new session stays.
+        """
+        if volume != self.volume:
+            self.garbage = (*self.garbage, {"pages": self.volume})
+            self.volume = volume
         self.tail, self.pages = (), ()
 
     def has_vanished(self, moment: float) -> bool:

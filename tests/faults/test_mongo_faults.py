@@ -431,3 +431,24 @@ async def test_rivals_leave_no_page_that_nobody_names(
         node for of in (store, other) for m in of._commits._moves.values() for node in m.nodes
     ]
     assert pages.keys() == {*named, *waiting}
+
+
+@pytest.mark.parametrize("call", ["append", "set_chat_history"])
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "old"])
+async def test_lost_reply_to_a_page_leaves_none_that_outlives_the_session(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    proxy: Proxy,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+    call: str,
+    *,
+    is_new: bool,
+) -> None:
+    await store.append("t" if is_new else "s", [user("x")])
+    proxy.lose_reply(b"insert\0")
+    await getattr(store, call)("s", [user("x" * 1_000_000)])
+    assert proxy.replies_lost == 1
+    assert (await said(other, "s"))[-1:] == ["x" * 1_000_000]
+    await other.delete_session("s")
+    assert await admin[database].messages.count_documents({}) == 0

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,54 @@ async def test_damaged_document_is_an_error_of_its_session_only(
         assert isinstance(appended, list)
         assert [info.session_id for info in await other.list_sessions()] == ["t"]
     assert await sessions.find_one({"_id": "s"}) is not None
+
+
+async def test_imported_session_with_messages_keeps_its_times(store: MongoSessionStore) -> None:
+    data = {"session_id": "s", "created_at": 1000.0, "updated_at": 2000.0}
+    await store.import_sessions([data | {"messages": [user("hello")]}])
+    info = await store.get_session("s")
+    assert (info.created_at, info.updated_at) == (1000.0, 2000.0)
+
+
+async def test_keys_of_many_callers_at_once_leave_the_document(
+    store: MongoSessionStore, client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
+) -> None:
+    async def append(n: int) -> int:
+        return (await store.append("s", [user(f"{n}")], idempotency_key=f"k{n}"))[0].seq
+
+    stored = [await asyncio.gather(*map(append, range(n, n + 200))) for n in range(0, 1000, 200)]
+    again = [await asyncio.gather(*map(append, range(n, n + 200))) for n in range(0, 1000, 200)]
+    assert again == stored
+    document = await client[database_of(tmp_path)]["x.sessions"].find_one({"_id": "s"})
+    assert document is not None
+    # What the last flush brought, and some.
+    assert len(document["keys"]) <= 300
+
+
+async def test_update_after_the_end_of_a_session_in_the_same_flush_begins_a_new_one(
+    client: AsyncMongoClient[dict[str, Any]], store: MongoSessionStore, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"database": database_of(tmp_path), "prefix": "x."}
+    async with MongoSessionStore(client, ttl_seconds=60, **options) as store:
+        await store.append("s", [user("old")])
+        await store.set_state("s", "old", 1)
+        # The first keeps the others waiting, so that they share a flush.
+        calls = [store.append("other", [user("x")]), store.expire_session("s", 0)]
+        await asyncio.gather(*calls, store.set_state("s", "new", 1))
+        assert await said(store, "s") == []
+        assert await store.get_state("s") == {"new": 1}
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 7200.0])
+async def test_jump_of_this_machines_clock_moves_no_expiry(
+    store: MongoSessionStore, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    await store.append("s", [user("kept")])
+    await store.expire_session("s", 3600)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    assert await said(store, "s") == ["kept"]
+    await store.expire_session("s", 3600)
+    monkeypatch.setattr(time, "time", real)
+    await store.append("s", [user("and more")])
+    assert await said(store, "s") == ["kept", "and more"]

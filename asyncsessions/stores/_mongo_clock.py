@@ -10,6 +10,9 @@ from asyncsessions.stores._mongo_database import Database
 __all__ = ["ServerClock"]
 
 _FRESH_SECONDS = 60.0
+# By how much this machine's two clocks may come apart in that time; set right by hand, or after
+# the machine has slept, one of them jumps.
+_TOLERANCE = 0.05
 
 
 class ServerClock:
@@ -23,19 +26,22 @@ class ServerClock:
         self._database = database
         self._offset = 0.0
         self._measured = float("-inf")
+        self._wall_offset = 0.0
 
     async def refresh(self) -> None:
         """Compare the clocks, unless that was done within the last minute."""
         start = time.monotonic()
-        if start - self._measured < _FRESH_SECONDS:
+        wall_offset = time.time() - start
+        has_jumped = abs(wall_offset - self._wall_offset) > _TOLERANCE
+        if start - self._measured < _FRESH_SECONDS and not has_jumped:
             return
-        before = time.time()
         reply = await self._database.command({"hello": 1})
-        elapsed = time.monotonic() - start
+        end = time.monotonic()
         server = reply["localTime"].replace(tzinfo=UTC).timestamp()
-        self._offset = server - (before + elapsed / 2)
+        self._offset = server - (start + end) / 2
         self._measured = start
+        self._wall_offset = wall_offset
 
     def now(self) -> float:
         """Return what the server's clock shows, in seconds since the epoch."""
-        return time.time() + self._offset
+        return time.monotonic() + self._offset

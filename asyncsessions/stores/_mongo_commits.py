@@ -16,7 +16,7 @@ from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_errors import DRIVER_ERRORS, is_lost
+from asyncsessions.stores._mongo_errors import DRIVER_ERRORS, DUPLICATE_KEY, is_lost
 from asyncsessions.stores._mongo_joins import (
     FIRST_SEQ,
     join_fields,
@@ -59,6 +59,7 @@ _STOPS_JOINING = 1 / 16
 # Updates in one command; the server works on one at a time, and on several commands at once.
 _LANE = 128
 _COMMAND_BYTES = 8 << 20
+_FAILURES: tuple[type[Exception], ...] = (*DRIVER_ERRORS, SessionStoreError)
 # How long the loser of a race waits at first, at random, so that it doesn't lose for ever.
 _PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -240,6 +241,7 @@ class Commits:
             joined = None  # If it isn't only the join, the next step tells.
         job.needs_proof = False  # The reply is one.
         if joined is None:
+            job.attempts[-1].has_failed = True
             return
         try:
             self._settle_join(job, job.attempts[-1], Head.read(joined), writer)
@@ -260,13 +262,17 @@ class Commits:
         base = bases.get(job.session_id)
         moment = None if self._clock is None else self._clock.now()
         job.move = self._moves.get(job.session_id)
-        if job.move is not None and base is not None and job.move.fits(base):
-            job.move.sent_onto = max(job.move.sent_onto or 0, base.version)
         job.is_contested = job.session_id in self._contested
         try:
             job.head = await job.plan(base, moment)
         except StaleError:
             job.is_stale = True
+            if base is not None and base.version == job.stale_version:
+                # It is the stored version still, so nobody has removed them for a later one.
+                detail = "pages that its document names aren't there"
+                job.answer = CorruptSessionError(detail, session_id=job.session_id)
+                job.is_done = True
+            job.stale_version = None if base is None else base.version
             return False
         except SessionStoreError as exc:
             job.head, job.answer = None, exc
@@ -276,14 +282,29 @@ class Commits:
         # Neither a remembered version nor one that may be undone can be the answer.
         job.is_done = job.needs_proof
         job.is_stale = job.needs_proof = True
-        if job.is_done and job.move is not None and not (base and job.move.fits(base)):
-            self._let_go(job.move)
+        if job.is_done:
+            self._give_up(job, base)
         return False
+
+    def _give_up(self, job: Job, base: Head | None) -> None:
+        """Remove the pages that a job, which is done without a version of its own, has written.
+
+        Args:
+            job: The job.
+            base: The stored version.
+        """
+        if job.move is not None and not (base and job.move.fits(base)):
+            self._let_go(job.move)
+        for attempt in job.attempts:
+            if attempt.nodes and not attempt.may_still_succeed(base):
+                self._spawn(self._pages.remove(attempt.head, attempt.nodes))
 
     def _let_go(self, move: Move) -> None:
         """Remove pages that waited, because no later version will name them."""
-        del self._moves[move.head.session_id]
-        self._spawn(self._pages.remove_unnamed(move))
+        # Another job may have done so while this one was planned.
+        if self._moves.get(move.head.session_id) is move:
+            del self._moves[move.head.session_id]
+            self._spawn(self._pages.remove_unnamed(move))
 
     @staticmethod
     def _sign(job: Job, writer: Writer) -> None:
@@ -307,25 +328,39 @@ class Commits:
         for job in jobs:
             job.is_stale = job.needs_proof = True
             documents.append(job.attempts[-1].head.document())
-        lost = set(await self._database.insert(self._sessions, documents))
+        failures = (await self._database.insert(self._sessions, documents)).failures
         for index, job in enumerate(jobs):
             job.needs_proof = False  # The reply is one.
-            if index not in lost:
+            failure = failures.get(index)
+            if failure is None:
                 self._settle(job, job.attempts[-1])
+            elif failure.code == DUPLICATE_KEY:
+                job.attempts[-1].has_failed = True
+            else:
+                self._fail(job, failure)
 
     async def _update(self, jobs: Sequence[Job]) -> None:
         updates = []
         for job in jobs:
             job.is_stale = job.needs_proof = True
             updates.append(_update_of(job.attempts[-1]))
-        matched = await self._database.update(self._sessions, updates)
-        for job in jobs:
+        written = await self._database.update(self._sessions, updates)
+        for index, failure in written.failures.items():
+            self._fail(jobs[index], failure)
+        left = [job for job in jobs if not job.is_done]
+        for job in left:
             job.needs_proof = False  # The reply is one.
-        if matched < len(jobs):
-            # The server doesn't say which were lost; all of them look again.
-            return
-        for job in jobs:
-            self._settle(job, job.attempts[-1])
+            if written.documents == len(left):
+                self._settle(job, job.attempts[-1])
+            else:
+                # The server doesn't say which were lost, unless all were; all look again.
+                job.attempts[-1].has_failed = not written.documents
+
+    def _fail(self, job: Job, failure: Exception) -> None:
+        """Note that the server has refused a job's write, which is only this job's affair."""
+        job.answer, job.is_done = failure, True
+        # It may hold something else by now than what is believed.
+        self._heads.pop(job.session_id, None)
 
     def _settle(self, job: Job, attempt: Attempt, *, first_seq: int = 0) -> None:
         """Note that an attempt has become its session's version.
@@ -416,7 +451,7 @@ class Commits:
         async def quietly() -> None:
             try:
                 await work
-            except DRIVER_ERRORS as exc:
+            except _FAILURES as exc:
                 logger.debug("left for later after %s", type(exc).__name__)
 
         task = asyncio.get_running_loop().create_task(quietly())

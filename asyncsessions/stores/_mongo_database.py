@@ -6,21 +6,22 @@ adds nothing of its own: no cursors, no retries, no work for each document of a 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import anyio.to_thread
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import ConfigurationError, InvalidName, InvalidURI
+from pymongo.errors import ConfigurationError, InvalidName, InvalidURI, OperationFailure
 from pymongo.uri_parser import parse_uri
 
 from asyncsessions.errors import StoreRefusedError
 from asyncsessions.stores._detached import Detached
-from asyncsessions.stores._mongo_errors import check_reply
+from asyncsessions.stores._mongo_errors import DUPLICATE_KEY, check_reply
 
-__all__ = ["DRIVER_OPTIONS", "Database", "Document", "WriteConcern"]
+__all__ = ["DRIVER_OPTIONS", "Database", "Document", "WriteConcern", "Written"]
 
 Document: TypeAlias = dict[str, Any]
 
@@ -66,6 +67,25 @@ class WriteConcern:
         return {"w": "majority", "j": True} | settings | given
 
 
+class Written(NamedTuple):
+    """What came of a write command.
+
+    Attributes:
+        documents: How many were inserted, matched or removed.
+        failures: What failed, by its place in the command; all else went through.
+    """
+
+    documents: int
+    failures: Mapping[int, OperationFailure]
+
+    def check(self) -> Self:
+        """Return it if nothing failed but for keys that were there already; else raise that."""
+        for failure in self.failures.values():
+            if failure.code != DUPLICATE_KEY:
+                raise failure
+        return self
+
+
 class Database:
     """One database of a server, and how to write to it.
 
@@ -73,7 +93,8 @@ class Database:
         source: A URL, or a client that stays the caller's to close.
         name: The database; by default that of the URL.
         concern: How durable writes are.
-        timeout: Seconds for whatever the driver waits for.
+        timeout: Seconds for whatever the driver waits for. No command takes more than twice that,
+            even where a client of the caller's sets no limit.
 
     Raises:
         ValueError: The URL isn't valid.
@@ -84,7 +105,7 @@ class Database:
     ) -> None:
         self._client: Any = None if isinstance(source, str) else source
         self._url = source if isinstance(source, str) else None
-        self._timeout_ms = max(1, int(timeout * 1000))
+        self._timeout = timeout
         self._concern = concern
         if self._url is not None:
             _check_url(self._url)
@@ -111,10 +132,11 @@ class Database:
     def _defaults(self) -> Document:
         """Return the client's settings that the URL leaves open."""
         query = urlsplit(self._url or "").query.lower()
+        limit = max(1, int(self._timeout * 1000))
         waits = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
-        settings: Document = dict.fromkeys((*waits, "waitQueueTimeoutMS"), self._timeout_ms)
+        settings: Document = dict.fromkeys((*waits, "waitQueueTimeoutMS"), limit)
         # Its error says more than that the time is over, so it must come before.
-        settings["serverSelectionTimeoutMS"] = max(1, self._timeout_ms // 2)
+        settings["serverSelectionTimeoutMS"] = max(1, limit // 2)
         settings |= {"maxPoolSize": _POOL_SIZE, "appName": "asyncsessions"}
         return {name: value for name, value in settings.items() if f"{name.lower()}=" not in query}
 
@@ -144,7 +166,13 @@ class Database:
         A cancelled caller doesn't wait, but the command runs to its end: the driver would throw
         away the connection, and can lose track of one that is just being made.
         """
-        return await self._under_way.run(self._database.command(command))
+        return await self._under_way.run(self._bounded(command))
+
+    async def _bounded(self, command: Document) -> Document:
+        # Twice, so that the driver's own limits come first, where it has any.
+        async with asyncio.timeout(2 * self._timeout):
+            reply: Document = await self._database.command(command)
+        return reply
 
     async def find(
         self, collection: str, where: Document, *, limit: int | None = None, **options: Any
@@ -188,24 +216,31 @@ class Database:
         updated: Document | None = reply["value"]
         return updated
 
-    async def insert(self, collection: str, documents: Sequence[Document]) -> list[int]:
-        """Insert documents; return the indexes of those whose key there was already."""
-        command = {"insert": collection, "documents": list(documents), "ordered": False}
-        return check_reply(await self._write(command))
+    async def distinct(self, collection: str, key: str, where: Document) -> list[Any]:
+        """Return the different values of a key in the documents that match."""
+        command = {"distinct": collection, "key": key, "query": where}
+        values: list[Any] = (await self.command(command))["values"]
+        return values
 
-    async def update(self, collection: str, updates: Sequence[Document]) -> int:
-        """Update documents; return how many matched."""
+    async def insert(self, collection: str, documents: Sequence[Document]) -> Written:
+        """Insert documents; a key that is there already is a failure, too."""
+        command = {"insert": collection, "documents": list(documents), "ordered": False}
+        return self._written(await self._write(command))
+
+    async def update(self, collection: str, updates: Sequence[Document]) -> Written:
+        """Update documents, of which some may not match."""
         command = {"update": collection, "updates": list(updates), "ordered": False}
-        reply = await self._write(command)
-        check_reply(reply)
-        return int(reply["n"])
+        return self._written(await self._write(command))
 
     async def delete(self, collection: str, where: Document, *, limit: int = 0) -> int:
         """Delete all documents that match, or one; return how many."""
         deletes = [{"q": where, "limit": limit}]
         reply = await self._write({"delete": collection, "deletes": deletes})
-        check_reply(reply)
-        return int(reply["n"])
+        return self._written(reply).check().documents
+
+    @staticmethod
+    def _written(reply: Document) -> Written:
+        return Written(int(reply["n"]), check_reply(reply))
 
     async def _write(self, command: Document) -> Document:
         return await self.command(command | {"writeConcern": self._write_concern})

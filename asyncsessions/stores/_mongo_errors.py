@@ -45,24 +45,26 @@ _WRITE_CONCERN_TIMEOUT = 64
 _FULL_TEXT = "No space left on device"
 
 
-def check_reply(reply: Mapping[str, Any]) -> list[int]:
-    """Return which documents of a write command met one of the same key.
+def check_reply(reply: Mapping[str, Any]) -> dict[int, OperationFailure]:
+    """Return what failed of a write command, by its place there.
+
+    The server's texts aren't in it: they may quote documents.
 
     Raises:
-        OperationFailure: Any other error, without the server's text, which may quote documents.
+        OperationFailure: Some failed because the server stops or isn't primary any more.
         WriteConcernError: The write happened, but isn't as durable as it should be.
     """
-    duplicates = []
+    failures = {}
     for error in reply.get("writeErrors", ()):
-        code = error.get("code")
-        if code != DUPLICATE_KEY:
-            text = _FULL_TEXT if _FULL_TEXT in error.get("errmsg", "") else "the write failed"
-            raise OperationFailure(text, code)
-        duplicates.append(int(error["index"]))
+        text = _FULL_TEXT if _FULL_TEXT in error.get("errmsg", "") else "the write failed"
+        failure = OperationFailure(text, error.get("code"))
+        if is_lost(failure):
+            raise failure
+        failures[int(error["index"])] = failure
     concern = reply.get("writeConcernError")
     if concern is not None:
         raise WriteConcernError(str(concern.get("codeName", "")), concern.get("code"))
-    return duplicates
+    return failures
 
 
 def is_lost(exc: Exception) -> bool:

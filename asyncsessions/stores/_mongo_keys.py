@@ -9,15 +9,15 @@ from bson import MaxKey, MinKey, ObjectId
 
 from asyncsessions.hooks import Append, KeyRecord
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_session import Head, key_record
+from asyncsessions.stores._mongo_session import Head, checked
 
 __all__ = ["OldKeys"]
 
-# How many keys a session's document holds before the oldest move out, and how many then do.
+# How many keys a session's document holds before the oldest move out, and how many then stay.
 _MANY = 64
-_MOVED = 32
-# How many old keys are looked at, whether they are still needed, whenever some move out.
-_EXAMINED = 2 * _MOVED
+_STAYING = 32
+# For each key that moves out, how many old ones are looked at, whether they are still needed.
+_EXAMINED = 2
 
 
 class OldKeys:
@@ -45,27 +45,39 @@ class OldKeys:
             return {}
         where = {"_id": {"$in": [_id(head, key) for key in wanted]}}
         found = await self._database.find(self._collection, where)
-        return {key.key: key for key in map(key_record, found)}
+        return {key.key: key for key in _keys(head, found)}
 
     async def _move_out(self, head: Head, now: float) -> None:
         oldest = head.oldest_seq
-        moved = list(head.keys.values())[:_MOVED]
+        names = list(head.keys)
+        moved = [head.keys[name] for name in names[:-_STAYING]]
         needed = [key for key in moved if key.is_needed(oldest, now)]
         if needed:
-            await self._database.update(self._collection, [_remember(head, key) for key in needed])
+            await self._remember(head, needed)
             head.has_old_keys = True
-            await self._forget(head, oldest, now)
-        head.keys = {name: head.keys[name] for name in list(head.keys)[_MOVED:]}
+            await self._forget(head, _EXAMINED * len(moved), oldest, now)
+        head.keys = {name: head.keys[name] for name in names[-_STAYING:]}
 
-    async def _forget(self, head: Head, oldest: int, now: float) -> None:
-        """Remove the oldest keys if nobody needs them any more."""
-        where = {"_id.s": head.session_id, "_id.i": head.incarnation}
+    async def _remember(self, head: Head, keys: Sequence[KeyRecord]) -> None:
+        documents = [{"_id": _id(head, key.key)} | msgspec.structs.asdict(key) for key in keys]
+        inserted = (await self._database.insert(self._collection, documents)).check()
+        if inserted.failures:
+            # Used before, or copied already. A late writer never overwrites a later use: then the
+            # insert that is tried meets the document, and nothing happens.
+            updates = [_renewal(head, keys[index]) for index in inserted.failures]
+            (await self._database.update(self._collection, updates)).check()
+
+    async def _forget(self, head: Head, count: int, oldest: int, now: float) -> None:
+        """Remove those of the oldest keys that nobody needs any more."""
+        where: Document = {"_id.s": head.session_id, "_id.i": head.incarnation}
         found = await self._database.find(
-            self._collection, where, sort={"first_seq": 1}, limit=_EXAMINED
+            self._collection, where, sort={"first_seq": 1}, limit=count
         )
-        keys = [key for key in map(key_record, found) if not key.is_needed(oldest, now)]
+        keys = [key for key in _keys(head, found) if not key.is_needed(oldest, now)]
         if keys:
             where = {"_id": {"$in": [_id(head, key.key) for key in keys]}}
+            # Not what another writer has remembered meanwhile of a later use.
+            where["first_seq"] = {"$lte": keys[-1].first_seq}
             await self._database.delete(self._collection, where)
 
     async def remove_all(self, session_id: str, incarnation: ObjectId) -> None:
@@ -85,8 +97,10 @@ def _id(head: Head, key: str) -> Document:
     return {"s": head.session_id, "i": head.incarnation, "k": key}
 
 
-def _remember(head: Head, key: KeyRecord) -> Document:
-    # A late writer never overwrites what a later use of the same key has left: the insert that
-    # is tried then meets the document, and nothing happens.
+def _keys(head: Head, documents: Iterable[Document]) -> list[KeyRecord]:
+    return [checked(each, KeyRecord, head.session_id) for each in documents]
+
+
+def _renewal(head: Head, key: KeyRecord) -> Document:
     where = {"_id": _id(head, key.key), "first_seq": {"$lt": key.first_seq}}
     return {"q": where, "u": {"$set": msgspec.structs.asdict(key)}, "upsert": True}

@@ -7,8 +7,12 @@ to the session finds the note, and so does `MongoSessionStore.purge_expired`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+from bson import ObjectId
+
+from asyncsessions.errors import CorruptSessionError
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_keys import OldKeys
 from asyncsessions.stores._mongo_pages import Pages
@@ -17,6 +21,10 @@ from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head
 __all__ = ["Leftovers"]
 
 _SESSIONS_AT_A_TIME = 100
+# What tells whether a damaged session is the same still.
+_IDENTITY: Document = {"incarnation": 1, "version": 1}
+
+logger: logging.Logger = logging.getLogger("asyncsessions.mongo")
 
 
 class Leftovers:
@@ -49,19 +57,49 @@ class Leftovers:
             return ()
         head = Head.read(found)
         for piece in head.garbage:
-            if "incarnation" in piece:
-                await self._pages.remove_all(session_id, piece["incarnation"])
-                await self._old_keys.remove_all(session_id, piece["incarnation"])
-            else:
-                await self._pages.remove_tree(head, piece["node"], piece["level"])
+            match piece:
+                case {"pages": ObjectId() as volume}:
+                    await self._pages.remove_all(session_id, volume)
+                case {"keys": ObjectId() as incarnation}:
+                    await self._old_keys.remove_all(session_id, incarnation)
+                case {"node": ObjectId() as node, "level": int(level)}:
+                    await self._pages.remove_tree(head, node, level)
+                case _:
+                    detail = "its garbage in MongoDB isn't as this store writes it"
+                    raise CorruptSessionError(detail, session_id=session_id)
         if head.updated_at is None:
             where = {"_id": session_id, "version": head.version}
             await self._database.delete(self._sessions, where, limit=1)
         elif head.garbage:
             same = {"_id": session_id, "garbage": list(head.garbage)}
             update = {"q": same, "u": {"$unset": {"garbage": ""}}}
-            await self._database.update(self._sessions, [update])
+            (await self._database.update(self._sessions, [update])).check()
         return head.garbage
+
+    async def remove_damaged(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        """Remove a session whose document can't be read, so that nobody can write to it.
+
+        Args:
+            session_id: The session.
+            expired_at: Only if it has expired by then.
+
+        Returns:
+            Whether there was one to remove.
+        """
+        where: Document = {"_id": session_id}
+        if expired_at is not None:
+            where["expires_at"] = {"$lte": expired_at}
+        # Before the look at the document, or they could be those of a session that is made anew.
+        volumes = await self._pages.volumes(session_id)
+        found = await self._database.find(self._sessions, where, limit=1, projection=_IDENTITY)
+        if not found:
+            return False
+        for volume in volumes:
+            await self._pages.remove_all(session_id, volume)
+        if isinstance(incarnation := found[0].get("incarnation"), ObjectId):
+            await self._old_keys.remove_all(session_id, incarnation)
+        same = {field: found[0].get(field) for field in _IDENTITY}
+        return await self._database.delete(self._sessions, where | same, limit=1) > 0
 
     async def sweep(self) -> None:
         """Remove all garbage that interrupted writers have left."""
@@ -75,7 +113,10 @@ class Leftovers:
                 projection={"_id": 1},
             )
             for document in found:
-                await self.remove(document["_id"])
+                try:
+                    await self.remove(document["_id"])
+                except CorruptSessionError as exc:
+                    logger.warning("its garbage stays: %s", exc)
             if len(found) < _SESSIONS_AT_A_TIME:
                 return
             done = [document["_id"] for document in found]

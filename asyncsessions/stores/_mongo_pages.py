@@ -11,13 +11,20 @@ stays short however long the history.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 from bson import MaxKey, MinKey, ObjectId
 
+from asyncsessions.errors import CorruptSessionError
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_session import Entry, Head, Page
+from asyncsessions.stores._mongo_session import (
+    HEAD_FIELDS,
+    Entry,
+    Head,
+    Page,
+    checked,
+    messages_of,
+)
 
 __all__ = ["Move", "Pages", "StaleError", "messages_in", "moved_to"]
 
@@ -43,8 +50,8 @@ class Move(msgspec.Struct, eq=False):
         entries: How many entries at the start of its tail they hold.
         pages: All pages of the session, with them.
         nodes: The documents written for it.
-        sent_onto: The newest version onto which a write was planned that may name them; None as
-            long as there is none, so that nobody can name them behind this store's back.
+        sent_onto: The newest version onto which a write was planned that names them; None as long
+            as there is none, so that nobody can name them behind this store's back.
     """
 
     head: Head
@@ -65,9 +72,18 @@ class Move(msgspec.Struct, eq=False):
         return all(a.seq == b.seq for a, b in zip(head.tail, moved, strict=False))
 
     def apply(self, head: Head) -> None:
-        """Have a head name the pages; call it only where it `fits`."""
+        """Have a head name the pages, before it is the next version; only where it `fits`."""
+        self.sent_onto = max(self.sent_onto or 0, head.version)
         head.tail = head.tail[self.entries :]
         head.pages = self.pages
+
+
+class _Stored(msgspec.Struct, gc=False):
+    """A page's document."""
+
+    bodies: bytes
+    # Where messages that were taken back have left gaps: what of it follows one another.
+    runs: tuple[tuple[int, int], ...] = ()
 
 
 class Pages:
@@ -96,9 +112,9 @@ class Pages:
         found = await self._database.find(self._sessions, where, limit=1, projection={"tail": 1})
         if not found:
             raise StaleError
-        entries = [Entry(**entry) for entry in found[0]["tail"]]
+        entries = checked(found[0].get("tail"), tuple[Entry, ...], head.session_id)
         # The head may have let go of some at the start already.
-        return tuple(entries[len(entries) - len(head.tail) :])
+        return entries[len(entries) - len(head.tail) :]
 
     async def move_tail(self, head: Head, count: int) -> Move:
         """Write the oldest entries of a session's tail into pages.
@@ -110,8 +126,8 @@ class Pages:
         """
         where = {"_id": head.session_id, "incarnation": head.incarnation, "edition": head.edition}
         found = await self._database.find(self._sessions, where, limit=1, projection={"tail": 1})
-        stored = found[0]["tail"] if found else []
-        entries = [Entry(**entry) for entry in stored[:count]]
+        stored = found[0].get("tail") if found else ()
+        entries = checked(stored, tuple[Entry, ...], head.session_id)[:count]
         if [entry.seq for entry in entries] != [entry.seq for entry in head.tail[:count]]:
             raise StaleError
         added = await self.write(head, entries)
@@ -126,13 +142,13 @@ class Pages:
         for group in _grouped(entries):
             page, document = _page_of(head, group)
             if documents and size + page.size > _COMMAND_BYTES:
-                await self._database.insert(self._collection, documents)
+                (await self._database.insert(self._collection, documents)).check()
                 documents, size = [], 0
             pages.append(page)
             documents.append(document)
             size += page.size
         if documents:
-            await self._database.insert(self._collection, documents)
+            (await self._database.insert(self._collection, documents)).check()
         return pages
 
     async def fold(self, head: Head) -> list[ObjectId]:
@@ -151,7 +167,7 @@ class Pages:
                 "_id": _id(head, node),
                 "pages": [msgspec.structs.asdict(page) for page in row],
             }
-            await self._database.insert(self._collection, [document])
+            (await self._database.insert(self._collection, [document])).check()
             nodes.append(node)
             folded = Page(
                 row[0].seq,
@@ -184,9 +200,10 @@ class Pages:
 
         Raises:
             StaleError: It has been removed meanwhile.
+            CorruptSessionError: It holds something else.
         """
         documents = await self.read(head, [page])
-        return tuple([Page(**each) for each in documents[0]["pages"]])
+        return checked(documents[0].get("pages"), tuple[Page, ...], head.session_id)
 
     async def remove(self, head: Head, nodes: Sequence[ObjectId]) -> None:
         """Remove pages that no document names."""
@@ -201,9 +218,10 @@ class Pages:
         """
         if move.sent_onto is not None:
             where = {"_id": move.head.session_id}
-            fields = {"incarnation": 1, "version": 1, "pages": 1}
-            found = await self._database.find(self._sessions, where, limit=1, projection=fields)
-            if found and not _is_past(move, found[0]):
+            found = await self._database.find(
+                self._sessions, where, limit=1, projection=HEAD_FIELDS
+            )
+            if found and not _is_past(move, Head.read(found[0])):
                 return
         await self.remove(move.head, move.nodes)
 
@@ -216,39 +234,46 @@ class Pages:
                 children = await self.unfold(head, page)
             except StaleError:
                 return  # Somebody else has removed it.
+            except CorruptSessionError:
+                children = ()
             for child in children:
                 if child.level:
                     await self.remove_tree(head, child.node, child.level)
             await self.remove(head, [child.node for child in children])
         await self.remove(head, [node])
 
-    async def remove_all(self, session_id: str, incarnation: ObjectId) -> None:
-        """Remove every page of a session that is gone."""
-        low = {"s": session_id, "i": incarnation, "n": MinKey()}
+    async def remove_all(self, session_id: str, volume: ObjectId) -> None:
+        """Remove every page of a volume that no session has any more."""
+        low = {"s": session_id, "i": volume, "n": MinKey()}
         await self._database.delete(
             self._collection, {"_id": {"$gte": low, "$lte": low | {"n": MaxKey()}}}
         )
 
+    async def volumes(self, session_id: str) -> list[ObjectId]:
+        """Return of which volumes of a session there are pages."""
+        where = {"_id": {"$gte": {"s": session_id}, "$lt": {"s": session_id, "i": MaxKey()}}}
+        found: list[ObjectId] = await self._database.distinct(self._collection, "_id.i", where)
+        return found
 
-def _is_past(move: Move, session: Document) -> bool:
+
+def _is_past(move: Move, head: Head) -> bool:
     """Whether a session neither names the pages of a move nor ever will.
 
     A write that names them and is still on its way fails as soon as the version is past the one
     that it was sent onto.
     """
-    if session["incarnation"] != move.head.incarnation:
+    if head.incarnation != move.head.incarnation:
         return True
-    if move.sent_onto is None or session["version"] <= move.sent_onto:
+    if move.sent_onto is None or head.version <= move.sent_onto:
         return False
     first = move.head.tail[0].seq
     return not any(
-        page["node"] in move.nodes or (page["level"] and page["last"] >= first)
-        for page in session["pages"]
+        page.node in move.nodes or (page.level and page.last >= first) for page in head.pages
     )
 
 
 def _id(head: Head, node: ObjectId) -> Document:
-    return {"s": head.session_id, "i": head.incarnation, "n": node}
+    return {"s": head.session_id, "i": head.volume, "n": node}
 
 
 def _grouped(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
@@ -290,13 +315,14 @@ def _long_row(pages: Sequence[Page]) -> int | None:
 
 
 def messages_in(document: Document, page: Page) -> list[tuple[int, bytes]]:
-    """Return the messages in a page's document, with their ``seq``, oldest first."""
-    bodies: list[bytes] = document["bodies"].split(b"\n")
-    runs: Any = document.get("runs")
-    if runs is None:
-        return list(enumerate(bodies, page.seq))
-    seqs = [seq for start, count in runs for seq in range(start, start + count)]
-    return list(zip(seqs, bodies, strict=True))
+    """Return the messages in a page's document, with their ``seq``, oldest first.
+
+    Raises:
+        CorruptSessionError: It doesn't hold what the page says.
+    """
+    session_id = document["_id"]["s"]
+    stored = checked(document, _Stored, session_id)
+    return messages_of(stored.bodies, stored.runs or ((page.seq, page.count),), session_id)
 
 
 def moved_to(seq: int, pages: Sequence[Page]) -> list[Page]:

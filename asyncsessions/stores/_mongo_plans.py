@@ -56,6 +56,7 @@ class Attempt(msgspec.Struct, gc=False):
         nodes: The pages that only this names.
         move: The pages that waited, and which it names.
         is_join: Whether the server decides the place; see `_mongo_joins`.
+        has_failed: Whether the server has said that the base isn't stored any more.
     """
 
     counter: int
@@ -65,6 +66,15 @@ class Attempt(msgspec.Struct, gc=False):
     nodes: tuple[ObjectId, ...] = ()
     move: Move | None = None
     is_join: bool = False
+    has_failed: bool = False
+
+    def may_still_succeed(self, stored: Head | None) -> bool:
+        """Whether it may become the session's version yet, where another is stored now."""
+        if self.has_failed:
+            return False
+        if self.base is None:
+            return True  # As soon as the document is removed.
+        return stored is not None and stored.version == self.base.version
 
 
 class Job(ABC):
@@ -79,6 +89,7 @@ class Job(ABC):
         answer: What the write has to say, as soon as it ``is_done``.
         attempts: What was sent and may have become the session's version.
         is_stale: Whether what is believed about the session isn't good enough.
+        stale_version: The version that the last plan was stale at.
         needs_proof: Whether what is stored may be all there is to it, so that it must be durable.
     """
 
@@ -99,7 +110,9 @@ class Job(ABC):
         self.is_done = False
         self.attempts: list[Attempt] = []
         self.is_stale = self.needs_bodies
+        self.stale_version: int | None = None
         self.needs_proof = False
+        self._volume = ObjectId()
 
     @abstractmethod
     async def plan(self, base: Head | None, moment: float | None) -> Head | None:
@@ -112,6 +125,17 @@ class Job(ABC):
         Raises:
             StaleError: The base isn't the stored version any more.
         """
+
+    def _unused_volume(self) -> ObjectId:
+        """Return a volume for a plan that begins one.
+
+        It is the same until something was sent, so that pages whose writing was interrupted are in
+        the volume of the plan that succeeds, and go with it. What was sent may have succeeded, and
+        its volume be gone again.
+        """
+        if all(attempt.has_failed for attempt in self.attempts):
+            return self._volume
+        return ObjectId()
 
     def _named(self, head: Head) -> None:
         """Have a head name the pages that wait for it."""
@@ -154,7 +178,7 @@ class AppendJob(Job):
         self.appends: list[Append] = []
         self.indexes: list[int] = []
         self._has_keys = False
-        # The messages that are in pages already, of which incarnation, and the pages.
+        # The messages that are in pages already, of which volume, and the pages.
         self._paged: tuple[list[bytes], ObjectId | None, list[Page]] = ([], None, [])
 
     def add(self, index: int, append: Append) -> None:
@@ -190,19 +214,19 @@ class AppendJob(Job):
         """See `Job.plan`."""
         first = self.appends[0]
         if base is None or base.has_vanished(first.now if moment is None else moment):
-            head = Head.new(self.session_id, base)
+            head = Head.new(self.session_id, self._unused_volume(), base)
         else:
             head = copy.copy(base)
         self._named(head)
         first_new = head.last_seq + 1
-        old_keys: dict[str, KeyRecord] = {}
+        known: dict[str, KeyRecord] = {}
         if self._has_keys:
-            old_keys = await self._old_keys.prepare(head, self.appends)
+            known = await self._old_keys.prepare(head, self.appends) | head.keys
         bodies: list[bytes] = []
         results: list[bool] = []
         self.answer = answer = []
         for append in self.appends:
-            outcome = self._append(head, append, old_keys, moment)
+            outcome = self._append(head, append, known, moment)
             if outcome is None:
                 bodies += append.bodies
                 results += append.results
@@ -210,6 +234,9 @@ class AppendJob(Job):
             answer.append(outcome)
         if not bodies:
             return None
+        new_keys = {key.key: key for key in known.values() if key.first_seq >= first_new}
+        if new_keys:
+            head.keys = head.keys | new_keys
         # Retention looks at what was there, so it comes before anything is added.
         keep = first.keep
         if keep is not None and head.message_count > keep:
@@ -219,19 +246,17 @@ class AppendJob(Job):
 
     @staticmethod
     def _append(
-        head: Head, append: Append, old_keys: dict[str, KeyRecord], moment: float | None
+        head: Head, append: Append, known: dict[str, KeyRecord], moment: float | None
     ) -> Appended | SessionStoreError | None:
-        """Count an append in, or return why not."""
-        known = None
-        if append.key is not None:
-            known = head.keys.get(append.key) or old_keys.get(append.key)
-        outcome = admit(append, last_seq=head.last_seq, known=known)
+        """Count an append in, and its key among those known, or return why not."""
+        key = None if append.key is None else known.get(append.key)
+        outcome = admit(append, last_seq=head.last_seq, known=key)
         if outcome is not None:
             return outcome
         count = len(append.bodies)
         if append.key is not None:
-            key = KeyRecord(append.key, head.last_seq + 1, count, append.digest, append.now)
-            head.keys = head.keys | {key.key: key}
+            first, now = head.last_seq + 1, append.now
+            known[append.key] = KeyRecord(append.key, first, count, append.digest, now)
         head.last_seq += count
         head.message_count += count
         _touch(head, append, moment)
@@ -250,8 +275,8 @@ class AppendJob(Job):
             head.tail = (*head.tail, *entries)
             return
         tail = await self._pages.read_tail(head)
-        if self._paged[:2] != (bodies, head.incarnation):
-            self._paged = (list(bodies), head.incarnation, await self._pages.write(head, entries))
+        if self._paged[:2] != (bodies, head.volume):
+            self._paged = (list(bodies), head.volume, await self._pages.write(head, entries))
         paged = moved_to(seq, self._paged[2])
         self.nodes = await _put_in_pages(self._pages, head, tail, paged)
 
@@ -272,27 +297,29 @@ class UpdateJob(Job):
     async def plan(self, base: Head | None, moment: float | None) -> Head | None:
         """See `Job.plan`."""
         self.answer = []
-        head: Head | None = None
-        if base is not None:
-            now = self.updates[0].now if moment is None else moment
-            head = None if base.has_vanished(now) else copy.copy(base)
-        is_written = False
+        head = base
         for update in self.updates:
-            if head is None and not update.create:
+            now = update.now if moment is None else moment
+            # The update before may have ended the session.
+            is_there = head is not None and not head.has_vanished(now)
+            if not is_there and not update.create:
                 self.answer.append(None)
                 continue
-            next_head = copy.copy(head) if head else Head.new(self.session_id, base)
+            if head and is_there:
+                next_head = copy.copy(head)
+            else:
+                next_head = Head.new(self.session_id, ObjectId(), head)
             try:
                 info, values = apply_changes(next_head.info(), update)
                 next_head.take(info)
             except SessionStoreError as exc:
                 self.answer.append(exc)
                 continue
-            head, is_written = next_head, True
-            if moment is not None and update.ttl_seconds is not None and not update.persist:
-                head.expires_at = moment + update.ttl_seconds
+            if update.ttl_seconds is not None and not update.persist:
+                next_head.expires_at = now + update.ttl_seconds
+            head = next_head
             self.answer.append(values)
-        if head is None or not is_written:
+        if head is None or head is base:
             return None
         self._named(head)
         return head
@@ -324,8 +351,9 @@ class ReplaceJob(Job):
         newest = 0 if head is None else head.newest_seq
         if replace.if_newest not in (None, newest) or (head is None and not replace.create):
             return None
-        head = head or Head.new(self.session_id, base)
-        removed = await self._cut(head, replace.from_seq)
+        volume = self._unused_volume()
+        head = head or Head.new(self.session_id, volume, base)
+        removed = await self._cut(head, replace.from_seq, volume)
         info = head.info()
         had_checkpoint = info.checkpoint is not None
         if replace.drop_checkpoint and had_checkpoint:
@@ -339,14 +367,11 @@ class ReplaceJob(Job):
         self.answer = Replaced(removed, seq, had_checkpoint)
         return head
 
-    async def _cut(self, head: Head, seq: int) -> int:
+    async def _cut(self, head: Head, seq: int, volume: ObjectId) -> int:
         """Take away the messages from ``seq`` on, and return how many there were."""
         if seq <= head.oldest_seq:
-            removed = head.message_count
-            dropped = [{"node": page.node, "level": page.level} for page in head.pages]
-            head.garbage = (*head.garbage, *dropped)
-            head.tail, head.pages = (), ()
-            return removed
+            head.drop_messages(volume)
+            return head.message_count
         kept: list[Entry] = []
         removed = 0
         for entry in head.tail:
@@ -396,11 +421,13 @@ class DeleteJob(Job):
 
     async def plan(self, base: Head | None, moment: float | None) -> Head | None:
         """See `Job.plan`."""
-        # Sent before, and gone by now: somebody else has finished what this one began.
-        self.answer = bool(self.attempts)
-        if base is None or base.updated_at is None:
+        if base is None:
+            # If one sent before got through, somebody else has finished what this one began.
+            self.answer = not all(attempt.has_failed for attempt in self.attempts)
             return None
         self.answer = False
+        if base.updated_at is None:
+            return None
         if self._expired_at is not None:
             now = self._expired_at if moment is None else moment
             if base.expires_at is None or base.expires_at > now:
@@ -409,9 +436,10 @@ class DeleteJob(Job):
         return Head(
             self.session_id,
             base.incarnation,
+            base.volume,
             base.version,
             writers=base.writers,
-            garbage=(*base.garbage, {"incarnation": base.incarnation}),
+            garbage=(*base.garbage, *base.remains()),
         )
 
 

@@ -12,7 +12,14 @@ from asyncsessions.models import SessionInfo
 from asyncsessions.pacing import paced_map
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_pages import Pages, StaleError, messages_in
-from asyncsessions.stores._mongo_session import NAMES, NOT_INFO, Head, Page, info_of
+from asyncsessions.stores._mongo_session import (
+    NAMES,
+    NOT_INFO,
+    Head,
+    Page,
+    info_of,
+    messages_of,
+)
 
 __all__ = ["Reads", "indexes"]
 
@@ -203,7 +210,7 @@ def _in_tail(head: Head, window: Window) -> list[_FOUND]:
     for entry in head.tail:
         if entry.bodies is None or entry.last < low or entry.seq > high:
             continue
-        messages = list(enumerate(entry.bodies.split(b"\n"), entry.seq))
+        messages = messages_of(entry.bodies, [(entry.seq, entry.count)], head.session_id)
         if entry.seq < low or entry.last > high:
             messages = [each for each in messages if low <= each[0] <= high]
         found += messages

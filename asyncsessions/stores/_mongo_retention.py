@@ -12,7 +12,7 @@ from asyncsessions.codec import decode_message
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.history import is_tool_result, messages_to_drop
 from asyncsessions.stores._mongo_pages import Pages, messages_in
-from asyncsessions.stores._mongo_session import Head, Page
+from asyncsessions.stores._mongo_session import Head, Page, messages_of
 
 __all__ = ["Retention"]
 
@@ -106,7 +106,8 @@ class Retention:
             return messages_in(documents[0], page), page.last
         messages: list[tuple[int, bytes]] = []
         for entry in await self._pages.read_tail(head):
-            messages += enumerate((entry.bodies or b"").split(b"\n"), entry.seq)
+            runs = [(entry.seq, entry.count)]
+            messages += messages_of(entry.bodies, runs, head.session_id)
         return messages, head.newest_seq
 
     async def _trim(self, head: Head) -> None:

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from bson import ObjectId
@@ -31,10 +31,16 @@ __all__ = [
     "Head",
     "Page",
     "changes_between",
+    "checked",
     "info_of",
-    "key_record",
+    "messages_of",
     "size_of",
 ]
+
+T = TypeVar("T")
+
+Slot: TypeAlias = tuple[int, float, int]
+"""A writer's last write: its number, the time, and where the server put it, if it was to decide."""
 
 NAMES = ("agent_name", "user_id", "agent_id", "gateway_session_id")
 MAX_RECORD_BYTES = 12 << 20
@@ -113,6 +119,33 @@ _decode_record = msgspec.json.Decoder(_Record).decode
 _EMPTY_RECORD = _encode_record(_Record())
 
 
+class _Stored(msgspec.Struct, gc=False):
+    """A session's document, for the driver's values to be checked and taken in one go."""
+
+    session_id: str = msgspec.field(name="_id")
+    incarnation: ObjectId
+    version: int
+    edition: int
+    created_at: float
+    last_seq: int
+    message_count: int
+    first_seq: int
+    tail: tuple[Entry, ...]
+    pages: tuple[Page, ...]
+    writers: dict[str, Slot]
+    volume: ObjectId | None = None
+    updated_at: float | None = None
+    expires_at: float | None = None
+    agent_name: str | None = None
+    user_id: str | None = None
+    agent_id: str | None = None
+    gateway_session_id: str | None = None
+    record: bytes = _EMPTY_RECORD
+    keys: tuple[KeyRecord, ...] = ()
+    has_old_keys: bool = False
+    garbage: tuple[Document, ...] = ()
+
+
 class Head(msgspec.Struct, gc=False):
     """One version of a session's document; see `docs/mongo.md` for its fields.
 
@@ -121,6 +154,7 @@ class Head(msgspec.Struct, gc=False):
 
     session_id: str
     incarnation: ObjectId
+    volume: ObjectId
     version: int
     edition: int = 0
     created_at: float = 0.0
@@ -136,25 +170,26 @@ class Head(msgspec.Struct, gc=False):
     pages: tuple[Page, ...] = ()
     keys: dict[str, KeyRecord] = {}
     has_old_keys: bool = False
-    writers: dict[str, list[Any]] = {}
+    writers: dict[str, Slot] = {}
     garbage: tuple[Document, ...] = ()
 
     @classmethod
-    def new(cls, session_id: str, replaced: Head | None) -> Head:
+    def new(cls, session_id: str, incarnation: ObjectId, replaced: Head | None) -> Head:
         """Return the head of a session without anything in it.
 
         Args:
             session_id: The session.
+            incarnation: One that no session has had.
             replaced: A deleted or expired session of the same id, which goes.
         """
         # At random, so that a write to a deleted session can't meet the version of a later one.
-        head = cls(session_id, ObjectId(), secrets.randbits(52))
+        head = cls(session_id, incarnation, incarnation, secrets.randbits(52))
         if replaced is not None:
             head.version = replaced.version
             head.writers = replaced.writers
             head.garbage = replaced.garbage
             if replaced.updated_at is not None:
-                head.garbage += ({"incarnation": replaced.incarnation},)
+                head.garbage += replaced.remains()
         return head
 
     @classmethod
@@ -164,33 +199,43 @@ class Head(msgspec.Struct, gc=False):
         Raises:
             CorruptSessionError: The document isn't one of a session.
         """
-        try:
-            return cls(
-                document["_id"],
-                document["incarnation"],
-                document["version"],
-                document["edition"],
-                document["created_at"],
-                document.get("updated_at"),
-                document.get("expires_at"),
-                document["last_seq"],
-                document["message_count"],
-                document["first_seq"],
-                {name: document[name] for name in NAMES if name in document},
-                document.get("record", _EMPTY_RECORD),
-                tuple([Entry(**entry) for entry in document["tail"]]),
-                tuple([Page(**page) for page in document["pages"]]),
-                {key["key"]: key_record(key) for key in document.get("keys", ())},
-                document.get("has_old_keys", False),
-                document["writers"],
-                tuple(document.get("garbage", ())),
-            )
-        except (KeyError, TypeError, AttributeError) as exc:
-            session_id = document.get("_id")
-            raise CorruptSessionError(
-                f"its document in MongoDB isn't as this store writes it ({type(exc).__name__})",
-                session_id=session_id if isinstance(session_id, str) else None,
-            ) from exc
+        stored = checked(document, _Stored, document.get("_id"))
+        return cls(
+            stored.session_id,
+            stored.incarnation,
+            stored.volume or stored.incarnation,
+            stored.version,
+            stored.edition,
+            stored.created_at,
+            stored.updated_at,
+            stored.expires_at,
+            stored.last_seq,
+            stored.message_count,
+            stored.first_seq,
+            {name: text for name in NAMES if (text := getattr(stored, name)) is not None},
+            stored.record,
+            stored.tail,
+            stored.pages,
+            {key.key: key for key in stored.keys},
+            stored.has_old_keys,
+            stored.writers,
+            stored.garbage,
+        )
+
+    def remains(self) -> tuple[Document, ...]:
+        """Return what is garbage when the session is gone."""
+        return ({"pages": self.volume}, {"keys": self.incarnation})
+
+    def drop_messages(self, volume: ObjectId) -> None:
+        """Let go of all messages, and of every page of the session, named or not.
+
+        Args:
+            volume: To which later pages belong; that of a new session stays.
+        """
+        if volume != self.volume:
+            self.garbage = (*self.garbage, {"pages": self.volume})
+            self.volume = volume
+        self.tail, self.pages = (), ()
 
     def has_vanished(self, moment: float) -> bool:
         """Whether the session was deleted or has expired."""
@@ -259,7 +304,7 @@ class Head(msgspec.Struct, gc=False):
         if len(writers) >= _MANY_WRITERS:
             recent = now - _WRITER_LIFETIME
             writers = {name: last for name, last in writers.items() if last[1] > recent}
-        self.writers = writers | {writer: [counter, now]}
+        self.writers = writers | {writer: (counter, now, 0)}
 
     def is_signed(self, writer: str, counter: int) -> bool:
         """Whether the last write of a writer is this one."""
@@ -293,6 +338,8 @@ class Head(msgspec.Struct, gc=False):
     def _optional(self) -> Document:
         """Return the fields that are there only where they say something."""
         fields: Document = {}
+        if self.volume != self.incarnation:
+            fields["volume"] = self.volume
         if self.expires_at is not None:
             fields["expires_at"] = self.expires_at
         if self.record is not _EMPTY_RECORD and self.record != _EMPTY_RECORD:
@@ -317,7 +364,7 @@ class Head(msgspec.Struct, gc=False):
 
 
 _COUNTERS = ("version", "last_seq", "message_count", "updated_at")
-_RARE = ("edition", "first_seq", "expires_at", "has_old_keys")
+_RARE = ("volume", "edition", "created_at", "first_seq", "expires_at", "has_old_keys")
 
 
 def changes_between(old: Head, new: Head) -> Document:
@@ -400,9 +447,45 @@ def _change_list(
         sets[name] = [msgspec.structs.asdict(each) for each in new]
 
 
-def key_record(document: Document) -> KeyRecord:
-    """Return the idempotency key in a document."""
-    return KeyRecord(*(document[name] for name in KeyRecord.__struct_fields__))
+def checked(value: object, kind: type[T], session_id: object) -> T:
+    """Return what was read from MongoDB as what it must be.
+
+    Args:
+        value: What was read, of a session's document or of one that belongs to it.
+        kind: What it must be.
+        session_id: The session.
+
+    Raises:
+        CorruptSessionError: It isn't.
+    """
+    try:
+        return msgspec.convert(value, kind, builtin_types=(bytes,))
+    except msgspec.ValidationError as exc:
+        raise CorruptSessionError(
+            f"a document in MongoDB isn't as this store writes it: {exc}",
+            session_id=session_id if isinstance(session_id, str) else None,
+        ) from exc
+
+
+def messages_of(
+    bodies: bytes | None, runs: Iterable[tuple[int, int]], session_id: str
+) -> list[tuple[int, bytes]]:
+    """Return encoded messages with their ``seq``.
+
+    Args:
+        bodies: The messages, each on a line of its own.
+        runs: From which ``seq`` on how many of them follow one another.
+        session_id: The session.
+
+    Raises:
+        CorruptSessionError: There are more or fewer.
+    """
+    lines = (bodies or b"").split(b"\n")
+    seqs = [seq for start, count in runs for seq in range(start, start + count)]
+    if len(lines) != len(seqs):
+        detail = "a document in MongoDB doesn't hold as many messages as it says"
+        raise CorruptSessionError(detail, session_id=session_id)
+    return list(zip(seqs, lines, strict=True))
 
 
 def info_of(document: Document) -> SessionInfo:

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 from asyncsessions._compat import override
 from asyncsessions.batching import Outcome
-from asyncsessions.errors import SessionStoreError, StoreUnavailableError
+from asyncsessions.errors import CorruptSessionError, SessionStoreError, StoreUnavailableError
 from asyncsessions.hooks import Append, Appended, Replace, Replaced, Scan, Tail, Update, Window
 from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.stores import _mongo_errors as errors
@@ -208,6 +208,8 @@ class MongoSessionStore(ServerStore):
             if not job.is_done:
                 assert failure is not None  # noqa: S101  # or it would be done
                 answer = self._failure(failure, job.session_id)
+            elif isinstance(answer, self._driver_errors):
+                answer = self._failure(answer, job.session_id)
             if isinstance(answer, SessionStoreError):
                 answer = [answer] * len(job.indexes)
             for index, outcome in zip(job.indexes, answer, strict=True):
@@ -221,7 +223,13 @@ class MongoSessionStore(ServerStore):
 
     @override
     async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
-        return bool(await self._act(DeleteJob(session_id, expired_at)))
+        try:
+            return bool(await self._act(DeleteJob(session_id, expired_at)))
+        except CorruptSessionError:
+            moment = None if expired_at is None else await self._moment(expired_at)
+            return await self._in_turn(
+                lambda: self._leftovers.remove_damaged(session_id, expired_at=moment)
+            )
 
     async def _act(self, job: Job) -> Any:
         """Commit one job, remove what the session has let go of, and return the answer."""
@@ -231,7 +239,7 @@ class MongoSessionStore(ServerStore):
                 await self._commit([job], writer, since=since)
             finally:
                 self._idle_writers.append(writer)
-        if isinstance(job.answer, SessionStoreError):
+        if isinstance(job.answer, Exception):
             raise job.answer
         await self._in_turn(lambda: self._commits.clean_up(job.session_id))
         return job.answer

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
 from pymongo import AsyncMongoClient
 
+from asyncsessions import VersionConflictError
+from asyncsessions.hooks import Append, KeyRecord
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores._mongo_commits import Writer
 from asyncsessions.stores._mongo_plans import DeleteJob
@@ -240,21 +243,32 @@ async def test_rivals_with_every_kind_of_write_leave_a_whole_history(
 # Writers that don't come to the end.
 
 
+REMOVE_ALL: dict[str, Callable[[SessionStore], Awaitable[Any]]] = {
+    "clear": lambda store: store.clear_session("s"),
+    "replace": lambda store: store.set_chat_history("s", []),
+    "delete": lambda store: store.delete_session("s"),
+}
+
+
 async def head_of(store: MongoSessionStore, session_id: str) -> Head:
     where = {"_id": session_id}
     return Head.read((await store._database.find("sessions", where, projection=HEAD_FIELDS))[0])
 
 
-async def test_pages_that_no_document_names_are_invisible(
-    other: MongoSessionStore, admin: AsyncMongoClient[dict[str, Any]], database: str
+@pytest.mark.parametrize("remove", REMOVE_ALL.values(), ids=REMOVE_ALL)
+async def test_pages_that_no_document_names_are_invisible_and_go_with_the_others(
+    other: MongoSessionStore,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+    remove: Callable[[SessionStore], Awaitable[Any]],
 ) -> None:
     await other.append("s", [user("m")])
     head = await head_of(other, "s")
     # As a writer leaves them that is killed before it commits.
     await other._pages.write(head, [Entry(1, 1, 2, b"{}"), Entry(2, 1, 2, b"{}")])
     assert await said(other, "s") == ["m"]
-    await other.delete_session("s")
-    assert await stored_bytes(admin, database) == b""
+    await remove(other)
+    assert await admin[database].messages.count_documents({}) == 0
 
 
 @pytest.mark.parametrize("finisher", ["purge", "append", "delete", "state"])
@@ -350,3 +364,91 @@ async def test_killed_writers_leave_a_whole_history(
         following = [f"{acknowledged + 1}.{k}" for k in range((acknowledged + 1) % 70 + 1)]
         assert texts in (whole, whole + following)
         await other.clear_session("s")
+
+
+async def test_only_one_of_rivals_has_deleted_a_session(
+    store: MongoSessionStore, other: MongoSessionStore
+) -> None:
+    for _ in range(30):
+        await store.append("s", [user("x")])
+        calls = [each.delete_session("s") for each in (store, other, store, other)]
+        assert sorted(await asyncio.gather(*calls)) == [False, False, False, True]
+
+
+async def test_move_that_two_writes_let_go_of_at_once(
+    store: MongoSessionStore, other: MongoSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(65):
+        await store.append("s", [user(f"{n}")], idempotency_key=f"k{n}")
+    await store._commits.finish()
+    # Now pages of this store wait to be named, and will wait in vain.
+    await other.pop_message("s")
+    prepare, calls = store._old_keys.prepare, iter(range(9))
+
+    async def pop_first(head: Head, appends: Sequence[Append]) -> dict[str, KeyRecord]:
+        if next(calls) == 1:
+            await store.pop_message("s")
+        return await prepare(head, appends)
+
+    monkeypatch.setattr(store._old_keys, "prepare", pop_first)
+    again = await store.append("s", [user("0")], idempotency_key="k0")
+    assert again[0].seq == 1
+    assert len(await said(other, "s")) == 63
+
+
+async def test_rivals_leave_no_page_that_nobody_names(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+) -> None:
+    async def write(of: MongoSessionStore, name: str) -> None:
+        rng = random.Random(name)
+        for n in range(60):
+            kind = rng.random()
+            text = f"{name}{n}" + "x" * rng.choice((10, 30_000, 300_000))
+            if kind < 0.5:
+                await of.append("s", [user(text)])
+            elif kind < 0.8:
+                last = (await of.get_session("s", max_messages=0)).last_seq
+                with suppress(VersionConflictError):
+                    await of.append("s", [user(text)], expected_seq=last)
+            else:
+                await of.pop_message("s")
+
+    await asyncio.gather(*(write(of, f"{k}-") for k, of in enumerate([store, other] * 3)))
+    for of in (store, other):
+        await of._commits.finish()
+        # Without rivals, whatever waits to be named is.
+        await of.increment_state("s", "n")
+        await of._commits.finish()
+    pages = {each["_id"]["n"]: each async for each in admin[database].messages.find()}
+    session = await admin[database].sessions.find_one({"_id": "s"})
+    assert session is not None
+    named = [page["node"] for page in session["pages"]]
+    named += [each["node"] for node in named for each in pages[node].get("pages", ())]
+    waiting = [
+        node for of in (store, other) for m in of._commits._moves.values() for node in m.nodes
+    ]
+    assert pages.keys() == {*named, *waiting}
+
+
+@pytest.mark.parametrize("call", ["append", "set_chat_history"])
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "old"])
+async def test_lost_reply_to_a_page_leaves_none_that_outlives_the_session(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    proxy: Proxy,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+    call: str,
+    *,
+    is_new: bool,
+) -> None:
+    await store.append("t" if is_new else "s", [user("x")])
+    proxy.lose_reply(b"insert\0")
+    await getattr(store, call)("s", [user("x" * 1_000_000)])
+    assert proxy.replies_lost == 1
+    assert (await said(other, "s"))[-1:] == ["x" * 1_000_000]
+    await other.delete_session("s")
+    assert await admin[database].messages.count_documents({}) == 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
@@ -117,12 +119,12 @@ async def test_refusals_say_what_to_do_and_hide_the_password() -> None:
 async def test_stalled_network_fails_in_time_and_the_store_goes_on(
     store: MongoSessionStore, proxy: Proxy, server: MongoServer, database: str
 ) -> None:
-    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true&timeout=0.5"
+    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true&timeout=2"
     async with open_store(url) as hasty:
         await hasty.append("s", [user("before")])
         proxy.stall()
         calls = [hasty.append("s", [user("during")]), hasty.get_messages("s"), hasty.ping()]
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(8):
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         proxy.resume()
         assert [type(each) for each in outcomes] == [StoreUnavailableError] * 3
@@ -133,13 +135,32 @@ async def test_stalled_network_fails_in_time_and_the_store_goes_on(
 async def test_to_wait_for_a_connection_takes_no_time_off_a_call(
     proxy: Proxy, database: str
 ) -> None:
-    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true&timeout=1"
+    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true&timeout=2"
     async with open_store(url) as store:
         await store.append("s", [user("x")])
         # On each way of each call.
-        proxy.delay = 0.01
+        proxy.delay = 0.02
         loop = asyncio.get_running_loop()
         began = loop.time()
         found = await asyncio.gather(*(store.get_messages("s") for _ in range(1600)))
         assert all(found)
-        assert loop.time() - began > 1
+        assert loop.time() - began > 2
+
+
+@pytest.mark.parametrize("kind", [AsyncMongoClient, AsyncIOMotorClient])
+async def test_store_on_a_client_without_limits_closes_in_time(
+    proxy: Proxy, database: str, kind: Callable[..., Any]
+) -> None:
+    client = kind(f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true")
+    store = MongoSessionStore(client, database=database, timeout=2.0)
+    await store.append("s", [user("before")])
+    proxy.stall()
+    calls = [store.append("s", [user("x")]), store.get_messages("s"), store.pop_message("s")]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [StoreUnavailableError] * 3
+    async with asyncio.timeout(10):
+        await store.aclose()
+    proxy.resume()
+    closing = client.close()
+    if closing is not None:
+        await closing

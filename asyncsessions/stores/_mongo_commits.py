@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure
 
 from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.pacing import Pacer
+from asyncsessions.stores._mongo_changes import changes_between
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_errors import DRIVER_ERRORS, DUPLICATE_KEY, is_lost
@@ -27,13 +28,7 @@ from asyncsessions.stores._mongo_joins import (
 from asyncsessions.stores._mongo_leftovers import Leftovers
 from asyncsessions.stores._mongo_pages import Move, Pages, StaleError
 from asyncsessions.stores._mongo_plans import AppendJob, Attempt, Job, MoveJob
-from asyncsessions.stores._mongo_session import (
-    HEAD_FIELDS,
-    Entry,
-    Head,
-    changes_between,
-    size_of,
-)
+from asyncsessions.stores._mongo_session import HEAD_FIELDS, Entry, Head, size_of
 
 __all__ = ["Commits", "Writer"]
 

@@ -7,19 +7,26 @@ import msgspec
 from asyncsessions.stores._mongo_database import Document
 from asyncsessions.stores._mongo_session import Head
 
-__all__ = ["changes_between"]
+__all__ = ["update_between"]
 
 _COUNTERS = ("version", "last_seq", "message_count", "updated_at")
 _RARE = ("volume", "edition", "created_at", "first_seq", "expires_at", "has_old_keys")
 
 
-def changes_between(old: Head, new: Head) -> Document:
-    """Return the update that makes one version of a session into the next, with only what changed.
+def update_between(old: Head, new: Head) -> Document:
+    """Return the update that makes one version of a session into the next, and nothing else.
 
     Args:
         old: The version before. Of its tail, the bodies may be missing.
         new: Made from ``old``. A tail of another edition has all its bodies.
     """
+    where = {"_id": old.session_id, "version": old.version}
+    if old.incarnation != new.incarnation or new.updated_at is None:
+        return {"q": where, "u": new.document()}
+    return {"q": where, "u": _changes(old, new)}
+
+
+def _changes(old: Head, new: Head) -> Document:
     sets: Document = {name: getattr(new, name) for name in _COUNTERS}
     update: Document = {"$set": sets}
     for name in _RARE:

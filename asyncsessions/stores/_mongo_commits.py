@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections import OrderedDict
@@ -14,38 +13,27 @@ from pymongo.errors import OperationFailure
 
 from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.pacing import Pacer
-from asyncsessions.stores._mongo_changes import changes_between
+from asyncsessions.stores._mongo_background import Background
+from asyncsessions.stores._mongo_changes import update_between
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_errors import DRIVER_ERRORS, DUPLICATE_KEY, is_lost
+from asyncsessions.stores._mongo_errors import DUPLICATE_KEY, is_lost
 from asyncsessions.stores._mongo_joins import (
     FIRST_SEQ,
     join_fields,
     join_filter,
-    move_fields,
-    move_filter,
 )
 from asyncsessions.stores._mongo_leftovers import Leftovers
-from asyncsessions.stores._mongo_pages import Move, Pages, StaleError
+from asyncsessions.stores._mongo_moves import Moves
+from asyncsessions.stores._mongo_pages import Pages, StaleError
 from asyncsessions.stores._mongo_plans import AppendJob, Attempt, Job, MoveJob
-from asyncsessions.stores._mongo_session import HEAD_FIELDS, Entry, Head, size_of
+from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head, size_of
 
 __all__ = ["Commits", "Writer"]
-
-logger: logging.Logger = logging.getLogger("asyncsessions.mongo")
 
 # How many sessions' heads are remembered, and how large a record may be for that.
 _HEADS = 8192
 _RECORD_BYTES = 4096
-# When a tail is moved into pages, and how much of it stays, so that most reads find all they want
-# in the session's document. A longer tail makes every append to it dearer, a shorter one means
-# more pages.
-_TAIL_ENTRIES = 64
-_TAIL_BYTES = 96 << 10
-_STAYING_ENTRIES = 24
-_STAYING_BYTES = 24 << 10
-# How many tails are moved at a time.
-_MOVERS = 4
 # How many sessions of one flush are joined, each in a command of its own.
 _JOINS = 4
 _JOINED_BYTES = 256 << 10
@@ -54,7 +42,6 @@ _STOPS_JOINING = 1 / 16
 # Updates in one command; the server works on one at a time, and on several commands at once.
 _LANE = 128
 _COMMAND_BYTES = 8 << 20
-_FAILURES: tuple[type[Exception], ...] = (*DRIVER_ERRORS, SessionStoreError)
 # How long the loser of a race waits at first, at random, so that it doesn't lose for ever.
 _PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -98,11 +85,9 @@ class Commits:
         # Sessions that others write, too, each with the version that this store made last. What is
         # believed about them is out of date most of the time, so they are read first.
         self._contested: dict[str, int] = {}
-        self._moves: dict[str, Move] = {}
-        self._moving: set[str] = set()
         self._cleaning: set[str] = set()
-        self._movers = asyncio.Semaphore(_MOVERS)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
+        self._moves = Moves(database, sessions, pages, self._background)
 
     async def run(self, jobs: Sequence[Job], writer: Writer) -> None:
         """Commit jobs; call it again with the same ones after a lost connection.
@@ -205,7 +190,7 @@ class Commits:
             if (
                 head is not None
                 and job.session_id in self._contested
-                and job.session_id not in self._moves
+                and self._moves.of(job.session_id) is None
                 and writer.name in head.writers
                 and isinstance(job, AppendJob)
                 and job.can_join()
@@ -256,7 +241,7 @@ class Commits:
         """Plan a job; return whether there is something to send."""
         base = bases.get(job.session_id)
         moment = None if self._clock is None else self._clock.now()
-        job.move = self._moves.get(job.session_id)
+        job.move = self._moves.of(job.session_id)
         job.is_contested = job.session_id in self._contested
         try:
             job.head = await job.plan(base, moment)
@@ -289,17 +274,10 @@ class Commits:
             base: The stored version.
         """
         if job.move is not None and not (base and job.move.fits(base)):
-            self._let_go(job.move)
+            self._moves.let_go(job.move)
         for attempt in job.attempts:
             if attempt.nodes and not attempt.may_still_succeed(base):
-                self._spawn(self._pages.remove(attempt.head, attempt.nodes))
-
-    def _let_go(self, move: Move) -> None:
-        """Remove pages that waited, because no later version will name them."""
-        # Another job may have done so while this one was planned.
-        if self._moves.get(move.head.session_id) is move:
-            del self._moves[move.head.session_id]
-            self._spawn(self._pages.remove_unnamed(move))
+                self._background.spawn(self._pages.remove(attempt.head, attempt.nodes))
 
     @staticmethod
     def _sign(job: Job, writer: Writer) -> None:
@@ -338,7 +316,9 @@ class Commits:
         updates = []
         for job in jobs:
             job.is_stale = job.needs_proof = True
-            updates.append(_update_of(job.attempts[-1]))
+            attempt = job.attempts[-1]
+            assert attempt.base is not None  # noqa: S101  # or it would be an insert
+            updates.append(update_between(attempt.base, attempt.head))
         written = await self._database.update(self._sessions, updates)
         for index, failure in written.failures.items():
             self._fail(jobs[index], failure)
@@ -377,21 +357,16 @@ class Commits:
         for other in job.attempts:
             unnamed = set(other.nodes).difference(attempt.nodes)
             if unnamed:
-                self._spawn(self._pages.remove(other.head, list(unnamed)))
-        move = self._moves.get(session_id)
-        if move is not None and attempt.move is move:
-            del self._moves[session_id]
-        elif move is not None and not move.fits(head):
-            self._let_go(move)
-        elif move is None and session_id not in self._moving:
-            count = _entries_to_move(head.tail)
-            before = [entry for entry in head.tail if entry.seq < first_seq]
-            if count and not _entries_to_move(before):
-                self._moving.add(session_id)
-                self._spawn(self._move(head, count))
+                self._background.spawn(self._pages.remove(other.head, list(unnamed)))
+        self._moves.settle(
+            head,
+            attempt.move,
+            first_seq=first_seq,
+            is_contested=session_id in self._contested,
+        )
         if head.garbage and not job.cleans_up and session_id not in self._cleaning:
             self._cleaning.add(session_id)
-            self._spawn(self.clean_up(session_id))
+            self._background.spawn(self.clean_up(session_id))
 
     def _remember(self, head: Head) -> None:
         session_id = head.session_id
@@ -403,32 +378,7 @@ class Commits:
 
     def waiting(self, known: Iterable[str]) -> list[Job]:
         """Return jobs that name pages which wait, for sessions that aren't known to be written."""
-        return [MoveJob(session_id) for session_id in self._moves.keys() - known]
-
-    async def _move(self, head: Head, count: int) -> None:
-        try:
-            async with self._movers:
-                move = await self._pages.move_tail(head, count)
-                if head.session_id not in self._contested or not await self._name(move):
-                    self._moves[head.session_id] = move
-        except StaleError:
-            pass  # Another writer was first. Whoever writes next tries again.
-        finally:
-            self._moving.discard(head.session_id)
-
-    async def _name(self, move: Move) -> bool:
-        """Have a session that others write name the pages of a move; return whether it does."""
-        move.sent_onto = move.head.version
-        update = [{"$set": move_fields(move)}]
-        try:
-            named = await self._database.update_one(
-                self._sessions, move_filter(move), update, {"_id": 1}
-            )
-        except BaseException:
-            # Whoever writes next finds out.
-            self._moves[move.head.session_id] = move
-            raise
-        return named is not None
+        return [MoveJob(session_id) for session_id in self._moves.but_of(known)]
 
     async def clean_up(self, session_id: str) -> None:
         """Remove what a session has let go of."""
@@ -440,32 +390,9 @@ class Commits:
         if head is not None and head.garbage == garbage:
             head.garbage = ()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something that no caller waits for; if it fails, a later write does it."""
-
-        async def quietly() -> None:
-            try:
-                await work
-            except _FAILURES as exc:
-                logger.debug("left for later after %s", type(exc).__name__)
-
-        task = asyncio.get_running_loop().create_task(quietly())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def finish(self) -> None:
         """Return when nothing is under way in the background."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-
-def _update_of(attempt: Attempt) -> Document:
-    base, head = attempt.base, attempt.head
-    assert base is not None  # noqa: S101  # or it would be an insert
-    where = {"_id": base.session_id, "version": base.version}
-    if base.incarnation != head.incarnation or head.updated_at is None:
-        return {"q": where, "u": head.document()}
-    return {"q": where, "u": changes_between(base, head)}
+        await self._background.finish()
 
 
 def _lanes(jobs: Sequence[Job]) -> list[Sequence[Job]]:
@@ -486,16 +413,3 @@ async def _together(commands: Sequence[Coroutine[Any, Any, None]]) -> None:
     for failure in await asyncio.gather(*commands, return_exceptions=True):
         if failure is not None:
             raise failure
-
-
-def _entries_to_move(tail: Sequence[Entry]) -> int:
-    """Return how many entries of a tail move into pages; 0 where it is short enough."""
-    if len(tail) <= _TAIL_ENTRIES and size_of(tail) <= _TAIL_BYTES:
-        return 0
-    staying = size = 0
-    for entry in reversed(tail):
-        size += entry.size
-        if staying == _STAYING_ENTRIES or size > _STAYING_BYTES:
-            break
-        staying += 1
-    return len(tail) - staying

@@ -44,6 +44,7 @@ DRIVER_OPTIONS = frozenset({
 _OLDEST_SERVER = (5, 0)
 _DEFAULT_DATABASE = "asyncsessions"
 _POOL_SIZE = 16
+_WAITS = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS", "waitQueueTimeoutMS")
 # The server's limit for one batch of a reply is 16 MB; more documents than that don't help.
 _BATCH = 10_000
 
@@ -118,6 +119,7 @@ class Database:
             raise ValueError(f"database={self._name!r}: the server allows no such name")
         self._database: Any = None
         self._under_way = Detached()
+        self._may_hang = True
         self._write_concern: Document = {}
 
     async def open(self) -> None:
@@ -128,16 +130,24 @@ class Database:
             self._client = await anyio.to_thread.run_sync(make)
         self._database = self._client.get_database(self._name)
         self._write_concern = self._concern.document(self._client.write_concern.document)
+        # A client whose every wait has the limit that this store gives it needs no other.
+        self._may_hang = self._url is None or len(self._limits()) < len(_WAITS)
 
     def _defaults(self) -> Document:
         """Return the client's settings that the URL leaves open."""
-        query = urlsplit(self._url or "").query.lower()
+        settings = {"maxPoolSize": _POOL_SIZE, "appName": "asyncsessions"}
+        return self._left_open(settings) | self._limits()
+
+    def _limits(self) -> Document:
+        """Return how long the client waits, as far as the URL leaves that open."""
         limit = max(1, int(self._timeout * 1000))
-        waits = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
-        settings: Document = dict.fromkeys((*waits, "waitQueueTimeoutMS"), limit)
+        settings: Document = dict.fromkeys(_WAITS, limit)
         # Its error says more than that the time is over, so it must come before.
         settings["serverSelectionTimeoutMS"] = max(1, limit // 2)
-        settings |= {"maxPoolSize": _POOL_SIZE, "appName": "asyncsessions"}
+        return self._left_open(settings)
+
+    def _left_open(self, settings: Document) -> Document:
+        query = urlsplit(self._url or "").query.lower()
         return {name: value for name, value in settings.items() if f"{name.lower()}=" not in query}
 
     async def close(self) -> None:
@@ -166,7 +176,8 @@ class Database:
         A cancelled caller doesn't wait, but the command runs to its end: the driver would throw
         away the connection, and can lose track of one that is just being made.
         """
-        return await self._under_way.run(self._bounded(command))
+        work = self._bounded(command) if self._may_hang else self._database.command(command)
+        return await self._under_way.run(work)
 
     async def _bounded(self, command: Document) -> Document:
         # Twice, so that the driver's own limits come first, where it has any.

@@ -20,29 +20,36 @@ from asyncsessions.hooks import (
     Appended,
     KeyRecord,
     Replace,
-    Replaced,
     Update,
     admit,
     apply_changes,
 )
+from asyncsessions.stores._mongo_entries import entries_of
 from asyncsessions.stores._mongo_keys import OldKeys
-from asyncsessions.stores._mongo_pages import Move, Pages, messages_in, moved_to
+from asyncsessions.stores._mongo_pages import Move, Pages, moved_to
 from asyncsessions.stores._mongo_retention import Retention
 from asyncsessions.stores._mongo_session import Entry, Head, Page, size_of
 
-__all__ = ["AppendJob", "Attempt", "DeleteJob", "Job", "MoveJob", "ReplaceJob", "UpdateJob"]
+__all__ = [
+    "INLINE_BYTES",
+    "AppendJob",
+    "Attempt",
+    "DeleteJob",
+    "Job",
+    "MoveJob",
+    "UpdateJob",
+    "put_in_pages",
+    "touch",
+]
 
-# More than this goes into pages before it is committed, rather than into the session's document.
-_INLINE_BYTES = 256 << 10
+INLINE_BYTES = 256 << 10
+"""More goes into pages before it is committed, rather than into the session's document."""
 # The same where many small flushes came in faster than the tail could be moved.
 _TAIL_BYTES = 1 << 20
 _TAIL_ENTRIES = 512
 # The same where other processes write to the session at the same time. What is in pages already
 # need not be sent again by the loser of a race, and the winner is through sooner.
 _CONTESTED_INLINE_BYTES = 8 << 10
-# So that a reader of the newest messages need not take many more.
-_ENTRY_MESSAGES = 64
-_ENTRY_BYTES = 32 << 10
 
 
 class Attempt(msgspec.Struct, gc=False):
@@ -126,7 +133,7 @@ class Job(ABC):
             StaleError: The base isn't the stored version any more.
         """
 
-    def _unused_volume(self) -> ObjectId:
+    def unused_volume(self) -> ObjectId:
         """Return a volume for a plan that begins one.
 
         It is the same until something was sent, so that pages whose writing was interrupted are in
@@ -200,7 +207,7 @@ class AppendJob(Job):
 
     def entries(self) -> Sequence[Entry]:
         """Return all messages, with a ``seq`` that counts from 0."""
-        return _entries(0, [body for append in self.appends for body in append.bodies])
+        return entries_of(0, [body for append in self.appends for body in append.bodies])
 
     def settle_join(self, attempt: Attempt, head: Head, first_seq: int) -> None:
         """Note where the server has put the messages."""
@@ -214,7 +221,7 @@ class AppendJob(Job):
         """See `Job.plan`."""
         first = self.appends[0]
         if base is None or base.has_vanished(first.now if moment is None else moment):
-            head = Head.new(self.session_id, self._unused_volume(), base)
+            head = Head.new(self.session_id, self.unused_volume(), base)
         else:
             head = copy.copy(base)
         self._named(head)
@@ -259,17 +266,17 @@ class AppendJob(Job):
             known[append.key] = KeyRecord(append.key, first, count, append.digest, now)
         head.last_seq += count
         head.message_count += count
-        _touch(head, append, moment)
+        touch(head, append, moment)
         return None
 
     async def _put(self, head: Head, seq: int, bodies: Sequence[bytes]) -> None:
         """Put messages at the end of a session."""
         self.nodes = ()
-        if len(bodies) == 1 and len(bodies[0]) <= _INLINE_BYTES:
+        if len(bodies) == 1 and len(bodies[0]) <= INLINE_BYTES:
             entries = [Entry(seq, 1, len(bodies[0]), bodies[0])]
         else:
-            entries = list(_entries(seq, bodies))
-        limit = _CONTESTED_INLINE_BYTES if self.is_contested else _INLINE_BYTES
+            entries = list(entries_of(seq, bodies))
+        limit = _CONTESTED_INLINE_BYTES if self.is_contested else INLINE_BYTES
         is_inline = size_of(entries) <= limit and len(head.tail) < _TAIL_ENTRIES
         if is_inline and size_of(head.tail) <= _TAIL_BYTES:
             head.tail = (*head.tail, *entries)
@@ -278,7 +285,7 @@ class AppendJob(Job):
         if self._paged[:2] != (bodies, head.volume):
             self._paged = (list(bodies), head.volume, await self._pages.write(head, entries))
         paged = moved_to(seq, self._paged[2])
-        self.nodes = await _put_in_pages(self._pages, head, tail, paged)
+        self.nodes = await put_in_pages(self._pages, head, tail, paged)
 
 
 class UpdateJob(Job):
@@ -325,85 +332,6 @@ class UpdateJob(Job):
         return head
 
 
-class ReplaceJob(Job):
-    """A replacement; the answer is that of the hook.
-
-    Args:
-        replace: What to do.
-        pages: Where what it adds goes if it is large.
-    """
-
-    needs_bodies = True
-    cleans_up = True
-
-    def __init__(self, replace: Replace, pages: Pages) -> None:
-        super().__init__(replace.session_id)
-        self._replace = replace
-        self._pages = pages
-
-    async def plan(self, base: Head | None, moment: float | None) -> Head | None:
-        """See `Job.plan`."""
-        replace = self._replace
-        self.answer = None
-        now = replace.now if moment is None else moment
-        is_there = base is not None and not base.has_vanished(now)
-        head = copy.copy(base) if base is not None and is_there else None
-        newest = 0 if head is None else head.newest_seq
-        if replace.if_newest not in (None, newest) or (head is None and not replace.create):
-            return None
-        volume = self._unused_volume()
-        head = head or Head.new(self.session_id, volume, base)
-        removed = await self._cut(head, replace.from_seq, volume)
-        info = head.info()
-        had_checkpoint = info.checkpoint is not None
-        if replace.drop_checkpoint and had_checkpoint:
-            head.take(msgspec.structs.replace(info, checkpoint=None))
-        seq = replace.from_seq if replace.in_place else head.last_seq + 1
-        head.last_seq = max(head.last_seq, seq + len(replace.bodies) - 1)
-        head.message_count += len(replace.bodies) - removed
-        head.edition += 1
-        _touch(head, replace, moment)
-        await self._put(head, list(_entries(seq, replace.bodies)))
-        self.answer = Replaced(removed, seq, had_checkpoint)
-        return head
-
-    async def _cut(self, head: Head, seq: int, volume: ObjectId) -> int:
-        """Take away the messages from ``seq`` on, and return how many there were."""
-        if seq <= head.oldest_seq:
-            head.drop_messages(volume)
-            return head.message_count
-        kept: list[Entry] = []
-        removed = 0
-        for entry in head.tail:
-            kept += _entry_below(entry, seq)
-            removed += entry.count - max(0, min(entry.count, seq - entry.seq))
-        while head.pages and head.pages[-1].last >= seq:
-            page = head.pages[-1]
-            head.pages = head.pages[:-1]
-            level = page.level
-            if page.seq >= seq:
-                removed += page.count
-            elif level:
-                # Only the page of pages itself goes; those in it are looked at next.
-                head.pages += await self._pages.unfold(head, page)
-                level = 0
-            else:
-                messages = messages_in((await self._pages.read(head, [page]))[0], page)
-                kept = [*_runs([each for each in messages if each[0] < seq]), *kept]
-                removed += sum(each[0] >= seq for each in messages)
-            head.garbage = (*head.garbage, {"node": page.node, "level": level})
-        head.tail = tuple(kept)
-        return removed
-
-    async def _put(self, head: Head, entries: Sequence[Entry]) -> None:
-        self.nodes = ()
-        tail = (*head.tail, *entries)
-        if size_of(tail) <= _INLINE_BYTES:
-            head.tail = tail
-        else:
-            self.nodes = await _put_in_pages(self._pages, head, tail, ())
-
-
 class DeleteJob(Job):
     """A deletion; the answer is whether there was a session.
 
@@ -443,7 +371,7 @@ class DeleteJob(Job):
         )
 
 
-async def _put_in_pages(
+async def put_in_pages(
     pages: Pages, head: Head, entries: Sequence[Entry], paged: Sequence[Page]
 ) -> tuple[ObjectId, ...]:
     """Have a head name pages with all of its entries, and then more; return the new ones."""
@@ -453,50 +381,8 @@ async def _put_in_pages(
     return (*(page.node for page in added), *await pages.fold(head))
 
 
-def _touch(head: Head, write: Append | Replace, moment: float | None) -> None:
+def touch(head: Head, write: Append | Replace, moment: float | None) -> None:
     head.created_at = head.created_at or write.now
     head.updated_at = write.now
     if write.ttl_seconds is not None:
         head.expires_at = (write.now if moment is None else moment) + write.ttl_seconds
-
-
-def _entries(seq: int, bodies: Sequence[bytes]) -> Sequence[Entry]:
-    """Return consecutive messages as entries of a good size."""
-    entries = []
-    start = size = 0
-    for index, body in enumerate(bodies):
-        is_full = index - start >= _ENTRY_MESSAGES or size + len(body) > _ENTRY_BYTES
-        if index > start and is_full:
-            entries.append(_entry(seq + start, bodies[start:index]))
-            start, size = index, 0
-        size += len(body)
-    if bodies:
-        entries.append(_entry(seq + start, bodies[start:]))
-    return entries
-
-
-def _entry(seq: int, bodies: Sequence[bytes]) -> Entry:
-    joined = b"\n".join(bodies)
-    return Entry(seq, len(bodies), len(joined), joined)
-
-
-def _entry_below(entry: Entry, seq: int) -> list[Entry]:
-    """Return what of an entry is below ``seq``."""
-    if entry.last < seq:
-        return [entry]
-    if entry.seq >= seq:
-        return []
-    assert entry.bodies is not None  # noqa: S101  # read for this
-    return [_entry(entry.seq, entry.bodies.split(b"\n")[: seq - entry.seq])]
-
-
-def _runs(messages: Sequence[tuple[int, bytes]]) -> list[Entry]:
-    """Return messages, between which some may be missing, as entries."""
-    entries: list[Entry] = []
-    start = 0
-    for index in range(1, len(messages) + 1):
-        if index == len(messages) or messages[index][0] != messages[index - 1][0] + 1:
-            bodies = [body for _, body in messages[start:index]]
-            entries += _entries(messages[start][0], bodies)
-            start = index
-    return entries

@@ -18,8 +18,9 @@ from asyncsessions.stores._mongo_database import DRIVER_OPTIONS, Database, Write
 from asyncsessions.stores._mongo_keys import OldKeys
 from asyncsessions.stores._mongo_leftovers import Leftovers
 from asyncsessions.stores._mongo_pages import Pages
-from asyncsessions.stores._mongo_plans import AppendJob, DeleteJob, Job, ReplaceJob, UpdateJob
+from asyncsessions.stores._mongo_plans import AppendJob, DeleteJob, Job, UpdateJob
 from asyncsessions.stores._mongo_reads import Reads, indexes
+from asyncsessions.stores._mongo_replace import ReplaceJob
 from asyncsessions.stores._mongo_retention import Retention
 from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore, Turns
 from asyncsessions.stores._urls import split_options

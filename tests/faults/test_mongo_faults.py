@@ -428,7 +428,10 @@ async def test_rivals_leave_no_page_that_nobody_names(
     named = [page["node"] for page in session["pages"]]
     named += [each["node"] for node in named for each in pages[node].get("pages", ())]
     waiting = [
-        node for of in (store, other) for m in of._commits._moves.values() for node in m.nodes
+        node
+        for of in (store, other)
+        for m in of._commits._moves._waiting.values()
+        for node in m.nodes
     ]
     assert pages.keys() == {*named, *waiting}
 

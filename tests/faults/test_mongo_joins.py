@@ -135,7 +135,7 @@ async def test_stores_together_leave_a_whole_history_and_nothing_else(
     stores = [MongoSessionStore(server.url, database=database) for _ in range(3)]
 
     async def talk(of: MongoSessionStore, name: str) -> None:
-        for n in range(600 // callers):
+        for n in range(240 // callers):
             texts = [f"{name}{n}.{k}." + "x" * 500 for k in range(1 + n % 3)]
             stored = await of.append("s", [user(text) for text in texts])
             assert [each.seq - stored[0].seq for each in stored] == list(range(len(texts)))
@@ -155,7 +155,7 @@ async def test_stores_together_leave_a_whole_history_and_nothing_else(
             assert mine == sorted(mine, key=lambda each: (int(each[0]), int(each[1])))
         info = await store.get_session("s", max_messages=0)
         assert (info.last_seq, info.message_count) == (len(texts), len(texts))
-        assert info.state == {"n": 3 * callers * (600 // callers // 10)}
+        assert info.state == {"n": 3 * callers * (240 // callers // 10)}
         # Pages that nobody names would show up here, twice.
         stored = await stored_bytes(admin, database)
         assert all(stored.count(text.encode()) == 1 for text in texts)

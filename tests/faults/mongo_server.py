@@ -75,7 +75,7 @@ async def proxy(server: MongoServer) -> AsyncIterator[Proxy]:
 async def store(proxy: Proxy, database: str) -> AsyncIterator[MongoSessionStore]:
     """A store behind the proxy."""
     url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true"
-    async with MongoSessionStore(url, timeout=5.0) as store:
+    async with MongoSessionStore(url, timeout=20.0) as store:
         yield store
 
 

@@ -67,7 +67,7 @@ class Pair:
     def store(self, database: str, *, port: int | None = None) -> MongoSessionStore:
         """Return a store that gives up soon."""
         url = f"mongodb://127.0.0.1:{port or self.primary.port}/{database}?directConnection=true"
-        return MongoSessionStore(url, timeout=3.0)
+        return MongoSessionStore(url, timeout=5.0)
 
     @asynccontextmanager
     async def without_majority(self) -> AsyncIterator[None]:

@@ -361,7 +361,7 @@ async def test_killed_writers_leave_a_whole_history(
         assert await asyncio.to_thread(writer.stdout.readline) == "0\n"
         await asyncio.sleep(rng.uniform(0.2, 0.6))
         writer.kill()
-        acknowledged = int(writer.communicate()[0].split()[-1])
+        acknowledged = int(["0", *writer.communicate()[0].split()][-1])
         texts = await said(other, "s")
         whole = [f"{n}.{k}" for n in range(acknowledged + 1) for k in range(n % 70 + 1)]
         following = [f"{acknowledged + 1}.{k}" for k in range((acknowledged + 1) % 70 + 1)]

@@ -135,16 +135,16 @@ async def test_stalled_network_fails_in_time_and_the_store_goes_on(
 async def test_to_wait_for_a_connection_takes_no_time_off_a_call(
     proxy: Proxy, database: str
 ) -> None:
-    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true&timeout=2"
+    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true&timeout=4"
     async with open_store(url) as store:
         await store.append("s", [user("x")])
         # On each way of each call.
-        proxy.delay = 0.02
+        proxy.delay = 0.03
         loop = asyncio.get_running_loop()
         began = loop.time()
         found = await asyncio.gather(*(store.get_messages("s") for _ in range(1600)))
         assert all(found)
-        assert loop.time() - began > 2
+        assert loop.time() - began > 4
 
 
 @pytest.mark.parametrize("kind", [AsyncMongoClient, AsyncIOMotorClient])

@@ -804,10 +804,12 @@ class BaseSessionStore(SessionStore, ABC):
         while True:
             now = self.__policy.clock()
             found = await self.__engine.read(self._scan, Scan(_PURGE_PAGE, now, expired=True))
+            before = purged
             for info in found:
                 sid = info.session_id
                 purged += await self.__engine.act(sid, self._delete, sid, expired_at=now)
-            if len(found) < _PURGE_PAGE:
+            # A whole page that others have renewed or removed meanwhile is no reason to go on.
+            if len(found) < _PURGE_PAGE or purged == before:
                 return purged
 
 

@@ -225,6 +225,7 @@ async def test_url_names_database_prefix_and_write_concern(
 ) -> None:
     database = database_of(tmp_path)
     url = f"{mongo_url}?database={database}&prefix=bot_&write_concern=1&journal=false&timeout=3"
+    url += "&directconnection=true&maxPoolSize=4"
     async with open_store(url) as store:
         await store.append("s", [user("hello")])
     names = await client[database].list_collection_names()

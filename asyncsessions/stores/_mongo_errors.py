@@ -34,6 +34,7 @@ _REFUSED = {
     18: "the user or the password is wrong, or authSource is missing; check them in the URL",
     20: "the server refuses this operation as it is set up; check its kind and version",
     59: "the server doesn't know a command; use MongoDB 5.0 or later",
+    73: "the server allows no such name; check database and prefix",
     79: "the server doesn't know this write concern; check write_concern",
     85: "an index of the same name differs; drop it, or use another prefix",
     86: "an index of the same name differs; drop it, or use another prefix",

@@ -113,7 +113,9 @@ class MongoSessionStore(ServerStore):
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         """Return a store for a URL; see `open_store`."""
-        driver_url, given = split_options(url, _OPTIONS, DRIVER_OPTIONS)
+        # The driver takes them in any case; nobody writes them in another than these two.
+        of_driver = DRIVER_OPTIONS | {name.lower() for name in DRIVER_OPTIONS}
+        driver_url, given = split_options(url, _OPTIONS, of_driver)
         return cls(driver_url, **given | options)
 
     # Life cycle.

@@ -163,6 +163,12 @@ class ConcurrencyCases(StoreCases):
         assert sorted(said) == sorted(f"m{n}" for n in range(15))
         assert seqs(kept) == list(range(1, len(kept) + 1))
 
+    async def test_only_one_of_rivals_has_deleted_a_session(self, store: SessionStore) -> None:
+        for _ in range(5):
+            await store.add_message("s", "user", "x")
+            deleted = await asyncio.gather(*(store.delete_session("s") for _ in range(4)))
+            assert sorted(deleted) == [False, False, False, True]
+
     async def test_delete_races_appends(self, store: SessionStore) -> None:
         for _ in range(10):
             await fill(store, "s", 5)

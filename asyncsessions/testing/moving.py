@@ -190,6 +190,11 @@ class MoveCases(StoreCases):
         await store.import_sessions([{"session_id": "s", "messages": [user("a"), user("b")]}])
         assert seqs(await store.append("s", [user("c")], expected_seq=2)) == [3]
 
+    async def test_import_keeps_when_a_session_began(self, store: SessionStore) -> None:
+        times = {"created_at": 1000.5, "updated_at": 2000.5}
+        await store.import_sessions([times | {"session_id": "s", "messages": [user("x")]}])
+        assert (await store.get_session("s")).created_at == 1000.5
+
     async def test_import_keeps_the_time_that_is_left(self, store: SessionStore) -> None:
         now = time.time()
         written = {"created_at": now - 9000, "updated_at": now - 7200, "messages": [user("x")]}

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, WriteConcernError
 
 from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.pacing import Pacer
@@ -216,7 +216,7 @@ class Commits:
                 self._sessions, where, [{"$set": fields}], HEAD_FIELDS
             )
         except OperationFailure as exc:
-            if is_lost(exc):
+            if is_lost(exc) or isinstance(exc, WriteConcernError):
                 raise
             joined = None  # If it isn't only the join, the next step tells.
         job.needs_proof = False  # The reply is one.

@@ -196,8 +196,12 @@ class AppendJob(Job):
             self._has_keys = True
 
     def can_join(self) -> bool:
-        """Whether the server may decide the place: nothing here depends on what is stored."""
-        return all(
+        """Whether the server may decide the place.
+
+        Nothing here may depend on what is stored, and nothing that was sent before may have got
+        through: what is believed about the session may have come after it.
+        """
+        return all(attempt.has_failed for attempt in self.attempts) and all(
             append.bodies
             and append.key is None
             and append.expected_seq is None

@@ -10,7 +10,9 @@ import pytest
 from pymongo import AsyncMongoClient
 
 from asyncsessions.errors import CorruptSessionError
+from asyncsessions.stores import _servers
 from asyncsessions.stores.mongo import MongoSessionStore
+from asyncsessions.testing._cases import settled
 from asyncsessions.testing.servers import MongoServer
 from tests.faults.mongo_server import (
     admin,
@@ -50,6 +52,26 @@ async def test_lost_reply_to_a_join(
     assert proxy.replies_lost == 1
     assert [each.seq for each in stored] == [len(texts) + 1, len(texts) + 2]
     assert await said(other, "s") == [*texts, "once", "more"]
+
+
+async def test_lost_reply_to_a_join_and_another_write_before_it_is_repeated(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = await contest(store, other)
+    monkeypatch.setattr(_servers, "_FIRST_PAUSE", 8.0)
+    proxy.lose_reply(JOIN)
+    append = asyncio.ensure_future(store.append("s", [user("once")]))
+    assert await settled(lambda: proxy.replies_lost == 1)
+    await asyncio.sleep(0.2)
+    monkeypatch.setattr(_servers, "_FIRST_PAUSE", 0.05)
+    # From here on the store believes in a version that has the join in it.
+    assert await store.clear_session("s")
+    assert not append.done()
+    assert (await append)[0].seq == len(texts) + 1
+    assert await said(other, "s") == []
 
 
 async def test_repeated_join_changes_nothing(

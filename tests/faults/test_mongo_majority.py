@@ -114,6 +114,22 @@ async def test_repeated_key_is_answered_only_when_its_append_is_durable(
         assert await said(store, "s") == ["first", "once"]
 
 
+async def test_join_that_is_not_durable_in_time_is_not_repeated(pair: Pair, database: str) -> None:
+    url = f"mongodb://127.0.0.1:{pair.primary.port}/{database}?directConnection=true"
+    async with (
+        MongoSessionStore(f"{url}&wTimeoutMS=300", timeout=20.0) as store,
+        pair.store(database) as other,
+    ):
+        for n in range(4):
+            await store.append("s", [user(f"a{n}")])
+            await other.append("s", [user(f"b{n}")])
+        async with pair.without_majority():
+            with pytest.raises(StoreUnavailableError, match="write_concern"):
+                await store.append("s", [user("once")])
+        await store.append("s", [user("after")])
+        assert (await said(other, "s"))[8:] == ["once", "after"]
+
+
 CALLS: dict[str, Callable[[SessionStore], Awaitable[Any]]] = {
     "first append": lambda store: store.append("new", [user("x")]),
     "append": lambda store: store.append("s", [user("x")]),

@@ -218,7 +218,7 @@ class Commits:
         except OperationFailure as exc:
             if is_lost(exc) or isinstance(exc, WriteConcernError):
                 raise
-            joined = None  # If it isn't only the join, the next step tells.
+            return  # Whatever it is, the next step looks, and goes on without a join.
         job.needs_proof = False  # The reply is one.
         if joined is None:
             job.attempts[-1].has_failed = True
@@ -324,7 +324,8 @@ class Commits:
             self._fail(jobs[index], failure)
         left = [job for job in jobs if not job.is_done]
         for job in left:
-            job.needs_proof = False  # The reply is one.
+            # The reply is one, but for a join without a reply, which may come yet.
+            job.needs_proof = any(each.is_join and not each.has_failed for each in job.attempts)
             if written.documents == len(left):
                 self._settle(job, job.attempts[-1])
             else:

@@ -78,7 +78,7 @@ class Moves:
         move = self._waiting.get(session_id)
         if move is not None and named is move:
             del self._waiting[session_id]
-        elif move is not None and not move.fits(head):
+        elif move is not None and head.version >= move.head.version and not move.fits(head):
             self.let_go(move)
         elif move is None and session_id not in self._moving:
             count = _entries_to_move(head.tail)

@@ -266,6 +266,8 @@ def _is_past(move: Move, head: Head) -> bool:
         return True
     if move.sent_onto is None or head.version <= move.sent_onto:
         return False
+    if move.fits(head):
+        return False  # In a contested session they are named onto any version that they fit.
     first = move.head.tail[0].seq
     return not any(
         page.node in move.nodes or (page.level and page.last >= first) for page in head.pages

@@ -139,7 +139,7 @@ class Commits:
             done = [
                 each for each in job.attempts if head and head.is_signed(writer.name, each.counter)
             ]
-            if done and head and done[0].is_join:
+            if head and done and done[0].is_join and isinstance(job, AppendJob):
                 self._settle_join(job, done[0], head, writer)
             elif done:
                 self._settle(job, done[0])
@@ -228,8 +228,7 @@ class Commits:
         except CorruptSessionError as exc:
             job.answer, job.is_done = exc, True
 
-    def _settle_join(self, job: Job, attempt: Attempt, head: Head, writer: Writer) -> None:
-        assert isinstance(job, AppendJob)  # noqa: S101  # no other joins
+    def _settle_join(self, job: AppendJob, attempt: Attempt, head: Head, writer: Writer) -> None:
         first_seq = head.writers[writer.name][2]
         job.settle_join(attempt, head, first_seq)
         self._settle(job, attempt, first_seq=first_seq)

@@ -13,10 +13,9 @@ import msgspec
 
 from asyncsessions.hooks import Append
 from asyncsessions.stores._mongo_database import Document
-from asyncsessions.stores._mongo_pages import Move
 from asyncsessions.stores._mongo_session import Entry, Head
 
-__all__ = ["FIRST_SEQ", "join_fields", "join_filter", "move_fields", "move_filter"]
+__all__ = ["FIRST_SEQ", "join_fields", "join_filter"]
 
 FIRST_SEQ: Document = {"$add": ["$last_seq", 1]}
 """What the server makes the ``seq`` of the first message."""
@@ -24,7 +23,6 @@ FIRST_SEQ: Document = {"$add": ["$last_seq", 1]}
 # Beyond these, it is for a compare-and-set to move the tail into pages.
 _TAIL_ENTRIES = 512
 _TAIL_BYTES = 1 << 20
-_ALL = 1 << 30
 
 
 def join_filter(head: Head, writer: str, moment: float) -> Document:
@@ -70,28 +68,3 @@ def join_fields(entries: Sequence[Entry], append: Append, moment: float | None) 
     if append.ttl_seconds is not None:
         fields["expires_at"] = (append.now if moment is None else moment) + append.ttl_seconds
     return fields
-
-
-def move_filter(move: Move) -> Document:
-    """Return which document may name the pages of a move; the same as `Move.fits`.
-
-    Once it fits no longer, it never will again, however late this comes.
-    """
-    head, last = move.head, move.entries - 1
-    return {
-        "_id": head.session_id,
-        "incarnation": head.incarnation,
-        "edition": head.edition,
-        "pages": [msgspec.structs.asdict(page) for page in head.pages],
-        "tail.0.seq": head.tail[0].seq,
-        f"tail.{last}.seq": head.tail[last].seq,
-    }
-
-
-def move_fields(move: Move) -> Document:
-    """Return the fields of a session that names the pages of a move."""
-    return {
-        "version": {"$add": ["$version", 1]},
-        "tail": {"$slice": ["$tail", move.entries, _ALL]},
-        "pages": {"$literal": [msgspec.structs.asdict(page) for page in move.pages]},
-    }

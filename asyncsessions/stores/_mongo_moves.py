@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from asyncsessions.stores._mongo_background import Background
-from asyncsessions.stores._mongo_database import Database
-from asyncsessions.stores._mongo_joins import move_fields, move_filter
+from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_pages import Move, Pages, StaleError
 from asyncsessions.stores._mongo_session import Entry, Head, size_of
 
@@ -26,6 +27,7 @@ _STAYING_ENTRIES = 24
 _STAYING_BYTES = 24 << 10
 # How many tails are moved at a time.
 _MOVERS = 4
+_ALL = 1 << 30
 
 
 class Moves:
@@ -101,10 +103,10 @@ class Moves:
     async def _name(self, move: Move) -> bool:
         """Have a session that others write name the pages of a move; return whether it does."""
         move.sent_onto = move.head.version
-        update = [{"$set": move_fields(move)}]
+        update = [{"$set": _fields(move)}]
         try:
             named = await self._database.update_one(
-                self._sessions, move_filter(move), update, {"_id": 1}
+                self._sessions, _filter(move), update, {"_id": 1}
             )
         except BaseException:
             # Whoever writes next finds out.
@@ -124,3 +126,28 @@ def _entries_to_move(tail: Sequence[Entry]) -> int:
             break
         staying += 1
     return len(tail) - staying
+
+
+def _filter(move: Move) -> Document:
+    """Return which document may name the pages of a move; the same as `Move.fits`.
+
+    Once it fits no longer, it never will again, however late this comes.
+    """
+    head, last = move.head, move.entries - 1
+    return {
+        "_id": head.session_id,
+        "incarnation": head.incarnation,
+        "edition": head.edition,
+        "pages": [msgspec.structs.asdict(page) for page in head.pages],
+        "tail.0.seq": head.tail[0].seq,
+        f"tail.{last}.seq": head.tail[last].seq,
+    }
+
+
+def _fields(move: Move) -> Document:
+    """Return the fields of a session that names the pages of a move."""
+    return {
+        "version": {"$add": ["$version", 1]},
+        "tail": {"$slice": ["$tail", move.entries, _ALL]},
+        "pages": {"$literal": [msgspec.structs.asdict(page) for page in move.pages]},
+    }

@@ -31,7 +31,8 @@ class ServerStore(BaseSessionStore):
     """A store on a server.
 
     Args:
-        timeout: How long a call may take at the server, in seconds, its retries included.
+        timeout: How long a request may take at the server, in seconds, its retries included. Most
+            calls are one request, those that look first, as `delete_session` does, up to three.
         **options: See `BaseSessionStore`. Where a ``clock`` is given, it also decides what has
             expired; otherwise the server's does.
     """

@@ -15,7 +15,6 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
-from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
 from tests.faults.proxy import Proxy
@@ -26,25 +25,13 @@ __all__ = [
     "held_back",
     "other",
     "proxy",
-    "said",
     "server",
     "start",
     "store",
     "stored_bytes",
-    "user",
 ]
 
 COLLECTIONS = ("sessions", "messages", "keys")
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-async def said(store: SessionStore, session_id: str) -> list[Any]:
-    messages = await store.get_messages(session_id)
-    assert [each.seq for each in messages] == sorted({each.seq for each in messages})
-    return [each.content for each in messages]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from asyncsessions.testing.servers import PostgresServer
 
-__all__ = ["connected", "empty_database", "said", "server"]
+__all__ = ["connected", "empty_database", "server"]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,3 @@ async def empty_database(server: PostgresServer) -> AsyncIterator[None]:
     yield
     async with connected(server) as connection:
         await connection.execute("DROP SCHEMA IF EXISTS asyncsessions CASCADE")
-
-
-def said(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
 from redis import asyncio as aioredis
 
-from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.redis import RedisSessionStore
 from asyncsessions.testing.servers import RedisServer
 from tests.faults.proxy import Proxy
 
-__all__ = ["admin", "proxy", "said", "server", "store", "user"]
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-async def said(store: SessionStore, session_id: str) -> list[Any]:
-    messages = await store.get_messages(session_id)
-    assert [each.seq for each in messages] == sorted({each.seq for each in messages})
-    return [each.content for each in messages]
+__all__ = ["admin", "proxy", "server", "store"]
 
 
 @pytest.fixture(scope="module")

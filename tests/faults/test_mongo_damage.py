@@ -14,16 +14,15 @@ from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing import DamageConformance
 from asyncsessions.testing.servers import MongoServer
+from tests.faults.conversation import said, user
 from tests.faults.mongo_server import (
     admin,
     database,
     other,
     proxy,
-    said,
     server,
     store,
     stored_bytes,
-    user,
 )
 
 __all__ = ["admin", "database", "other", "proxy", "server", "store"]  # Fixtures of these tests.

@@ -19,18 +19,17 @@ from asyncsessions.stores._mongo_plans import DeleteJob
 from asyncsessions.stores._mongo_session import HEAD_FIELDS, Entry, Head
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
+from tests.faults.conversation import said, user
 from tests.faults.mongo_server import (
     admin,
     database,
     held_back,
     other,
     proxy,
-    said,
     server,
     start,
     store,
     stored_bytes,
-    user,
 )
 from tests.faults.proxy import Proxy
 

@@ -14,17 +14,16 @@ from asyncsessions.stores import _servers
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing._cases import settled
 from asyncsessions.testing.servers import MongoServer
+from tests.faults.conversation import said, user
 from tests.faults.mongo_server import (
     admin,
     database,
     held_back,
     other,
     proxy,
-    said,
     server,
     store,
     stored_bytes,
-    user,
 )
 from tests.faults.proxy import Proxy
 
@@ -147,6 +146,22 @@ async def test_damaged_session_stays_alone(
     assert isinstance(damaged, CorruptSessionError)
     assert not isinstance(sound, BaseException)
     assert await said(other, "t") == ["x"]
+
+
+async def test_pages_named_late_are_there(
+    store: MongoSessionStore, other: MongoSessionStore
+) -> None:
+    texts = [f"m{n}" for n in range(40)]
+    for text in texts:
+        await store.append("s", [user(text)])
+    moves, head = store._commits._moves, store._commits._heads["s"]
+    move = await store._pages.move_tail(head, 20)
+    move.sent_onto = head.version
+    await other.append("s", [user("meanwhile")])
+    # What this store gives up while the server has yet to work on it.
+    await store._pages.remove_unnamed(move)
+    assert await moves._name(move)
+    assert await said(other, "s") == [*texts, "meanwhile"]
 
 
 @pytest.mark.parametrize("callers", [1, 20])

@@ -15,7 +15,10 @@ from asyncsessions import StoreUnavailableError
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
-from tests.faults.mongo_server import database, said, user
+from tests.faults.conversation import said, user
+from tests.faults.mongo_server import (
+    database,
+)
 from tests.faults.proxy import Proxy
 
 __all__ = ["database"]  # A fixture of these tests.

@@ -16,16 +16,15 @@ from asyncsessions import StoreRefusedError, StoreUnavailableError, open_store
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
 from tests.faults import load
+from tests.faults.conversation import said, user
 from tests.faults.mongo_server import (
     admin,
     database,
     other,
     proxy,
-    said,
     server,
     start,
     store,
-    user,
 )
 from tests.faults.proxy import Proxy
 

@@ -12,8 +12,9 @@ import pytest
 from asyncsessions import StoreRefusedError, StoreUnavailableError, open_store
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing.servers import PostgresServer
+from tests.faults.conversation import user
 from tests.faults.postgres_proxies import Line
-from tests.faults.postgres_server import connected, empty_database, said, server
+from tests.faults.postgres_server import connected, empty_database, server
 
 __all__ = ["empty_database", "server"]  # Fixtures of this module's tests.
 
@@ -50,7 +51,7 @@ async def test_ended_connections_lose_and_double_nothing(server: PostgresServer)
             count = 0
             while not is_over:
                 key = f"{name}.{count}" if count % 3 else None
-                await store.append(f"s{name % 4}", [said(f"{name}.{count}")], idempotency_key=key)
+                await store.append(f"s{name % 4}", [user(f"{name}.{count}")], idempotency_key=key)
                 await store.increment_state("counter", "n")
                 await store.get_messages(f"s{name % 4}", limit=3)
                 count += 1
@@ -74,9 +75,9 @@ async def test_ended_connections_lose_and_double_nothing(server: PostgresServer)
 
 async def test_idle_connections_that_were_ended_are_not_noticed(server: PostgresServer) -> None:
     async with open_store(server.url) as store, connected(server) as admin:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         assert await admin.fetchval(END_ALL) >= 2
-        await store.append("s", [said("y")])
+        await store.append("s", [user("y")])
         assert await admin.fetchval(END_ALL) >= 1
         assert len(await store.get_messages("s")) == 2
 
@@ -86,7 +87,7 @@ async def test_no_connection_is_left(server: PostgresServer) -> None:
         calls: list[Any] = []
         for n in range(60):
             calls += [
-                store.append(f"s{n}", [said("x")]),
+                store.append(f"s{n}", [user("x")]),
                 store.get_messages(f"s{n}"),
                 store.increment_state(f"s{n}", "n"),
                 store.clear_session(f"s{n}"),
@@ -96,7 +97,7 @@ async def test_no_connection_is_left(server: PostgresServer) -> None:
             asyncio.get_running_loop().call_later(random.Random(4).random() / 50, task.cancel)
         await asyncio.gather(*tasks, return_exceptions=True)
         assert await connections(server) <= 3
-        await store.append("s", [said("usable")])
+        await store.append("s", [user("usable")])
     assert await no_connections(server)
 
 
@@ -111,7 +112,7 @@ async def test_failed_opening_leaves_no_connection(server: PostgresServer) -> No
 async def test_pool_of_the_caller_is_used_and_left_open(server: PostgresServer) -> None:
     async with asyncpg.create_pool(server.url, min_size=1, max_size=1) as pool:
         async with PostgresSessionStore(pool) as store:
-            calls = [store.append(f"s{n % 3}", [said("x")]) for n in range(9)]
+            calls = [store.append(f"s{n % 3}", [user("x")]) for n in range(9)]
             await asyncio.gather(*calls, store.pop_message("s"), store.list_sessions())
             await store.increment_state("s1", "n")
         assert await pool.fetchval("SELECT count(*) FROM asyncsessions.messages") == 9
@@ -122,12 +123,12 @@ async def test_connection_of_the_pool_that_breaks_in_a_transaction(
     server: PostgresServer, told: bytes
 ) -> None:
     async with Line(server.url).open() as line, open_store(line.url) as store:
-        await store.append("s", [said("x"), said("y")])
+        await store.append("s", [user("x"), user("y")])
         line.break_at = told
         if told.startswith(b"SELECT"):
             assert await store.clear_session("s")
         else:
-            assert await store.set_chat_history("s", [said("z")])
+            assert await store.set_chat_history("s", [user("z")])
         assert line.break_at is None
         kept = 0 if told.startswith(b"SELECT") else 1
         assert len(await store.get_messages("s")) == kept
@@ -135,15 +136,15 @@ async def test_connection_of_the_pool_that_breaks_in_a_transaction(
 
 async def test_server_that_has_become_a_replica_is_left(server: PostgresServer) -> None:
     async with open_store(server.url, timeout=3) as store, connected(server) as connection:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         await connection.execute("ALTER DATABASE app SET default_transaction_read_only = on")
         await connection.execute(END_ALL)
         with pytest.raises(StoreUnavailableError):
-            await store.append("s", [said("y")])
+            await store.append("s", [user("y")])
         await connection.execute("SET default_transaction_read_only = off")
         await connection.execute("ALTER DATABASE app RESET default_transaction_read_only")
         # The connections that are read-only stay so; only new ones can write.
-        await store.append("s", [said("z")])
+        await store.append("s", [user("z")])
         assert await store.pop_message("s") is not None
 
 
@@ -157,7 +158,7 @@ CREATE TRIGGER slow BEFORE DELETE ON asyncsessions.messages
 async def test_to_wait_for_a_connection_takes_no_time_off_a_call(server: PostgresServer) -> None:
     url = f"{server.url}?connections=2&timeout=1"
     async with open_store(url) as store, connected(server) as connection:
-        await asyncio.gather(*(store.append(f"s{n}", [said("x")]) for n in range(100)))
+        await asyncio.gather(*(store.append(f"s{n}", [user("x")]) for n in range(100)))
         await connection.execute(SLOW)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -170,7 +171,7 @@ async def test_to_wait_for_a_connection_takes_no_time_off_a_call(server: Postgre
 
 async def test_calls_that_wait_for_a_connection_give_up_together(server: PostgresServer) -> None:
     async with open_store(server.url, timeout=1, connections=2) as store:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         server.pause()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -187,7 +188,7 @@ async def test_calls_that_wait_for_a_connection_give_up_together(server: Postgre
 
 async def test_closing_that_is_given_up_leaves_no_connection(server: PostgresServer) -> None:
     store = open_store(server.url)
-    await store.append("s", [said("x")])
+    await store.append("s", [user("x")])
     await store.get_messages("s")
     server.pause()
     closing = asyncio.ensure_future(store.aclose())

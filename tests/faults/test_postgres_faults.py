@@ -17,8 +17,9 @@ from asyncsessions import (
 )
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing.servers import PostgresServer
+from tests.faults.conversation import user
 from tests.faults.postgres_proxies import Line, Pooler
-from tests.faults.postgres_server import connected, empty_database, said, server
+from tests.faults.postgres_server import connected, empty_database, server
 
 __all__ = ["empty_database", "server"]  # Fixtures of this module's tests.
 
@@ -32,22 +33,22 @@ ROOT = str(Path(__file__).parents[2])
 Call = Callable[[PostgresSessionStore], Awaitable[Any]]
 
 LOST: dict[str, tuple[bytes, Call, Any]] = {
-    "append": (b"SELECT 1\x00", lambda s: s.append("s", [said("x")]), None),
-    "batch": (b"SELECT 1\x00", lambda s: s.append("s", [said("x"), said("y")]), None),
+    "append": (b"SELECT 1\x00", lambda s: s.append("s", [user("x")]), None),
+    "batch": (b"SELECT 1\x00", lambda s: s.append("s", [user("x"), user("y")]), None),
     "append with key": (
         b"COMMIT\x00",
-        lambda s: s.append("s", [said("x")], idempotency_key="k"),
+        lambda s: s.append("s", [user("x")], idempotency_key="k"),
         None,
     ),
     "append at a version": (
         b"COMMIT\x00",
-        lambda s: s.append("s", [said("x")], expected_seq=3),
+        lambda s: s.append("s", [user("x")], expected_seq=3),
         None,
     ),
     "increment": (b"COMMIT\x00", lambda s: s.increment_state("s", "n", 2), 7),
     "state": (b"COMMIT\x00", lambda s: s.set_state("s", "k", "v"), None),
     "pop": (b"COMMIT\x00", lambda s: s.pop_message("s"), "m3"),
-    "replace": (b"COMMIT\x00", lambda s: s.set_chat_history("s", [said("x")]), True),
+    "replace": (b"COMMIT\x00", lambda s: s.set_chat_history("s", [user("x")]), True),
     "clear": (b"COMMIT\x00", lambda s: s.clear_session("s"), True),
     "delete": (b"COMMIT\x00", lambda s: s.delete_session("s"), True),
     "expire": (b"COMMIT\x00", lambda s: s.expire_session("s", 1000), True),
@@ -61,7 +62,7 @@ async def contents(store: PostgresSessionStore) -> tuple[Any, ...]:
 
 
 async def prepared(store: PostgresSessionStore) -> None:
-    await store.append("s", [said(f"m{n}") for n in (1, 2, 3)])
+    await store.append("s", [user(f"m{n}") for n in (1, 2, 3)])
     await store.increment_state("s", "n", 5)
     await store.get_messages("s")
 
@@ -90,10 +91,10 @@ async def test_lost_answer_is_found_again(server: PostgresServer, name: str) -> 
 
 async def test_lost_refusal_is_found_again(server: PostgresServer) -> None:
     async with Line(server.url).open() as line, open_store(line.url) as store:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         line.break_at = b"COMMIT\x00"
         with pytest.raises(VersionConflictError) as caught:
-            await store.append("s", [said("y")], expected_seq=0)
+            await store.append("s", [user("y")], expected_seq=0)
         assert line.break_at is None
         assert caught.value.last_seq == 1
         assert len(await store.get_messages("s")) == 1
@@ -101,10 +102,10 @@ async def test_lost_refusal_is_found_again(server: PostgresServer) -> None:
 
 async def test_lost_answer_of_many_sessions_is_found_again(server: PostgresServer) -> None:
     async with Line(server.url).open() as line, open_store(line.url) as store:
-        await asyncio.gather(*(store.append(f"s{n % 20}", [said("old")]) for n in range(30)))
+        await asyncio.gather(*(store.append(f"s{n % 20}", [user("old")]) for n in range(30)))
         await store.expire_session("s7", 0)
         line.break_at = b"SELECT 19\x00"
-        calls = [store.append(f"s{n % 20}", [said(f"m{n}")]) for n in range(60)]
+        calls = [store.append(f"s{n % 20}", [user(f"m{n}")]) for n in range(60)]
         stored = await asyncio.gather(*calls)
         assert line.break_at is None
         for which in range(20):
@@ -119,11 +120,11 @@ async def test_first_attempt_that_comes_late_is_no_second_message(
     server: PostgresServer, key: str | None
 ) -> None:
     async with Line(server.url).open() as line, open_store(line.url) as store:
-        await store.append("s", [said("first")])
+        await store.append("s", [user("first")])
         async with connected(server) as other:
             await other.execute("BEGIN")
             await other.execute("SELECT FROM asyncsessions.sessions FOR UPDATE")
-            call = asyncio.ensure_future(store.append("s", [said("x")], idempotency_key=key))
+            call = asyncio.ensure_future(store.append("s", [user("x")], idempotency_key=key))
             await waiting(server, 1)
             line.cut_clients()
             # The first attempt goes on at the server, and the second waits behind it.
@@ -132,7 +133,7 @@ async def test_first_attempt_that_comes_late_is_no_second_message(
             (stored,) = await call
         assert stored.seq == 2
         assert [message.seq for message in await store.get_messages("s")] == [1, 2]
-        assert (await store.append("s", [said("y")]))[0].seq == 3
+        assert (await store.append("s", [user("y")]))[0].seq == 3
 
 
 async def waiting(server: PostgresServer, count: int) -> None:
@@ -166,13 +167,13 @@ async def pooler(server: PostgresServer) -> AsyncIterator[Pooler]:
 
 async def test_everything_works_behind_a_transaction_pooler(pooler: Pooler) -> None:
     async with open_store(pooler.url, prepared_statements=False, ttl_seconds=600) as store:
-        calls = [store.append(f"s{n % 5}", [said(f"m{n}")]) for n in range(30)]
+        calls = [store.append(f"s{n % 5}", [user(f"m{n}")]) for n in range(30)]
         await asyncio.gather(*calls, *(store.increment_state("s1", "n") for _ in range(10)))
-        await store.append("s1", [said("k")], idempotency_key="k")
-        await store.append("s1", [said("k")], idempotency_key="k")
+        await store.append("s1", [user("k")], idempotency_key="k")
+        await store.append("s1", [user("k")], idempotency_key="k")
         await store.set_agent_info("s1", "agent")
         await store.pop_message("s2")
-        await store.set_chat_history("s3", [said("new")])
+        await store.set_chat_history("s3", [user("new")])
         await store.clear_session("s4")
         assert await store.delete_session("s0") is True
         session = await store.get_session("s1")
@@ -185,14 +186,14 @@ async def test_pooler_is_named_where_it_mixes_up_statements(pooler: Pooler) -> N
     with pytest.raises(StoreRefusedError, match="prepared_statements=false"):
         async with open_store(pooler.url) as store:
             for _ in range(20):
-                await store.append("s", [said("x")])
+                await store.append("s", [user("x")])
                 await store.get_messages("s")
 
 
 async def test_no_statement_stays_prepared(server: PostgresServer) -> None:
     async with PostgresSessionStore(server.url, prepared_statements=False) as store:
-        await store.append("s", [said("x")])
-        await store.append("s", [said("x")], idempotency_key="k")
+        await store.append("s", [user("x")])
+        await store.append("s", [user("x")], idempotency_key="k")
         await store.pop_message("s")
         await store.get_messages("s")
         for lend in (store._connections.lend, store._connections.lend_kept):

@@ -16,8 +16,9 @@ from asyncsessions import (
 )
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing.servers import PostgresServer
+from tests.faults.conversation import user
 from tests.faults.postgres_proxies import Line
-from tests.faults.postgres_server import connected, empty_database, said, server
+from tests.faults.postgres_server import connected, empty_database, server
 
 __all__ = ["empty_database", "server"]  # Fixtures of this module's tests.
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("empty_database")
 async def refusal(url: str, **options: Any) -> str:
     with pytest.raises(StoreRefusedError) as caught:
         async with open_store(url, **options) as store:
-            await store.append("s", [said("something secret")])
+            await store.append("s", [user("something secret")])
     text = str(caught.value)
     assert "secret" not in text
     return text
@@ -60,7 +61,7 @@ async def test_no_permission_to_migrate(server: PostgresServer, role: str) -> No
 
 async def test_no_permission_to_write(server: PostgresServer, role: str) -> None:
     async with open_store(server.url) as store, connected(server) as connection:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         await connection.execute("GRANT USAGE ON SCHEMA asyncsessions TO lowly")
         await connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA asyncsessions TO lowly")
         assert "permission" in await refusal(role)
@@ -77,7 +78,7 @@ async def test_existing_tables_need_no_permission_to_create(
         rights = "SELECT, INSERT, UPDATE, DELETE"
         await connection.execute(f"GRANT {rights} ON ALL TABLES IN SCHEMA asyncsessions TO lowly")
         async with open_store(role) as worker:
-            await worker.append("s", [said("x")], idempotency_key="k")
+            await worker.append("s", [user("x")], idempotency_key="k")
             await worker.increment_state("s", "n")
             await worker.pop_message("s")
             assert await worker.delete_session("s") is True
@@ -85,7 +86,7 @@ async def test_existing_tables_need_no_permission_to_create(
 
 async def test_read_only_server_still_reads(server: PostgresServer) -> None:
     async with open_store(server.url) as store, connected(server) as connection:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         await connection.execute("ALTER DATABASE app SET default_transaction_read_only = on")
         try:
             async with open_store(server.url) as reader:
@@ -127,18 +128,18 @@ async def test_full_disk_stores_nothing_and_still_reads(
     server: PostgresServer, key: str | None
 ) -> None:
     async with open_store(server.url) as store, connected(server) as connection:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         await connection.execute(FULL)
         with pytest.raises(StoreFullError, match="make room"):
-            await store.append("s", [said("y")], idempotency_key=key)
+            await store.append("s", [user("y")], idempotency_key=key)
         assert len(await store.get_messages("s")) == 1
         await connection.execute("DROP TRIGGER full_disk ON asyncsessions.messages")
-        assert (await store.append("s", [said("y")], idempotency_key=key))[0].seq == 2
+        assert (await store.append("s", [user("y")], idempotency_key=key))[0].seq == 2
 
 
 async def test_store_that_is_open_may_migrate(server: PostgresServer) -> None:
     async with PostgresSessionStore(server.url) as store:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         assert list(await store.migrate()) == []
         assert len(await store.get_messages("s")) == 1
 
@@ -151,10 +152,10 @@ async def test_unknown_host() -> None:
 
 async def test_detail_of_the_server_with_content_is_not_shown(server: PostgresServer) -> None:
     async with open_store(server.url) as store, connected(server) as connection:
-        await store.append("s", [said("x")])
+        await store.append("s", [user("x")])
         check = "CHECK (position('secret'::bytea in body) = 0)"
         await connection.execute(f"ALTER TABLE asyncsessions.messages ADD CONSTRAINT c {check}")
         with pytest.raises(StoreUnavailableError) as caught:
-            await store.append("s", [said("secret" * 2)])
+            await store.append("s", [user("secret" * 2)])
         assert "secretsecret" not in "".join(traceback.format_exception(caught.value))
         assert "23514" in str(caught.value)

@@ -14,8 +14,14 @@ from asyncsessions import (
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.redis import RedisSessionStore
 from asyncsessions.testing.servers import RedisServer
+from tests.faults.conversation import said, user
 from tests.faults.proxy import Proxy
-from tests.faults.redis_server import admin, proxy, said, server, store, user
+from tests.faults.redis_server import (
+    admin,
+    proxy,
+    server,
+    store,
+)
 
 __all__ = ["admin", "proxy", "server", "store"]  # Fixtures of this module's tests.
 

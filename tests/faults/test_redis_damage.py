@@ -12,7 +12,13 @@ from asyncsessions import (
     StoreUnavailableError,
 )
 from asyncsessions.stores.redis import RedisSessionStore
-from tests.faults.redis_server import admin, proxy, said, server, store, user
+from tests.faults.conversation import said, user
+from tests.faults.redis_server import (
+    admin,
+    proxy,
+    server,
+    store,
+)
 
 __all__ = ["admin", "proxy", "server", "store"]  # Fixtures of this module's tests.
 

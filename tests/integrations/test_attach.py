@@ -35,8 +35,9 @@ def test_a_turn_is_stored_and_restored_with_its_tool_calls(
     new_agent: NewAgent, model: Model, store: SyncSessionStore
 ) -> None:
     model.script += [ROUND, says("3 and 7")]
-    with attach(new_agent(), store, "s") as attached:
-        assert attached._agent.chat("Add") == "3 and 7"
+    agent = new_agent()
+    with attach(agent, store, "s"):
+        assert agent.chat("Add") == "3 and 7"
     expected = [
         {"role": "user", "content": "Add"},
         *tool_turn("c1", '{"a": 1, "b": 2}', "3"),
@@ -46,6 +47,6 @@ def test_a_turn_is_stored_and_restored_with_its_tool_calls(
     assert store.get_chat_history("s") == expected
 
     agent = new_agent()
-    attach(agent, store, "s")
-    agent.chat("Thanks")
+    with attach(agent, store, "s"):
+        agent.chat("Thanks")
     assert model.told() == [*expected, {"role": "user", "content": "Thanks"}]

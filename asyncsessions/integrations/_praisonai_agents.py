@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -110,6 +111,8 @@ class Attachment:
 
 
 _ABSENT: Any = object()
+# What the user said in a broken stream, which is stored; for the turn that takes its place.
+_streamed: ContextVar[Any] = ContextVar("asyncsessions_praisonai_streamed", default=None)
 
 
 def _recorder(agent: Any) -> Recorder | None:
@@ -174,7 +177,9 @@ def _attached(base: type[Any]) -> type[Any]:
                 return is_new
             if turn.user is None:
                 turn.user = {"role": role, "content": content}
-                recorder.user_said(turn)
+                turn.is_user_stored = _streamed.get() == content
+                if not turn.is_user_stored:
+                    recorder.user_said(turn)
             return is_new
 
         @functools.wraps(base._append_to_chat_history)
@@ -192,15 +197,26 @@ def _attached(base: type[Any]) -> type[Any]:
             return super()._rollback_chat_history_to(*args)
 
         @functools.wraps(base._persist_message)
-        def _persist_message(self, *args: Any, **kwargs: Any) -> None:
+        def _persist_message(self, role: str, content: Any, *args: Any, **kwargs: Any) -> None:
             # A turn is written as a whole; a stream, which is none, by the agent itself.
             if current_turn(self) is None:
-                super()._persist_message(*args, **kwargs)
+                super()._persist_message(role, content, *args, **kwargs)
+                self._asyncsessions_said = content if role == "user" else None
 
         @functools.wraps(base._apersist_message)
         async def _apersist_message(self, *args: Any, **kwargs: Any) -> None:
             if current_turn(self) is None:
                 await super()._apersist_message(*args, **kwargs)
+
+        @functools.wraps(base._stream_fallback_chat)
+        def _stream_fallback_chat(self, *args: Any, **kwargs: Any) -> Any:
+            # The turn that takes the place of a broken stream goes on where it ended.
+            self._discard_partial_assistant_turn()
+            token = _streamed.set(getattr(self, "_asyncsessions_said", None))
+            try:
+                return super()._stream_fallback_chat(*args, **kwargs)
+            finally:
+                _streamed.reset(token)
 
     Attached.__name__, Attached.__qualname__ = base.__name__, base.__qualname__
     return Attached

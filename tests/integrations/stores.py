@@ -35,9 +35,11 @@ class FailingStore:
         self.refused: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
-        if name in self.refused:
-            raise StoreUnavailableError("scripted failure")
-        return getattr(self._store, name)
+        return _refuse if name in self.refused else getattr(self._store, name)
+
+
+def _refuse(*args: Any, **kwargs: Any) -> None:
+    raise StoreUnavailableError("scripted failure")
 
 
 def tool_turn(call_id: str, arguments: str, result: str, name: str = "add") -> list[dict[str, Any]]:

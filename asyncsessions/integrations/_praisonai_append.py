@@ -19,12 +19,14 @@ def append(
     Args:
         store: A `SyncSessionStore`, or a store with PraisonAI's API.
         session_id: The session.
-        messages: As a model API takes them, oldest first.
+        messages: As a model API takes them, oldest first; none stores nothing.
         idempotency_key: Makes a repetition harmless, where the store has ``append``.
 
     Raises:
         StoreUnavailableError: The store returned False.
     """
+    if not messages:
+        return
     if hasattr(store, "append"):
         store.append(session_id, messages, idempotency_key=idempotency_key)
         return

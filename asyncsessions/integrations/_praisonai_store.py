@@ -69,7 +69,7 @@ class AgentStore:
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, _Held] = OrderedDict()
         self._timer: threading.Timer | None = None
-        self._combined = getattr(store, "append_with_metadata", None)
+        self._combined: Any = getattr(store, "append_with_metadata", None)
         self._has_tool_fields = takes_tool_fields(store.add_message)
         self._at_exit = functools.partial(_flush_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -110,9 +110,9 @@ class AgentStore:
         """
         given = {"metadata": metadata, "tool_calls": tool_calls, "tool_call_id": tool_call_id}
         fields = {key: value for key, value in given.items() if value}
-        if self._combined is not None:
+        if self._has_waiting(session_id):
             message = {"role": role, "content": content, **fields}
-            return self._write_combined(session_id, [message], None)
+            return self._write_combined(session_id, [message], {})
         if not self._has_tool_fields:
             fields = {"metadata": metadata} if metadata else {}
         stored: bool = self._store.add_message(session_id, role, content, **fields)
@@ -150,26 +150,29 @@ class AgentStore:
             StoreUnavailableError: The store returned False.
         """
         self._hold(session_id, statistics)
-        if not messages:
-            return
-        if self._combined is None:
-            append(self._store, session_id, messages, idempotency_key=idempotency_key)
-        elif not self._write_combined(session_id, messages, idempotency_key):
-            raise refused(self._store, session_id)
+        key = {"idempotency_key": idempotency_key}
+        is_batch = len(messages) > 1 and not hasattr(self._store, "append")
+        if messages and (self._has_waiting(session_id) or (is_batch and self._combined)):
+            if not self._write_combined(session_id, messages, key):
+                raise refused(self._store, session_id)
+        else:
+            append(self._store, session_id, messages, **key)
+
+    def _has_waiting(self, session_id: str) -> bool:
+        """Whether a message can take statistics along."""
+        held = self._sessions.get(session_id)
+        return self._combined is not None and held is not None and bool(held.waiting)
 
     def _write_combined(
-        self, session_id: str, messages: Sequence[dict[str, Any]], key: str | None
+        self, session_id: str, messages: Sequence[dict[str, Any]], key: dict[str, str]
     ) -> bool:
         held, fields = self._take(session_id)
         is_written = False
         try:
-            stored: bool = self._combined(  # type: ignore[misc]  # its callers have looked
-                session_id, messages, fields, idempotency_key=key
-            )
-            is_written = stored is not False
+            is_written = self._combined(session_id, messages, fields, **key) is not False
         finally:
             self._give_back(held, fields, is_written=is_written)
-        return stored
+        return is_written
 
     # What agents read in every turn, and what doesn't show statistics.
 

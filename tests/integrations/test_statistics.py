@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from praisonaiagents import MemoryConfig
 from praisonaiagents.session.protocols import SessionStoreProtocol
 from praisonaiagents.session.store import DefaultSessionStore
 
 from asyncsessions.errors import StoreUnavailableError
-from asyncsessions.integrations.praisonai import AgentStore, attach
+from asyncsessions.integrations.praisonai import AgentStore, attach, use_as_default
 from tests.integrations.conftest import NewAgent
-from tests.integrations.stores import CountingStore, FailingStore
+from tests.integrations.stores import CombiningStore, CountingStore, FailingStore
 
 SECONDS = 60
 HOUR = 3600.0
@@ -205,3 +206,53 @@ def test_a_turn_of_an_agent_writes_its_two_messages_and_once_its_statistics(
         assert counting.calls == {"add_message": 6}
     assert counting.calls["update_session_metadata"] == 1
     assert counting.get_session("s").metadata["total_tokens"] == 20
+
+
+# With a store that writes messages and metadata in one go.
+
+
+@pytest.fixture
+def combining(tmp_path: Path) -> CombiningStore:
+    return CombiningStore(tmp_path / "sessions")
+
+
+def test_they_go_with_the_next_message(combining: CombiningStore) -> None:
+    store = AgentStore(combining, delay=HOUR)
+    store.add_user_message("s", "x")
+    store.update_session_metadata("s", model="m")
+    store.add_assistant_message("s", "y")
+    assert metadata_of(combining, "s") == {"model": "m"}
+    assert combining.work["rewrites"] == 2
+    store.close()
+    assert combining.work["rewrites"] == 2
+
+
+def test_they_wait_on_where_the_message_is_refused(combining: CombiningStore) -> None:
+    store = AgentStore(combining, delay=HOUR)
+    store.update_session_metadata("s", model="m")
+    lock_file = Path(combining.session_dir) / "s.json"
+    lock_file.mkdir()
+    assert store.add_user_message("s", "x") is False
+    lock_file.rmdir()
+    store.close()
+    assert metadata_of(combining, "s") == {"model": "m"}
+
+
+@pytest.mark.parametrize("is_attached", [True, False])
+def test_a_turn_costs_at_most_two_parses_and_two_rewrites(
+    new_agent: NewAgent, combining: CombiningStore, is_attached: bool
+) -> None:
+    with use_as_default(combining) as default:
+        agent = new_agent(memory=None if is_attached else MemoryConfig(session_id="s"))
+        attached = attach(agent, combining, "s") if is_attached else None
+        default.store._delay = HOUR
+        agent.chat("Hi")
+        combining.work.clear()
+        for _ in range(5):
+            agent.chat("Hi again")
+        assert combining.work == {"parses": 10, "rewrites": 10}
+        if attached is not None:
+            assert metadata_of(combining, "s")["total_tokens"] == 30
+            attached.detach()
+    assert metadata_of(combining, "s")["total_tokens"] == 30
+    assert len(combining.get_chat_history("s")) == 12

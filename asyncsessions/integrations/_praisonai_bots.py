@@ -192,9 +192,7 @@ def attach_bot(bot: Any, store: Any) -> Any:
     return manager
 
 
-def _start_of_new(
-    session_id: str, messages: Sequence[dict[str, Any]], *, has_begun: bool
-) -> int:
+def _start_of_new(session_id: str, messages: Sequence[dict[str, Any]], *, has_begun: bool) -> int:
     """Return where the messages begin that aren't stored in a session.
 
     An agent that compacts its history may hand back copies alone: then it is the last turn.

@@ -61,9 +61,7 @@ class SyncRecorder:
             while batches:
                 key, messages = batches[0]
                 given = statistics if len(batches) == 1 else {}
-                self._store.write(
-                    self._session_id, messages, idempotency_key=key, statistics=given
-                )
+                self._store.write(self._session_id, messages, idempotency_key=key, statistics=given)
                 del batches[0]
         except Exception as exc:
             raise TurnNotStoredError(self._session_id, batches) from exc

@@ -33,7 +33,7 @@ def no_leftovers() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_blocking_calls() -> Iterator[None]:
     """Fail a test in which the library blocks the event loop; what agents do below is theirs."""
-    agents = "asyncsessions.integrations._praisonai_agents"
+    agents = "asyncsessions.integrations._praisonai_methods"
     with blockbuster_ctx("asyncsessions", excluded_modules=["asyncsessions.testing", agents]):
         yield
 

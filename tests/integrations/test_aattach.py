@@ -86,7 +86,7 @@ async def test_the_user_is_stored_while_the_model_thinks(
         turn = asyncio.create_task(agent.achat("Hi"))
         await asyncio.to_thread(asked.wait, SECONDS)
         async with asyncio.timeout(SECONDS):
-            while not await store.get_chat_history("s"):
+            while not await store.get_chat_history("s"):  # noqa: ASYNC110  # nothing to wait for
                 await asyncio.sleep(0.001)
         assert await store.get_chat_history("s") == [asks("Hi")]
         may_answer.set()
@@ -193,7 +193,7 @@ async def test_a_turn_that_the_store_refuses_gives_its_answer_all_the_same(
 ) -> None:
     model.script += [ROUND, says("3 and 7")]
     failing, agent = FailingStore(store), new_agent()
-    with await aattach(agent, failing, "s"):  # type: ignore[arg-type]  # it has what is needed
+    with await aattach(agent, failing, "s"):
         failing.refused = {"append"}
         with pytest.raises(TurnNotStoredError) as caught:
             await agent.achat("Add")
@@ -208,7 +208,7 @@ async def test_a_store_that_refuses_statistics_alone_has_the_turn(
     new_agent: NewAgent, store: SessionStore
 ) -> None:
     failing, agent = FailingStore(store), new_agent()
-    with await aattach(agent, failing, "s"):  # type: ignore[arg-type]  # it has what is needed
+    with await aattach(agent, failing, "s"):
         failing.refused = {"update_session_metadata"}
         await agent.achat("Hi")
         failing.refused = set()
@@ -256,6 +256,8 @@ async def test_an_agent_that_has_a_store_is_refused(
     new_agent: NewAgent, store: SessionStore
 ) -> None:
     agent = new_agent()
-    with await aattach(agent, store, "s"):
-        with pytest.raises(ValueError, match=r"detach\(\) that one first"):
-            await aattach(agent, store, "t")
+    with (
+        await aattach(agent, store, "s"),
+        pytest.raises(ValueError, match=r"detach\(\) that one first"),
+    ):
+        await aattach(agent, store, "t")

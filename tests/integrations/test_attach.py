@@ -274,7 +274,7 @@ def test_a_copy_of_an_agent_has_nothing_attached(
 
 
 def test_an_async_store_is_refused(new_agent: NewAgent) -> None:
-    with pytest.raises(TypeError, match="InMemorySessionStore is an async one: give .*Sync"):
+    with pytest.raises(TypeError, match=r"InMemorySessionStore is an async one: give .*Sync"):
         attach(new_agent(), InMemorySessionStore(), "s")
 
 

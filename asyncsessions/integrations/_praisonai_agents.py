@@ -47,6 +47,7 @@ class Attachment:
             "_auto_save_last_index": len(history),
             "auto_save": None if auto_save == session_id else auto_save,
             "_asyncsessions": self,
+            "_asyncsessions_said": None,
         }
         self._before = {name: agent.__dict__.get(name, _ABSENT) for name in changes}
         agent.chat_history[:] = history

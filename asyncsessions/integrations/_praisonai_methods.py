@@ -165,24 +165,30 @@ async def _to_the_end(writing: Coroutine[Any, Any, None]) -> None:
 # What happens in between.
 
 
-def _add_if_new(agent: Any, add: _Method, /, role: str, content: Any) -> Any:
-    is_new = add(role, content)
+def _add(agent: Any, add: _Method, /, role: str, content: Any) -> Any:
+    # All but for repeated words return None.
+    if (added := add(role, content)) is not False:
+        _note(agent, role, content)
+    return added
+
+
+def _append(agent: Any, append: _Method, /, message: dict[str, Any]) -> Any:
+    _note(agent, message.get("role"), message.get("content"))
+    return append(message)
+
+
+def _note(agent: Any, role: Any, content: Any) -> None:
+    """Note what an agent adds to its history as part of its turn."""
     turn, recorder = current_turn(agent), _recorder(agent)
-    if turn is None or recorder is None or not is_new or role != "user":
-        return is_new
-    if turn.user is None:
+    if turn is None or recorder is None:
+        return
+    if role == "assistant":
+        turn.reply = {"role": role, "content": content}
+    elif role == "user" and turn.user is None:
         turn.user = {"role": role, "content": content}
         turn.is_user_stored = _streamed.get() == content
         if not turn.is_user_stored:
             recorder.user_said(turn)
-    return is_new
-
-
-def _append(agent: Any, append: _Method, /, message: dict[str, Any]) -> Any:
-    turn = current_turn(agent)
-    if turn is not None and message.get("role") == "assistant":
-        turn.reply = {"role": "assistant", "content": message.get("content")}
-    return append(message)
 
 
 def _roll_back(agent: Any, roll_back: _Method, /, *args: Any) -> Any:
@@ -255,7 +261,7 @@ def _stream(agent: Any, stream: _Method, /, *args: Any, **kwargs: Any) -> Any:
 def _fall_back(agent: Any, fall_back: _Method, /, *args: Any, **kwargs: Any) -> Any:
     # The turn that takes the place of a broken stream goes on where it ended.
     agent._discard_partial_assistant_turn()
-    token = _streamed.set(getattr(agent, "_asyncsessions_said", None))
+    token = _streamed.set(agent._asyncsessions_said)
     try:
         return fall_back(*args, **kwargs)
     finally:
@@ -265,7 +271,8 @@ def _fall_back(agent: Any, fall_back: _Method, /, *args: Any, **kwargs: Any) -> 
 _PLAIN: dict[str, _Method] = {
     "chat": _chat,
     "execute_tool": _execute,
-    "_add_to_chat_history_if_not_duplicate": _add_if_new,
+    "_add_to_chat_history": _add,
+    "_add_to_chat_history_if_not_duplicate": _add,
     "_append_to_chat_history": _append,
     "_persist_message": _persist,
     "_rollback_chat_history_to": _roll_back,

@@ -35,6 +35,9 @@ __all__ = [
     "use_as_default",
 ]
 
+# More messages than any session has, but a number that every server takes.
+_ALL = 2**31 - 1
+
 
 def attach(
     agent: Any, store: Any, session_id: str, *, max_messages: int | None = 100
@@ -68,7 +71,7 @@ def attach(
     check_limit(max_messages)
     wrapped = AgentStore(store)
     try:
-        history = wrapped.get_working_history(session_id, max_messages)
+        history = _newest(wrapped, session_id, max_messages)
         if hasattr(store, "set_agent_info"):
             store.set_agent_info(session_id, agent_name=agent.name, user_id=agent.user_id)
     except BaseException:
@@ -76,6 +79,13 @@ def attach(
         raise
     recorder = SyncRecorder(agent, wrapped, session_id)
     return Attachment(agent, session_id, recorder, wrapped, history)
+
+
+def _newest(store: AgentStore, session_id: str, max_messages: int | None) -> list[dict[str, Any]]:
+    # PraisonAI's stores take 0 and None for as many as they have set.
+    if max_messages == 0:
+        return []
+    return store.get_working_history(session_id, _ALL if max_messages is None else max_messages)
 
 
 async def aattach(

@@ -34,7 +34,7 @@ def asks(text: str) -> dict[str, Any]:
 @pytest.fixture(params=["asyncsessions", "praisonai"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "praisonai":
-        yield DefaultSessionStore(str(tmp_path / "sessions"))
+        yield DefaultSessionStore(str(tmp_path / "sessions"), retention="keep_all")
         return
     with open_store(f"json://{tmp_path}/sessions") as store:
         yield store
@@ -74,16 +74,17 @@ def test_who_and_how_much_is_stored_with_the_session(new_agent: NewAgent, store:
     assert session.metadata["source"] == "chat"
 
 
-def test_only_the_newest_messages_are_restored(
-    new_agent: NewAgent, model: Model, store: Any
+@pytest.mark.parametrize(("limit", "count"), [(2, 2), (0, 0), (None, 150)])
+def test_only_so_many_messages_are_restored(
+    new_agent: NewAgent, model: Model, store: Any, limit: int | None, count: int
 ) -> None:
-    for number in range(3):
-        store.add_user_message("s", f"q{number}")
-        store.add_assistant_message("s", f"a{number}")
+    said = [each for n in range(75) for each in (asks(f"q{n}"), says(f"a{n}"))]
+    store.set_chat_history("s", said)
+    before = store.get_chat_history("s")
     agent = new_agent()
-    with attach(agent, store, "s", max_messages=2):
+    with attach(agent, store, "s", max_messages=limit):
         agent.chat("Hi")
-    assert model.told() == [asks("q2"), says("a2"), asks("Hi")]
+    assert model.told() == [*before[len(before) - count :], asks("Hi")]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +242,49 @@ def test_an_agent_that_another_one_asks_keeps_its_own_session(
     assert store.get_chat_history("bob") == [asks("Why"), says("So")]
     asked = tool_turn("c1", '{"question": "Why"}', "So", "ask_bob")
     assert store.get_chat_history("s") == [asks("Hi"), *asked, says("Bob says so")]
+
+
+class Scripted:
+    """A model that an agent calls itself, as those of other vendors: it uses a tool."""
+
+    def __init__(self) -> None:
+        self.histories: list[list[dict[str, Any]]] = []
+
+    def get_response(self, *, execute_tool_fn: Any, **given: Any) -> str:
+        self.histories.append(list(given["chat_history"]))
+        return f"It is {execute_tool_fn('add', {'a': 1, 'b': 2}, tool_call_id='c1')}"
+
+    async def get_response_async(self, *, execute_tool_fn: Any, **given: Any) -> str:
+        self.histories.append(list(given["chat_history"]))
+        return f"It is {await execute_tool_fn('add', {'a': 1, 'b': 2}, tool_call_id='c1')}"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_agent_with_a_model_of_another_vendor_stores_its_turn_once(
+    new_agent: NewAgent, store: Any, is_async: bool
+) -> None:
+    agent = new_agent()
+    agent._using_custom_llm, agent.llm_instance = True, Scripted()
+    with attach(agent, store, "s"):
+        answer = asyncio.run(agent.achat("Add")) if is_async else agent.chat("Add")
+    assert answer == "It is 3"
+    called = tool_turn("c1", '{"a": 1, "b": 2}', "3")
+    assert store.get_chat_history("s") == [asks("Add"), *called, says("It is 3")]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_agent_that_runs_somewhere_else_stores_its_turn(
+    new_agent: NewAgent, store: Any, is_async: bool
+) -> None:
+    class Elsewhere:
+        async def execute(self, prompt: str, **options: Any) -> str:
+            return f"there: {prompt}"
+
+    agent = new_agent(backend=Elsewhere())
+    with attach(agent, store, "s"):
+        answer = asyncio.run(agent.achat("Hi")) if is_async else agent.chat("Hi")
+    assert answer == "there: Hi"
+    assert store.get_chat_history("s") == [asks("Hi"), says("there: Hi")]
 
 
 # The end of it, and copies.

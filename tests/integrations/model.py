@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-Reply = dict[str, Any] | int | Callable[[], dict[str, Any]]
+Reply = dict[str, Any] | int | str | Callable[[], dict[str, Any]]
 
 
 def says(text: str) -> dict[str, Any]:
@@ -35,7 +35,8 @@ def calls(*calls: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
 class Model(ThreadingHTTPServer):
     """Answers each request with the next reply of its script, or else repeats what it was told.
 
-    A reply is a message, the status of an error, or a function that returns a message.
+    A reply is a message, the status of an error, the text that a stream begins with before it
+    breaks, or a function that returns a message.
     """
 
     daemon_threads = True
@@ -70,7 +71,7 @@ class Model(ThreadingHTTPServer):
         messages: list[dict[str, Any]] = self.requests[index]["messages"]
         return [each for each in messages if each["role"] != "system"]
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any] | int:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any] | int | str:
         self.requests.append(request)
         reply = self.script.pop(0) if self.script else says(f"echo {self.told()[-1]['content']}")
         return reply() if callable(reply) else reply
@@ -88,6 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.server.answer(request)
         if isinstance(reply, int):
             self._send(reply, "application/json", {"error": {"message": "scripted failure"}})
+        elif isinstance(reply, str):
+            text = f"data: {json.dumps(_event({'content': reply}, None))}\n\n"
+            self._send(200, "text/event-stream", text, missing=100)
+            self.close_connection = True
         elif request.get("stream"):
             events = [_event(delta, None) for delta in _deltas(reply)]
             events.append(_event({}, "stop"))
@@ -99,11 +104,13 @@ class _Handler(BaseHTTPRequestHandler):
             completion = _about("chat.completion") | {"choices": [choice], "usage": usage}
             self._send(200, "application/json", completion)
 
-    def _send(self, status: int, kind: str, body: str | dict[str, Any]) -> None:
+    def _send(
+        self, status: int, kind: str, body: str | dict[str, Any], *, missing: int = 0
+    ) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(data) + missing))
         self.end_headers()
         self.wfile.write(data)
 

@@ -170,8 +170,9 @@ async def _import(source: str, url: str, *, overwrite: bool) -> _Result:
                         yield record
 
             report = await target.import_sessions(records(), overwrite=overwrite)
-            progress.update(task, description="checking", total=None)
-            different = await check(target, ledger, report)
+        with _progress(counts_bytes=False) as checking:
+            checks = checking.add_task("checking", total=report.imported)
+            different = await check(target, ledger, report, lambda: checking.advance(checks))
     return _Result(report, damaged, notes, different)
 
 

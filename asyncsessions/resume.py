@@ -8,7 +8,7 @@ import msgspec
 
 from asyncsessions.models import Message, SessionInfo
 
-__all__ = ["is_bare", "is_outdated", "missing"]
+__all__ = ["is_bare", "is_outdated", "is_untouched", "missing"]
 
 _TEXTS = ("agent_name", "user_id", "agent_id", "gateway_session_id")
 
@@ -51,13 +51,20 @@ def is_bare(stored: SessionInfo, given: SessionInfo) -> bool:
     return bool(given.created_at) and stored.created_at != given.created_at
 
 
+def is_untouched(stored: SessionInfo, given: SessionInfo) -> bool:
+    """Whether a session was written by nobody since an import stored it, or an older one of it.
+
+    An import leaves the time that it brings, so that whoever wrote later left a later one. (They
+    may have removed messages, which aren't to come back.) Without a time it can't be told.
+    """
+    return 0 < stored.updated_at <= given.updated_at
+
+
 def is_outdated(stored: SessionInfo, given: SessionInfo) -> bool:
     """Whether a stored record is an older one, or none, of the session that is imported.
 
     That is, one that says nothing which the other doesn't say, or says newer.
     """
-    if stored.updated_at > (given.updated_at or float("inf")):
-        return False
     return (
         _texts(stored).items() <= _texts(given).items()
         and stored.metadata.keys() <= given.metadata.keys()

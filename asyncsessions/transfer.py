@@ -168,11 +168,13 @@ class _Open(NamedTuple):
     Attributes:
         session_id: Its id.
         position: How many of its messages have come.
+        updated_at: When it was last written, by its first part.
         is_found: Whether the store had all of them before.
     """
 
     session_id: str
     position: int
+    updated_at: float
     is_found: bool
 
 
@@ -245,14 +247,17 @@ class _Import:
             if info.expires_at is not None and info.expires_at <= self._clock():
                 self._skip(session_id, EXPIRED)
                 return None
+            if part:
+                info = msgspec.structs.replace(info, updated_at=part.updated_at)
             end = start + len(messages)
             if part.is_found if part else await self._is_found(session_id):
                 is_found = await self._complete(info, messages, part)
-                return _Open(session_id, end, is_found)
+                return _Open(session_id, end, info.updated_at, is_found)
             # Another import may have begun the same session meanwhile.
             is_first = part is None and bool(messages) and not self._overwrite
             await self._restore(info, messages, 0 if is_first else None)
         except (_OtherError, VersionConflictError):
+            self._unskip(part)
             self._skip(session_id, OTHER)
             return None
         except (ValueError, TypeError, CorruptSessionError) as exc:
@@ -264,7 +269,7 @@ class _Import:
             return None
         self.imported += part is None
         self.messages += len(messages)
-        return _Open(session_id, end, is_found=False)
+        return _Open(session_id, end, info.updated_at, is_found=False)
 
     async def _is_found(self, session_id: str) -> bool:
         """Whether to compare with a session that exists; one to be replaced is removed."""
@@ -289,7 +294,12 @@ class _Import:
         found = await self._store.get_messages(sid, after=start, limit=len(messages))
         rest = resume.missing(found, messages, start)
         stored = await self._store.get_session(sid, max_messages=0)
-        if rest is None or (rest and not part and not resume.is_outdated(stored, info)):
+        if rest is None:
+            raise _OtherError
+        # The record came with the first part.
+        if rest and not (part or resume.is_outdated(stored, info)):
+            raise _OtherError
+        if rest and not resume.is_untouched(stored, info):
             raise _OtherError
         if not (rest or (not part and resume.is_bare(stored, info))):
             if not part:
@@ -297,12 +307,15 @@ class _Import:
             return True
         info = msgspec.structs.replace(info, updated_at=max(info.updated_at, stored.updated_at))
         await self._restore(info, rest, start + len(found) if rest else None)
-        if part:
-            # The parts before this one were all there.
-            self.skipped.remove({"session_id": sid, "reason": EXISTS})
+        self._unskip(part)
         self.imported += 1
         self.messages += len(rest)
         return False
+
+    def _unskip(self, part: _Open | None) -> None:
+        """Take back that a session exists, which was true of the parts before this one."""
+        if part is not None and part.is_found:
+            self.skipped.remove({"session_id": part.session_id, "reason": EXISTS})
 
     def _skip(self, session_id: str, reason: str) -> None:
         self.skipped.append({"session_id": session_id, "reason": reason})

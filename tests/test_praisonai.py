@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from asyncsessions import InMemorySessionStore
 from asyncsessions._praisonai import from_praisonai
+from asyncsessions._praisonai.parsing import checked
 from asyncsessions._praisonai.spill import put_back
 from asyncsessions._praisonai.transcript import stands_for, transcript
 
@@ -232,3 +238,69 @@ def test_a_summary_stays_in_front_of_what_was_set_aside() -> None:
     found = put_back(data, [said("x", 4.0)])
 
     assert [message["content"] for message in found["messages"]][1:] == ["x", "a"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+TIME = st.floats(0, 10) | JSON
+
+
+def objects(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return objects that are mostly of the format; any field may be missing or anything."""
+    return st.fixed_dictionaries({}, optional={key: each | JSON for key, each in fields.items()})
+
+
+MESSAGE = objects(
+    role=st.sampled_from(["user", "system", "tool"]),
+    content=st.text() | st.sampled_from(["[Session Summary]\n2 earlier messages are archived."]),
+    timestamp=TIME,
+    metadata=objects(compaction=st.booleans(), compacted_count=st.integers(0, 4)),
+    tool_calls=JSON,
+    tool_call_id=JSON,
+    name=JSON,
+    seq=JSON,
+)
+MESSAGES = st.lists(MESSAGE | JSON, max_size=4)
+CHECKPOINT = objects(summary=st.text(), message_index=st.integers(-1, 5), role=st.text())
+KEYS = st.sampled_from(["0", "1", "2"])
+REFS = objects(
+    messages=objects(items=st.lists(KEYS)),
+    archived_messages=objects(items=st.lists(KEYS)),
+    last_compaction=objects(value=KEYS),
+)
+SNAPSHOT = objects(
+    id=st.text(max_size=3),
+    message_index=st.integers(-1, 4),
+    transcript=objects(messages=MESSAGES, archived_messages=MESSAGES, last_compaction=CHECKPOINT),
+    transcript_refs=REFS,
+)
+SESSION = objects(
+    messages=MESSAGES,
+    archived_messages=MESSAGES,
+    last_compaction=CHECKPOINT,
+    created_at=TIME,
+    metadata=JSON,
+    snapshots=st.lists(SNAPSHOT | JSON, max_size=3),
+    snapshot_storage=objects(records=st.dictionaries(KEYS, MESSAGE)),
+    title=JSON,
+    total_input_tokens=JSON,
+    agent_name=JSON,
+)
+
+
+@settings(deadline=None)
+@given(SESSION)
+async def test_no_file_stops_the_others(data: dict[str, Any]) -> None:
+    data = json.loads(json.dumps(data)) | {"session_id": "s"}
+    try:
+        data = checked(data, Path("s.json"), None)
+    except ValueError:
+        # It is named, and left out.
+        return
+    sessions = from_praisonai(put_back(data, [said("x", 1.0)]))
+    async with InMemorySessionStore() as store:
+        report = await store.import_sessions(sessions)
+        assert report.imported + report.skipped_count == len(sessions)

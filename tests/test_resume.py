@@ -9,7 +9,7 @@ import pytest
 
 from asyncsessions import BaseSessionStore, InMemorySessionStore, Message
 from asyncsessions.models import Checkpoint, SessionInfo
-from asyncsessions.resume import is_bare, is_outdated, missing
+from asyncsessions.resume import is_bare, is_outdated, is_untouched, missing
 
 TIMES = {"created_at": 1000.5, "updated_at": 2000.5}
 
@@ -204,8 +204,6 @@ def test_a_missing_record(stored: SessionInfo, given: SessionInfo, expected: boo
     ("stored", "given", "expected"),
     [
         (info(), info(), True),
-        (info(updated_at=5.0), info(updated_at=5.0), True),
-        (info(updated_at=5.5), info(updated_at=5.0), False),
         (info(metadata={"a": 1}), info(metadata={"a": 2, "b": 1}), True),
         (info(metadata={"a": 1}), info(metadata={"b": 1}), False),
         (info(state={"a": 1}), info(), False),
@@ -215,3 +213,32 @@ def test_a_missing_record(stored: SessionInfo, given: SessionInfo, expected: boo
 )
 def test_an_outdated_record(stored: SessionInfo, given: SessionInfo, expected: bool) -> None:
     assert is_outdated(stored, given) is expected
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "expected"),
+    [(5.0, 5.0, True), (5.0, 5.5, True), (5.5, 5.0, False), (5.0, 0.0, False), (0.0, 0.0, False)],
+)
+def test_a_session_that_nobody_wrote_to(stored: float, given: float, expected: bool) -> None:
+    assert is_untouched(info(updated_at=stored), info(updated_at=given)) is expected
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3, 2), (2, 3), (2, 2, 1)])
+async def test_a_message_that_was_removed_does_not_come_back(
+    store: BaseSessionStore, sizes: tuple[int, ...]
+) -> None:
+    given = parts(*sizes)
+    await store.import_sessions(given)
+    await store.pop_message("s")
+
+    report = await store.import_sessions(given)
+
+    assert (report.imported, report.messages) == (0, 0)
+    assert report.skipped == [{"session_id": "s", "reason": "it exists and differs"}]
+    assert await contents(store) == numbered(4)
+
+
+async def test_parts_leave_the_time_of_their_session(store: BaseSessionStore) -> None:
+    await store.import_sessions(parts(3, 2))
+
+    assert (await store.get_session("s", max_messages=0)).updated_at == 2000.5

@@ -108,8 +108,9 @@ def test_a_long_session_goes_on_in_its_middle(url: str, tmp_path: Path, calls: i
     lines = []
     for part, start in enumerate(range(0, LONG, 1000), 1):
         messages = [message(f"m{n}", n + 1.5) for n in range(start, min(start + 1000, LONG))]
+        first = {"updated_at": 9999.5, "metadata": {"k": 1}}
         record = {"session_id": "long", "messages": messages}
-        lines.append(json.dumps(record | ({"part": part} if part > 1 else {"metadata": {"k": 1}})))
+        lines.append(json.dumps(record | (first if part == 1 else {"part": part})))
     lines.insert(0, json.dumps({"session_id": "short", "messages": [message("x", 1.5)]}))
     backup.write_text("\n".join(lines), encoding="utf-8")
     import_until_killed(url, "_append", calls, backup)

@@ -59,7 +59,6 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.size = sum(part.stat().st_size for part in _files(path))
         self._closing = ExitStack()
         try:
             self._connection = self._connect()

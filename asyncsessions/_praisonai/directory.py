@@ -118,8 +118,10 @@ class Directory:
         self._databases.append(database)
         rows, faults = database.rows()
         for row in rows:
+            # SQLite lets even a primary key be null.
+            session_id = row.session_id or f"@{path.name}:{row.number}"
             place = _Place(path, project, database, row)
-            self._places.setdefault(row.session_id, []).append(place)
+            self._places.setdefault(session_id, []).append(place)
         self.damaged += [SessionFileError(fault, path=str(path)) for fault in faults]
 
     def __iter__(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
@@ -180,7 +182,7 @@ class Directory:
             else:
                 own = f"{first['session_id']}@{name}"
                 sessions.append({**record, "session_id": own})
-                self.notes.append(f"{first['session_id']!r} is another one in {name}: now {own!r}")
+                self.notes.append(f"{name} holds another {first['session_id']!r}: now {own!r}")
         return sessions
 
     def close(self) -> None:

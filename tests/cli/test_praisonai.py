@@ -71,8 +71,8 @@ def test_the_report_says_what_was_done(home: Path, target: str) -> None:
 
     project = "projects/web-1a2b/long.json"
     assert result.err.splitlines() == [
-        f"note: 'long' is another one in {project}: now 'long@{project}'",
-        "note: 'twice' is another one in twice.json: now 'twice@twice.json'",
+        f"note: {project} holds another 'long': now 'long@{project}'",
+        "note: twice.json holds another 'twice': now 'twice@twice.json'",
         "note: 'user:ann' has messages again that PraisonAI had set aside",
         "note: 3 older copies of sessions were left aside: newer ones have all of their messages",
     ]

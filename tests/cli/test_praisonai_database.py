@@ -134,6 +134,20 @@ def test_damaged_rows_are_named_and_the_others_imported(database: Path, target: 
     ]
 
 
+def test_rows_without_an_id_are_kept_apart(database: Path, target: str) -> None:
+    write_database(database, count=1, end="close")
+    with sqlite3.connect(database) as connection:
+        for content in "ab":
+            data = f'{{"messages": [{{"role": "user", "content": "{content}"}}]}}'
+            connection.execute("INSERT INTO sessions (data) VALUES (?)", (data,))
+    connection.close()
+
+    good("import", database.parent, "--store", target)
+
+    found = exported(target)
+    assert contents(found["@sessions.db:2"]) + contents(found["@sessions.db:3"]) == ["a", "b"]
+
+
 def test_a_damaged_page_stops_only_what_is_on_it(database: Path, target: str) -> None:
     write_database(database, count=60, end="close")
     data = bytearray(database.read_bytes())

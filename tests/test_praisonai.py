@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncsessions import InMemorySessionStore
-from asyncsessions._praisonai import from_praisonai
+from asyncsessions._praisonai import Directory, from_praisonai
 from asyncsessions._praisonai.parsing import checked
 from asyncsessions._praisonai.spill import put_back
 from asyncsessions._praisonai.transcript import stands_for, transcript
@@ -304,3 +304,47 @@ async def test_no_file_stops_the_others(data: dict[str, Any]) -> None:
     async with InMemorySessionStore() as store:
         report = await store.import_sessions(sessions)
         assert report.imported + report.skipped_count == len(sessions)
+
+
+def test_a_file_that_is_deleted_meanwhile_is_no_damage(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(f'{{"session_id": "{name}"}}', encoding="utf-8")
+    directory = Directory(tmp_path)
+    list(directory.look_through())
+    (tmp_path / "a.json").unlink()
+
+    found = [session["session_id"] for sessions, _ in directory for session in sessions]
+
+    assert (found, directory.damaged) == (["b"], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        (f'{{"session_id": "a", "cost": {"9" * 5000}}}', "a number that is too long"),
+        ('{"session_id": "a", "archived_messages": 5}', '"archived_messages" is a list'),
+    ],
+)
+def test_what_cannot_be_parsed_is_named(tmp_path: Path, text: str, detail: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    directory = Directory(tmp_path)
+    list(directory.look_through())
+
+    assert [sessions for sessions, _ in directory if sessions] == []
+
+    (error,) = directory.damaged
+    assert detail in str(error)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    spill = tmp_path / "state" / "session_spill"
+    spill.mkdir(parents=True)
+    (tmp_path / "sessions").mkdir()
+    for path in (spill / "a.json", tmp_path / "sessions" / "a.json"):
+        path.symlink_to("/proc/self/mem")
+    directory = Directory(tmp_path / "sessions")
+
+    list(directory.look_through())
+
+    assert [str(error).split(": ")[1] for error in directory.damaged] == ["can't be read"] * 2

@@ -166,6 +166,23 @@ def test_a_damaged_page_stops_only_what_is_on_it(database: Path, target: str) ->
     assert result.code == 0
 
 
+def test_a_damaged_index_costs_no_session(database: Path, target: str) -> None:
+    write_database(database, count=20, end="close")
+    with sqlite3.connect(database) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_sessions_1'"
+        ((page,),) = connection.execute(query)
+    connection.close()
+    data = bytearray(database.read_bytes())
+    data[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
+    database.write_bytes(data)
+
+    result = call("import", database.parent, "--store", target, "--json").json
+
+    assert result["imported"] == 20
+    (text,) = result["damaged"]
+    assert text.startswith(f"{database}: this database is damaged (")
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"no database at all", b"SQLite format 3\x00" + b"\x00" * 5000]
 )

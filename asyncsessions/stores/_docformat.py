@@ -22,6 +22,7 @@ __all__ = [
     "EPOCH",
     "RESERVED",
     "DamageError",
+    "VersionError",
     "clean",
     "format_document",
     "from_iso",
@@ -69,6 +70,10 @@ class DamageError(ValueError):
         super().__init__(detail)
         self.line = line
         self.key = key
+
+
+class VersionError(DamageError):
+    """A document is of a later version of this library, which understands it."""
 
 
 # Parsing.

@@ -94,7 +94,8 @@ class Document:
         try:
             own = unhide(metadata, Own) or Own()
         except DamageError as exc:
-            raise DamageError(str(exc), key=RESERVED) from exc
+            exc.key = RESERVED
+            raise
         if own.metadata is not msgspec.UNSET:
             metadata[RESERVED] = msgspec.Raw(encode_json(own.metadata))
         if own.session_id not in {"", self.session_id}:
@@ -123,7 +124,8 @@ class Document:
         try:
             self.seqs = number(self.own, entries)
         except DamageError as exc:
-            raise DamageError(str(exc), key=RESERVED) from exc
+            exc.key = RESERVED
+            raise
         # Whether another program changed the messages since this library wrote last.
         self.was_changed = bool(entries) and runs(self.seqs) != self.own.seqs
         self.last_seq = max(self.own.last_seq, self.seqs[-1] if self.seqs else 0)
@@ -243,7 +245,10 @@ class Document:
 
     def clear_archive(self) -> int:
         """Remove what PraisonAI moved out of its window; return how many messages it was."""
-        archived = _part(self._top, "archived_messages", parse_list) or []
+        try:
+            archived = _part(self._top, "archived_messages", parse_list) or []
+        except DamageError:
+            archived = []  # Whatever it was, it is removed.
         self._top["archived_messages"] = b"[]"
         return len(archived)
 

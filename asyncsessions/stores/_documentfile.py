@@ -23,8 +23,7 @@ from asyncsessions.hooks import (
 )
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
-from asyncsessions.stores._docformat import DamageError
-from asyncsessions.stores._docplace import Names, Place, find, names_of, read_place
+from asyncsessions.stores._docplace import Names, Place, find, free_name, names_of, read_place
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._writer import SessionWriter
 
@@ -157,22 +156,25 @@ class DocumentFile(SessionWriter):
     @override
     def append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
         """Append, all in one write; see `BaseSessionStore._append`."""
-        outcomes = [self._add(append) for append in batch]
-        document, keep = self._document, batch[-1].keep
-        if self._data is not None and document is not None:
-            if keep is not None and len(document.seqs) > keep:
-                results = (is_tool_result(decode_message(body)) for body in document.bodies())
-                document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
-            self._data = document.dump()
+        with self._place.understanding(self._session_id):
+            outcomes = [self._add(append) for append in batch]
+            self._dump_newest(batch[-1].keep)
         return outcomes
+
+    def _dump_newest(self, keep: int | None) -> None:
+        """Get a changed document ready for `sync`, with no more messages than retention leaves."""
+        document = self._document
+        if self._data is None or document is None:
+            return
+        if keep is not None and len(document.seqs) > keep:
+            results = (is_tool_result(decode_message(body)) for body in document.bodies())
+            document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
+        self._data = document.dump()
 
     def _add(self, append: Append) -> Appended | SessionStoreError:
         existing = self._existing(append.now)
         document = existing or Document(self._session_id, {})
-        try:
-            known = document.own.key(append.key)
-        except DamageError as exc:
-            raise self._place.corrupt(exc, self._session_id) from exc
+        known = document.own.key(append.key)
         outcome = admit(append, last_seq=document.last_seq, known=known)
         if outcome is not None:
             return outcome
@@ -248,6 +250,16 @@ class DocumentFile(SessionWriter):
         if self._is_synced:
             self._disk.sync_directory(self._directory)
         return True
+
+    def quarantine(self, _: None) -> Path | None:
+        """Move the document aside if it is damaged; return where it is now."""
+        if not self._place.is_damaged():
+            return None
+        aside = free_name(self._place.path)
+        self._disk.replace(self._place.path, aside)
+        if self._is_synced:
+            self._disk.sync_directory(self._directory)
+        return aside
 
     @override
     def sync(self) -> None:

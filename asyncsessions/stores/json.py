@@ -53,8 +53,8 @@ class JSONSessionStore(FileStore):
 
     Two ids never share a document, although PraisonAI gives ``a.b`` and ``a_b`` one name: who
     comes second gets a suffixed name, which PraisonAI lists but can't open. A damaged document,
-    an empty file too, raises `CorruptSessionError`; it stays as it is (PraisonAI moves it aside
-    when it opens it).
+    an empty file too, raises `CorruptSessionError`; it stays as it is until `quarantine` moves it
+    aside (PraisonAI does so when it opens it).
 
     Args:
         directory: Where the files are; made if missing.
@@ -74,6 +74,31 @@ class JSONSessionStore(FileStore):
             is_synced=self._is_synced,
             lock_timeout=self._lock_timeout,
         )
+
+    async def quarantine(self, session_id: str) -> Path | None:
+        """Move a session's document aside if it is damaged, so that the session starts anew.
+
+        It keeps its bytes, under the name that PraisonAI gives to such files, and is no session
+        any more. Of many callers, in any number of processes and PraisonAI's among them, one
+        moves it. What a later version of this library wrote isn't damaged.
+
+        Returns:
+            Where it is now; None where the document is sound, or there is none.
+
+        Raises:
+            LockTimeoutError: Another process held the session for too long.
+            StoreUnavailableError: The system refused.
+        """
+
+        async def move(_: object) -> Path | None:
+            job = self._job(session_id, "quarantine", None, create=False, load=False)
+            aside: Path | None = await self._alone(job)
+            return aside
+
+        aside = await self._perform(session_id, move)
+        if aside is not None:
+            logger.warning("a damaged document was moved aside: %s", aside)
+        return aside
 
     # Reads take no lock: a document is replaced as a whole.
 
@@ -96,7 +121,8 @@ class JSONSessionStore(FileStore):
         if document is None:
             return None
         try:
-            return read(document)
+            with place.understanding(session_id):
+                return read(document)
         finally:
             document.close()
 

@@ -1,0 +1,1 @@
+"""The original API of PraisonAI's session stores, for programs without an event loop."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from asyncsessions import CorruptSessionError, StoreUnavailableError, open_store
-from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._disk import PAST_DATA, Disk
 from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.sync._spill import spill_directory, take_over_spills
 
@@ -287,6 +289,33 @@ async def test_a_file_that_stays_is_not_taken_over_twice(spilled: Spilled) -> No
         assert await store.take_over_spills("s", spilled.path) == 0
         assert spilled.left() == []
         assert await contents(store, "s") == []
+
+
+class WatchedDisk(Disk):
+    """Tells when somebody found a lock held."""
+
+    def __init__(self) -> None:
+        self.refused = threading.Event()
+
+    def try_lock(self, fd: int, byte: int = PAST_DATA) -> bool:
+        if super().try_lock(fd, byte):
+            return True
+        self.refused.set()
+        return False
+
+
+async def test_what_vanished_while_the_lock_was_held_is_not_added(spilled: Spilled) -> None:
+    disk = WatchedDisk()
+    path = spilled.add("s", message("x"))
+    async with JSONSessionStore(spilled.directory, disk=disk, lock_timeout=60) as store:
+        with (spilled.directory / "s.json.lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            taking = asyncio.create_task(store.take_over_spills("s", spilled.path))
+            await asyncio.to_thread(disk.refused.wait, 60)
+            # PraisonAI takes it over, and clears the session at once.
+            path.unlink()
+        assert await taking == 0
+        assert not await store.session_exists("s")
 
 
 class KillingDisk(Disk):

@@ -56,7 +56,8 @@ class JSONSessionStore(FileStore):
     Two ids never share a document, although PraisonAI gives ``a.b`` and ``a_b`` one name: who
     comes second gets a suffixed name, which PraisonAI lists but can't open. A damaged document,
     an empty file too, raises `CorruptSessionError`; it stays as it is until `quarantine` moves it
-    aside (PraisonAI does so when it opens it).
+    aside (PraisonAI does so when it opens it). What PraisonAI could not write, and spilled, is in
+    no document until somebody takes it over: PraisonAI, or `take_over_spills`.
 
     Args:
         directory: Where the files are; made if missing.

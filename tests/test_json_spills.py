@@ -35,7 +35,7 @@ def touch(directory: Path, session_id: str, at: float = AT) -> None:
     directory.mkdir(exist_ok=True)
     lock = directory / f"{safe}.json.lock"
     lock.touch()
-    os.utime(lock, (at, at))
+    os.utime(lock, (0, at))
 
 
 class Spilled:
@@ -160,17 +160,40 @@ async def test_what_cannot_be_read_stays_and_is_logged_by_its_path(
     assert all(str(spilled.path) in text and "secret" not in text for text in texts)
 
 
-@pytest.mark.parametrize("opened", [None, AT - 3600])
+def opened_before(store: JSONSessionStore) -> None:
+    touch(store.directory, "s", at=AT - 3600)
+
+
+def opened_since(store: JSONSessionStore) -> None:
+    touch(store.directory, "s", at=AT + 3600)
+
+
+def made_since(store: JSONSessionStore) -> None:
+    assert (store.directory / "s.json.lock").stat().st_mtime > AT
+
+
+def removed(store: JSONSessionStore) -> None:
+    (store.directory / "s.json.lock").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "count"), [(removed, 0), (opened_before, 0), (made_since, 0), (opened_since, 1)]
+)
 async def test_what_was_spilled_for_another_directory_stays(
-    spilled: Spilled, tmp_path: Path, opened: float | None
+    spilled: Spilled, tmp_path: Path, change: Callable[[JSONSessionStore], None], count: int
 ) -> None:
     spilled.add("s", message("theirs"))
     async with JSONSessionStore(tmp_path / "other") as store:
-        if opened is not None:
-            await store.add_message("s", "user", "ours")
-            touch(store.directory, "s", at=opened)
-        assert await store.take_over_spills("s", spilled.path) == 0
-        assert len(spilled.left()) == 1
+        await store.add_message("s", "user", "ours")
+        change(store)
+        # That PraisonAI opened it since is all that can be known.
+        assert await store.take_over_spills("s", spilled.path) == count
+        assert len(spilled.left()) == 1 - count
+
+
+async def test_what_was_spilled_for_this_directory_is_found(spilled: Spilled) -> None:
+    spilled.add("s", message("a"))
+    touch(spilled.directory, "s", at=AT + 3600)
     async with JSONSessionStore(spilled.directory) as store:
         assert await store.take_over_spills("s", spilled.path) == 1
 

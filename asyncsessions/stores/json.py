@@ -113,8 +113,8 @@ class JSONSessionStore(FileStore):
         file is removed when the disk has its messages. They come last, in the order of the files;
         what the session has already, told by time, role and content, isn't added again.
 
-        A file names the session but no directory. It is left where it is unless the lock of the
-        session was opened here at that time or later, as PraisonAI does before it can fail.
+        A file names the session but no directory. It is left where it is unless PraisonAI opened
+        the session's lock here at that time, as it does before it can fail, or later.
 
         Args:
             session_id: The session.

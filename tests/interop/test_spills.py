@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,12 @@ async def test_a_spill_for_one_directory_is_no_other_directorys(
         async with JSONSessionStore(tmp_path / "other") as other:
             assert await take_over_spills(other, "s") == 0
             assert not await other.session_exists("s")
+            await other.add_message("s", "user", "ours")
+            # As if some time had passed before this library made the lock.
+            later = time.time() + 60
+            os.utime(tmp_path / "other" / "s.json.lock", (later, later))
+            assert await take_over_spills(other, "s") == 0
+            assert await texts(other, "s") == ["ours"]
         assert await take_over_spills(store, "s") == 3
 
 

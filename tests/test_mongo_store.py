@@ -224,7 +224,7 @@ async def test_url_names_database_prefix_and_write_concern(
     mongo_url: str, client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
 ) -> None:
     database = database_of(tmp_path)
-    url = f"{mongo_url}?database={database}&prefix=bot_&write_concern=1&journal=false&timeout=3"
+    url = f"{mongo_url}?database={database}&prefix=bot_&write_concern=1&journal=false&timeout=60"
     url += "&directconnection=true&maxPoolSize=4"
     async with open_store(url) as store:
         await store.append("s", [user("hello")])

@@ -16,10 +16,9 @@ import pytest
 
 from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 pytestmark = pytest.mark.interop
-
-SECONDS = 60
 
 
 def script(body: str) -> str:
@@ -43,7 +42,7 @@ def praisonai(directory: Path, body: str) -> Any:
         capture_output=True,
         check=True,
         text=True,
-        timeout=SECONDS,
+        timeout=LONG_ENOUGH,
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -273,7 +272,7 @@ APPEND_ASYNC = script(
             await store.increment_state(session, "n")
 
     async def main():
-        async with open_store(f"json://{directory}", lock_timeout=30) as store:
+        async with open_store(f"json://{directory}", lock_timeout=LONG_ENOUGH) as store:
             print("ready", flush=True)
             sys.stdin.readline()
             for number in range(count):
@@ -311,7 +310,7 @@ def append_together(directory: Path, writers: dict[str, list[str]], count: int) 
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        assert [process.wait(SECONDS) for process in processes] == [0] * len(processes)
+        assert [process.wait(LONG_ENOUGH) for process in processes] == [0] * len(processes)
 
 
 async def test_nothing_is_lost_where_both_append_at_the_same_time(directory: Path) -> None:

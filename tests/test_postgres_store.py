@@ -58,10 +58,11 @@ class PostgresCases:
             await connection.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 
     def make_store(self, **options: Any) -> PostgresSessionStore:
-        return PostgresSessionStore(self.url, schema=self.schema, **self.options, **options)
+        options = self.options | options
+        return PostgresSessionStore(self.url, schema=self.schema, timeout=LONG_ENOUGH, **options)
 
     def store_url(self) -> str:
-        return f"{self.url}?schema={self.schema}"
+        return f"{self.url}?schema={self.schema}&timeout={LONG_ENOUGH:g}"
 
 
 class TestPostgresSessionStore(PostgresCases, SharedStoreConformance):

@@ -73,10 +73,10 @@ class RedisCases(StoreCases):
         return hashlib.sha1(str(self.tmp_path).encode()).hexdigest()[:16]
 
     def make_store(self, **options: Any) -> SessionStore:
-        return RedisSessionStore(self.url, prefix=self.prefix, **options)
+        return RedisSessionStore(self.url, prefix=self.prefix, timeout=LONG_ENOUGH, **options)
 
     def store_url(self) -> str:
-        return f"{self.url}?prefix={self.prefix}"
+        return f"{self.url}?prefix={self.prefix}&timeout={LONG_ENOUGH:g}"
 
 
 class TestRedisSessionStore(RedisCases, SharedStoreConformance):

@@ -172,6 +172,8 @@ class Server(ABC):
     def pause(self) -> None:
         """Let it stand still: connections stay open, nothing is answered."""
         self._signal(signal.SIGSTOP)
+        # On a busy machine its other threads go on, and answer, until the first one has seen it.
+        os.waitpid(self.process_id, os.WUNTRACED)
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -356,7 +358,7 @@ def _wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LONG_ENOUGH
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError("the servers don't come together in time")
+            raise RuntimeError("the servers don't get ready in time")
         time.sleep(0.05)
 
 
@@ -397,6 +399,8 @@ class PostgresServer(Server):
         children = self._children()
         super().kill()
         _signal_all(children, signal.SIGKILL)
+        # Until they have let go of its memory, the server doesn't start again.
+        _wait(lambda: not any(map(_is_running, children)))
 
     def pause(self) -> None:
         """Let it stand still: connections stay open, nothing is answered."""
@@ -466,6 +470,14 @@ def _signal_all(processes: Sequence[int], number: signal.Signals) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, number)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
 @functools.cache

@@ -272,7 +272,7 @@ APPEND_ASYNC = script(
             await store.increment_state(session, "n")
 
     async def main():
-        async with open_store(f"json://{directory}", lock_timeout=LONG_ENOUGH) as store:
+        async with open_store(f"json://{directory}", lock_timeout=300) as store:
             print("ready", flush=True)
             sys.stdin.readline()
             for number in range(count):

@@ -20,6 +20,7 @@ from asyncsessions import CorruptSessionError, StoreUnavailableError, open_store
 from asyncsessions.stores._disk import PAST_DATA, Disk
 from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.sync._spill import take_over_spills
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 AT = 1_700_000_000.0
 """When the messages of these tests were spilled, in seconds since the epoch."""
@@ -330,7 +331,7 @@ class WatchedDisk(Disk):
 async def test_what_vanished_while_the_lock_was_held_is_not_added(spilled: Spilled) -> None:
     disk = WatchedDisk()
     path = spilled.add("s", message("x"))
-    async with JSONSessionStore(spilled.directory, disk=disk, lock_timeout=60) as store:
+    async with JSONSessionStore(spilled.directory, disk=disk, lock_timeout=LONG_ENOUGH) as store:
         with (spilled.directory / "s.json.lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             taking = asyncio.create_task(store.take_over_spills("s", spilled.path))
@@ -355,7 +356,7 @@ def take_over_in_process(directory: str, spills: str, killed_at: str | None) -> 
     disk = Disk() if killed_at is None else KillingDisk(killed_at)
 
     async def run() -> None:
-        async with open_store(f"json://{directory}", disk=disk, lock_timeout=60) as store:
+        async with open_store(f"json://{directory}", disk=disk, lock_timeout=LONG_ENOUGH) as store:
             assert isinstance(store, JSONSessionStore)
             await take_over_spills(store, "s", Path(spills))
 
@@ -388,7 +389,7 @@ async def test_many_at_once_take_each_file_over_once(spilled: Spilled) -> None:
     for number in range(30):
         spilled.add("s", message(str(number), AT + number), at=AT + number)
     given = (str(spilled.directory), str(spilled.path), None)
-    async with JSONSessionStore(spilled.directory, lock_timeout=60) as store:
+    async with JSONSessionStore(spilled.directory, lock_timeout=LONG_ENOUGH) as store:
         calls = [store.take_over_spills("s", spilled.path) for _ in range(8)]
         others = asyncio.create_task(in_processes(3, take_over_in_process, *given))
         counts = await asyncio.gather(*calls)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.cli.helpers import call, contents, digests, exported, good
 
-SECONDS = 60
 TABLE = """
 CREATE TABLE IF NOT EXISTS sessions (session_id TEXT PRIMARY KEY, data TEXT NOT NULL,
 agent_name TEXT, gateway_session_id TEXT, agent_id TEXT, updated_at TEXT);
@@ -40,7 +40,7 @@ def write_database(path: Path, mode: str = "wal", count: int = 5, end: str = "di
     """Let another process write a database, and close it or leave it as a crash does."""
     path.parent.mkdir(exist_ok=True)
     command = [sys.executable, "-c", WRITER, str(path), mode, str(count), end]
-    subprocess.run(command, check=True, timeout=SECONDS)
+    subprocess.run(command, check=True, timeout=LONG_ENOUGH)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_database_in_use_is_read(database: Path, target: str) -> None:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
         assert good("import", database.parent, "--store", target, "--json").json["imported"] == 5
-        writer.communicate("\n", timeout=SECONDS)
+        writer.communicate("\n", timeout=LONG_ENOUGH)
     assert writer.returncode == 0
 
 
@@ -104,7 +104,7 @@ connection.execute("BEGIN IMMEDIATE")
 connection.execute("UPDATE sessions SET data = '{\\"session_id\\": \\"gone\\"}' || data")
 os._exit(0)
 """
-    subprocess.run([sys.executable, "-c", code, str(database)], check=True, timeout=SECONDS)
+    subprocess.run([sys.executable, "-c", code, str(database)], check=True, timeout=LONG_ENOUGH)
     assert Path(f"{database}-journal").stat().st_size
     before = digests(database.parent)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncsessions import Message
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 __all__ = [
     "at_once",
@@ -27,9 +28,6 @@ __all__ = [
     "started",
 ]
 
-SECONDS = 300
-"""After so long, a process hangs. No lock is given up before, however slow the machine is."""
-
 _START = """
 import json, sys
 directory = sys.argv[1]
@@ -42,8 +40,8 @@ def go():
 _ORIGINAL = f"""
 from praisonaiagents.session.hierarchy import HierarchicalSessionStore
 from praisonaiagents.session.store import DefaultSessionStore
-options = {{"retention": "keep_all", "lock_timeout": {SECONDS}.0}}
-store = DefaultSessionStore(directory, lock_timeout={SECONDS}.0)
+options = {{"retention": "keep_all", "lock_timeout": {LONG_ENOUGH}}}
+store = DefaultSessionStore(directory, lock_timeout={LONG_ENOUGH})
 keeper = DefaultSessionStore(directory, **options)
 tree = HierarchicalSessionStore(directory, **options)
 """
@@ -56,7 +54,7 @@ from asyncsessions.sync._spill import take_over_spills
 
 async def main():
     global out
-    async with JSONSessionStore(directory, lock_timeout={SECONDS}) as store:
+    async with JSONSessionStore(directory, lock_timeout={LONG_ENOUGH}) as store:
 %s
 
 asyncio.run(main())
@@ -95,7 +93,7 @@ def _output(program: str, directory: Path) -> Any:
         capture_output=True,
         check=True,
         text=True,
-        timeout=SECONDS,
+        timeout=LONG_ENOUGH,
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -127,7 +125,7 @@ def release(process: subprocess.Popen[str]) -> None:
 
 def result(process: subprocess.Popen[str]) -> Any:
     """Return the ``out`` of a program once it has ended."""
-    output, _ = process.communicate(timeout=SECONDS)
+    output, _ = process.communicate(timeout=LONG_ENOUGH)
     assert process.returncode == 0
     return json.loads(output.splitlines()[-1])
 

@@ -17,12 +17,12 @@ from praisonaiagents.session.store import DefaultSessionStore
 
 from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.interop.original import load
 
-# A slow machine may take its time.
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.interop
 
-OPTIONS = {"retention": "keep_all", "lock_timeout": 300.0}
+OPTIONS = {"retention": "keep_all", "lock_timeout": LONG_ENOUGH}
 # What only PraisonAI knows.
 THEIRS = (
     "parent_id",

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from asyncsessions import BaseSessionStore, open_store
 from asyncsessions.cli.app import app
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 pytestmark = pytest.mark.interop
 
-SECONDS = 120
 
 WRITE = """
 import json, os, sys
@@ -58,7 +58,7 @@ def original(directory: Path, body: str) -> Any:
         capture_output=True,
         check=True,
         text=True,
-        timeout=SECONDS,
+        timeout=LONG_ENOUGH,
     )
     return json.loads(done.stdout.splitlines()[-1])
 

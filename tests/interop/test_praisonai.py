@@ -11,8 +11,7 @@ from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
 from tests.interop.original import at_once, load, original, ours, run
 
-# A slow machine may take its time.
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.interop
 
 
 async def test_the_original_reads_what_this_library_wrote(directory: Path) -> None:

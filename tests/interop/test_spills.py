@@ -16,10 +16,10 @@ import pytest
 from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.sync._spill import spill_directory, take_over_spills
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.interop.original import at_once, load, original, ours, run
 
-# A slow machine may take its time.
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.interop
 
 COUNT = 20
 LIMIT = """
@@ -148,7 +148,7 @@ async def test_who_is_killed_before_it_removes_a_spill_doubles_nothing(
             """
         )
         command = [sys.executable, "-c", killed, str(directory)]
-        done = await asyncio.to_thread(subprocess.run, command, timeout=300)
+        done = await asyncio.to_thread(subprocess.run, command, timeout=LONG_ENOUGH)
         assert done.returncode == -signal.SIGKILL
         assert len(list(spills.iterdir())) == 3
         assert len(await texts(store, "s")) == 3

@@ -26,8 +26,7 @@ from tests.interop.original import (
     started,
 )
 
-# A slow machine may take its time.
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.interop
 
 COUNT = 40
 

@@ -12,8 +12,7 @@ from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
 from tests.interop.original import at_once, load, numbers, original, ours, run
 
-# A slow machine may take its time.
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.interop
 
 
 async def test_a_tree_survives_writes_at_the_same_time(directory: Path) -> None:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncIterator,
     Callable,
+    Coroutine,
     Iterable,
     Mapping,
     Sequence,
@@ -83,7 +84,8 @@ _LOOKED_UP = ("agent_name", "user_id", "agent_id", "gateway_session_id")
 class BaseSessionStore(SessionStore, ABC):
     """Implements `SessionStore` on a few hooks.
 
-    Whatever here isn't a hook has two underscores before its name, so a store's can't clash.
+    Whatever here isn't a hook has two underscores before its name, so a store's can't clash;
+    only `_perform` is there for a store to call.
 
     Args:
         max_messages: Retention: older messages are dropped for good in the same step as an
@@ -247,6 +249,18 @@ class BaseSessionStore(SessionStore, ABC):
     @final
     async def ping(self) -> None:
         await self.__engine.read(self._ping)
+
+    @final
+    async def _perform(
+        self, session_id: str, verb: Callable[[Policy], Coroutine[Any, Any, T]]
+    ) -> T:
+        """Return the result of a write that only this store has.
+
+        It is called as the hooks are: with a valid id, while the store is open, and seen through
+        where the caller is cancelled. It gets the options that every store has.
+        """
+        check_session_id(session_id)
+        return await self.__engine.act(session_id, verb, self.__policy)
 
     # Append.
 
@@ -774,9 +788,13 @@ class BaseSessionStore(SessionStore, ABC):
             max_sessions=limit,
         )
 
-    async def __restore(self, info: SessionInfo, messages: Sequence[Message]) -> None:
+    async def __restore(
+        self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
+    ) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
-        append = await append_all(self.__policy, info.session_id, messages)
+        append = await append_all(
+            self.__policy, info.session_id, messages, expected_seq=expected_seq
+        )
         now = info.updated_at or append.now
         left = None
         if info.expires_at is not None:

@@ -393,6 +393,16 @@ class ReadsAllToAppend(Memory):
         return await super()._append(batch)
 
 
+class ComputesInOneGo(Memory):
+    """Computes for half a second on the event loop, and longer on a slower machine."""
+
+    async def _append(self, batch: Sequence[Append]) -> list[Any]:
+        total = 0
+        for step in range(10_000_000):
+            total += step
+        return await super()._append(batch)
+
+
 class BlocksTheLoop(Memory):
     """Sleeps on the event loop."""
 

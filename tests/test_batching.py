@@ -10,6 +10,7 @@ import pytest
 
 from asyncsessions.batching import GroupCommit, Outcome
 from asyncsessions.errors import StoreClosedError
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 
 class Log:
@@ -41,7 +42,7 @@ async def start(*submissions: Any) -> list[asyncio.Task[str]]:
 
 async def test_a_lone_item_is_flushed_at_once(log: Log) -> None:
     commit: GroupCommit[str, str] = GroupCommit(log.flush)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(LONG_ENOUGH):
         assert await commit.submit("k", "a", 1) == "A"
     assert log.batches == [["a"]]
 
@@ -197,7 +198,7 @@ async def test_too_few_outcomes_fail_the_batch() -> None:
         return batch[1:]
 
     commit: GroupCommit[str, str] = GroupCommit(flush)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONG_ENOUGH):
         outcomes = await asyncio.gather(
             *(commit.submit("k", item, 1) for item in "abc"), return_exceptions=True
         )

@@ -12,6 +12,7 @@ from asyncsessions.stores.jsonl import JSONLinesSessionStore
 from asyncsessions.stores.memory import InMemorySessionStore
 from asyncsessions.testing import DamageConformance, SharedStoreConformance, StoreConformance
 from asyncsessions.testing.reopening import ReopenCases, TwoStoreCases
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 
 def overwrite_middle(path: Path) -> None:
@@ -30,10 +31,12 @@ class TestInMemorySessionStore(StoreConformance):
 
 class TestJSONLinesSessionStore(SharedStoreConformance, DamageConformance):
     def make_store(self, **options: Any) -> SessionStore:
-        return JSONLinesSessionStore(self.tmp_path / "sessions", **options)
+        return JSONLinesSessionStore(
+            self.tmp_path / "sessions", lock_timeout=LONG_ENOUGH, **options
+        )
 
     def store_url(self) -> str:
-        return f"jsonl://{self.tmp_path / 'sessions'}"
+        return f"jsonl://{self.tmp_path / 'sessions'}?lock_timeout={LONG_ENOUGH:g}"
 
     def damage(self, session_id: str) -> None:
         overwrite_middle(self.tmp_path / "sessions" / f"{session_id}.jsonl")
@@ -41,7 +44,8 @@ class TestJSONLinesSessionStore(SharedStoreConformance, DamageConformance):
 
 class TestJSONLinesSessionStoreWithoutSync(TwoStoreCases, ReopenCases):
     def make_store(self, **options: Any) -> SessionStore:
-        return JSONLinesSessionStore(self.tmp_path / "sessions", durability="os", **options)
+        options |= {"lock_timeout": LONG_ENOUGH, "durability": "os"}
+        return JSONLinesSessionStore(self.tmp_path / "sessions", **options)
 
 
 class TestJSONSessionStore(SharedStoreConformance, DamageConformance):
@@ -49,10 +53,10 @@ class TestJSONSessionStore(SharedStoreConformance, DamageConformance):
     max_cost_growth = 1000.0
 
     def make_store(self, **options: Any) -> SessionStore:
-        return JSONSessionStore(self.tmp_path / "sessions", **options)
+        return JSONSessionStore(self.tmp_path / "sessions", lock_timeout=LONG_ENOUGH, **options)
 
     def store_url(self) -> str:
-        return f"json://{self.tmp_path / 'sessions'}"
+        return f"json://{self.tmp_path / 'sessions'}?lock_timeout={LONG_ENOUGH:g}"
 
     def damage(self, session_id: str) -> None:
         overwrite_middle(self.tmp_path / "sessions" / f"{session_id}.json")

@@ -17,6 +17,7 @@ from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
 from asyncsessions.stores.memory import InMemorySessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance, StoreConformance
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests import broken_stores as broken
 
 # Every defect, and the cases that catch it.
@@ -178,6 +179,14 @@ async def test_blocking_call_is_caught() -> None:
             await store.add_message("s", "user", "x")
 
 
+async def test_standstill_is_caught(tmp_path: Path) -> None:
+    suite = InMemory(broken.ComputesInOneGo)
+    # A tenth of what the defect takes.
+    suite.max_loop_lag = 0.05
+    with pytest.raises(AssertionError, match="stands still"):
+        await run_case(suite, "test_event_loop_runs_during_long_reads_and_rewrites", tmp_path)
+
+
 @pytest.mark.parametrize("name", CASES)
 async def test_whole_store_in_memory_passes(name: str, tmp_path: Path) -> None:
     await run_case(InMemory(InMemorySessionStore), name, tmp_path)
@@ -202,7 +211,7 @@ def test_defect_is_found_by_searching(suite: str, case: str) -> None:
         [sys.executable, "-m", "pytest", *options, target],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=LONG_ENOUGH,
         check=False,
     )
     assert run.returncode == 1, run.stdout + run.stderr

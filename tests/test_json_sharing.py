@@ -28,6 +28,7 @@ from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._docplace import names_of
 from asyncsessions.stores._documentfile import DocumentFile
 from asyncsessions.stores.json import JSONSessionStore
+from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 
 LONG = "x" * 245
 
@@ -143,7 +144,7 @@ def test_names_keep_their_digest_whatever_is_cut_off() -> None:
 
 
 async def test_a_held_lock_times_out_while_the_loop_runs(tmp_path: Path) -> None:
-    async with JSONSessionStore(tmp_path, durability="os", lock_timeout=0.3) as store:
+    async with JSONSessionStore(tmp_path, durability="os", lock_timeout=2 * slowness()) as store:
         await store.add_message("s", "user", "a")
         with locked(tmp_path / "s.json.lock"):
             late = asyncio.create_task(store.add_message("s", "user", "b"))
@@ -166,7 +167,7 @@ async def test_who_waits_for_a_lock_gets_it(tmp_path: Path) -> None:
             waiting = asyncio.create_task(store.add_message("s", "user", "x"))
             await asyncio.sleep(0.05)
             assert not waiting.done()
-        assert await asyncio.wait_for(waiting, 2)
+        assert await asyncio.wait_for(waiting, LONG_ENOUGH)
 
 
 async def test_the_file_of_a_lock_is_never_replaced(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ async def test_concurrent_callers_share_a_write(tmp_path: Path) -> None:
 
 def append_in_process(directory: str, session_ids: list[str], name: str) -> None:
     async def run() -> None:
-        async with open_store(f"json://{directory}?durability=os&lock_timeout=30") as store:
+        async with open_store(f"json://{directory}?durability=os&lock_timeout=300") as store:
             for number in range(10):
                 await asyncio.gather(
                     *(store.add_message(each, "user", f"{name}-{number}") for each in session_ids)

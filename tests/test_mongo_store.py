@@ -20,6 +20,7 @@ from asyncsessions import CorruptSessionError, InvalidMessageError, MessageTooLa
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 
 def database_of(path: Path) -> str:
@@ -41,11 +42,11 @@ class MongoConformance(SharedStoreConformance):
             await client.drop_database(self.database)
 
     def make_store(self, **options: Any) -> SessionStore:
-        return MongoSessionStore(self.url, database=self.database, **options)
+        return MongoSessionStore(self.url, database=self.database, timeout=LONG_ENOUGH, **options)
 
     def store_url(self) -> str:
         separator = "&" if "?" in self.url else "?"
-        return f"{self.url}{separator}database={self.database}"
+        return f"{self.url}{separator}database={self.database}&timeout={LONG_ENOUGH:g}"
 
 
 class TestMongoSessionStore(MongoConformance):
@@ -72,7 +73,9 @@ class TestMongoThroughMotor(MongoConformance):
         self.client.close()  # Or its threads would stay for all other tests.
 
     def make_store(self, **options: Any) -> SessionStore:
-        return MongoSessionStore(self.client, database=self.database, **options)
+        return MongoSessionStore(
+            self.client, database=self.database, timeout=LONG_ENOUGH, **options
+        )
 
 
 # What only this store has.
@@ -224,7 +227,7 @@ async def test_url_names_database_prefix_and_write_concern(
     mongo_url: str, client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
 ) -> None:
     database = database_of(tmp_path)
-    url = f"{mongo_url}?database={database}&prefix=bot_&write_concern=1&journal=false&timeout=3"
+    url = f"{mongo_url}?database={database}&prefix=bot_&write_concern=1&journal=false&timeout=60"
     url += "&directconnection=true&maxPoolSize=4"
     async with open_store(url) as store:
         await store.append("s", [user("hello")])

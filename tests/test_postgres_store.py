@@ -25,6 +25,7 @@ from asyncsessions.testing.reading import ReadCases
 from asyncsessions.testing.recording import StateCases
 from asyncsessions.testing.reopening import TwoStoreCases
 from asyncsessions.testing.rewriting import PartialTurnCases, RetentionCases, RewriteCases
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 PARTITIONED = (Path(__file__).parent.parent / "docs" / "postgres.md").read_text(encoding="utf-8")
 
@@ -57,10 +58,11 @@ class PostgresCases:
             await connection.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 
     def make_store(self, **options: Any) -> PostgresSessionStore:
-        return PostgresSessionStore(self.url, schema=self.schema, **self.options, **options)
+        options = self.options | options
+        return PostgresSessionStore(self.url, schema=self.schema, timeout=LONG_ENOUGH, **options)
 
     def store_url(self) -> str:
-        return f"{self.url}?schema={self.schema}"
+        return f"{self.url}?schema={self.schema}&timeout={LONG_ENOUGH:g}"
 
 
 class TestPostgresSessionStore(PostgresCases, SharedStoreConformance):
@@ -203,7 +205,7 @@ class TestPostgresTables(PostgresCases):
                 await store.add_message("s", "user", "x")
         query = """SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
             WHERE schemaname = $1 AND relname = 'sessions'"""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONG_ENOUGH):
             while True:
                 updated = (await self.rows(query, self.schema))[0]
                 if updated["n_tup_upd"] >= 49:
@@ -305,7 +307,7 @@ def test_unknown_option_in_the_url_is_named() -> None:
 
 async def test_options_in_the_url_reach_store_and_driver(postgres_url: str, tmp_path: Path) -> None:
     schema = schema_of(tmp_path)
-    query = f"schema={schema}&table_prefix=P_&connections=2&timeout=5&max_messages=2"
+    query = f"schema={schema}&table_prefix=P_&connections=2&timeout=60&max_messages=2"
     url = f"{postgres_url}?{query}&application_name=mine&synchronous_commit=off"
     async with open_store(url) as store, connected(postgres_url) as connection:
         for n in range(4):

@@ -27,8 +27,11 @@ from asyncsessions.testing import ManualClock, SharedStoreConformance
 from asyncsessions.testing._cases import StoreCases, result, same, texts, tool_call, user
 from asyncsessions.testing.properties import _settings
 from asyncsessions.testing.servers import RedisServer, redis_binaries
+from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 
 PARTS = ("record", "messages", "keys")
+# When each key expires, all at the same moment.
+ALL_TTLS = "local t = {} for i, key in ipairs(KEYS) do t[i] = redis.call('PTTL', key) end return t"
 # What would cut a hash tag short, or make it empty.
 ODD_IDS = ("}", "{", "{}", "}{", "%", "%7D", "a}b", "{a}", "\0", "🙂}", "index", "群/1", "a:b")
 _number = (
@@ -70,10 +73,10 @@ class RedisCases(StoreCases):
         return hashlib.sha1(str(self.tmp_path).encode()).hexdigest()[:16]
 
     def make_store(self, **options: Any) -> SessionStore:
-        return RedisSessionStore(self.url, prefix=self.prefix, **options)
+        return RedisSessionStore(self.url, prefix=self.prefix, timeout=LONG_ENOUGH, **options)
 
     def store_url(self) -> str:
-        return f"{self.url}?prefix={self.prefix}"
+        return f"{self.url}?prefix={self.prefix}&timeout={LONG_ENOUGH:g}"
 
 
 class TestRedisSessionStore(RedisCases, SharedStoreConformance):
@@ -138,12 +141,13 @@ class OwnCases(RedisCases):
         assert [await client.exists(key) for key in keys] == [0] * len(keys)
 
     async def test_all_keys_of_a_session_expire_together(self, client: Any) -> None:
-        async with self.make_store(ttl_seconds=100) as store:
+        async with self.make_store(ttl_seconds=1000) as store:
             await store.append("s", [user("x")], idempotency_key="k")
             await store.clear_session("s")
             await store.append("s", [user("y")], idempotency_key="l")
-            ttls = [await client.pttl(self.key("s", part)) for part in PARTS]
-            assert all(99_000 < ttl <= 100_000 for ttl in ttls)
+            keys = [self.key("s", part) for part in PARTS]
+            ttls = await client.eval(ALL_TTLS, len(keys), *keys)
+            assert all(1000 * (1000 - LONG_ENOUGH) < ttl <= 1000_000 for ttl in ttls)
             assert max(ttls) - min(ttls) < 500
             await store.expire_session("s", None)
             assert [await client.pttl(self.key("s", part)) for part in PARTS] == [-1] * 3
@@ -152,9 +156,10 @@ class OwnCases(RedisCases):
         async with self.make_store() as store:
             await store.append("s", [user("x")])
             await store.set_agent_info("s", "agent")
-            await store.expire_session("s", 1)
+            seconds = 2 * slowness()
+            await store.expire_session("s", seconds)
             assert await store.session_exists("s") is True
-            await asyncio.sleep(1.05)
+            await asyncio.sleep(seconds + 0.05)
             assert await store.session_exists("s") is False
             assert await store.get_messages("s") == []
             assert await client.exists(self.key("s", "record")) == 0

@@ -19,6 +19,7 @@ from asyncsessions.testing.servers import (
     RedisServer,
     Server,
 )
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 
 def is_listening(port: int) -> bool:
@@ -64,7 +65,7 @@ def test_server_that_cannot_start_says_why() -> None:
 def test_server_ends_with_its_parent(tmp_path: Path) -> None:
     script = (
         "import time; from asyncsessions.testing.servers import RedisServer; "
-        "server = RedisServer(); server.start(); print(server.port, flush=True); time.sleep(60)"
+        "server = RedisServer(); server.start(); print(server.port, flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script],
@@ -78,7 +79,7 @@ def test_server_ends_with_its_parent(tmp_path: Path) -> None:
         assert is_listening(port)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LONG_ENOUGH
     while is_listening(port):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +30,10 @@ from asyncsessions import (
 )
 from asyncsessions.protocols import SessionStore
 from asyncsessions.sync import SyncSessionStore, open_store
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.sync_view import methods
 
 ROOT = Path(__file__).parent.parent
-# For what has to happen; only a hang takes so long.
-PATIENCE = 300
 
 
 def run_script(script: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def run_script(script: str, *arguments: str, **options: Any) -> subprocess.Compl
         check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
-        timeout=PATIENCE,
+        timeout=LONG_ENOUGH,
         **options,
     )
 
@@ -192,9 +192,9 @@ def test_code_in_the_stores_own_loop_is_told_to_await() -> None:
 
 
 def test_a_call_that_takes_too_long_is_cancelled(tmp_path: Path) -> None:
-    with open_store(f"json://{tmp_path}?durability=os&lock_timeout={PATIENCE}") as patient:
+    with open_store(f"json://{tmp_path}?durability=os&lock_timeout={LONG_ENOUGH}") as patient:
         patient.add_message("s", "user", "a")
-    url = f"json://{tmp_path}?durability=os&lock_timeout={PATIENCE}"
+    url = f"json://{tmp_path}?durability=os&lock_timeout={LONG_ENOUGH}"
     with open_store(url, call_timeout=0.2) as store:
         with locked(tmp_path / "s.json.lock"), pytest.raises(CallTimeoutError) as raised:
             store.add_message("s", "user", "late")
@@ -207,7 +207,7 @@ def test_a_call_that_takes_too_long_is_cancelled(tmp_path: Path) -> None:
 
 def test_a_timeout_of_the_store_itself_stays_what_it_is(tmp_path: Path) -> None:
     url = f"json://{tmp_path}?durability=os&lock_timeout=0.05"
-    with open_store(url, call_timeout=PATIENCE) as store:
+    with open_store(url, call_timeout=LONG_ENOUGH) as store:
         with locked(tmp_path / "s.json.lock"), pytest.raises(LockTimeoutError):
             store.add_message("s", "user", "x")
         store.add_message("s", "user", "y")
@@ -219,8 +219,8 @@ import sys
 from asyncsessions.sync import open_store
 store = open_store(f"json://{sys.argv[1]}?lock_timeout=300")
 store.ping()
-print("waiting", flush=True)
 try:
+    print("waiting", flush=True)
     store.add_message("s", "user", "interrupted")
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -239,9 +239,10 @@ print([message.content for message in store.get_messages("s")])
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.5)  # Most likely, it waits for the lock by now.
         process.send_signal(signal.SIGINT)
         said = process.stdout.readline()
-    out, _ = process.communicate(timeout=PATIENCE)
+    out, _ = process.communicate(timeout=LONG_ENOUGH)
     assert said == "interrupted\n"
     assert out in {"['after']\n", "['interrupted', 'after']\n"}
     assert process.returncode == 0

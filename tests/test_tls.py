@@ -85,5 +85,5 @@ async def test_store_through_tls(name: str, request: pytest.FixtureRequest, tmp_
             assert await store.delete_session("s") is True
         url = URLS[name].format(address=address, ca=files[1])
         with pytest.raises(StoreRefusedError, match="certificate isn't trusted"):
-            async with open_store(url, timeout=3):
+            async with open_store(url):
                 pass

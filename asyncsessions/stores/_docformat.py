@@ -22,9 +22,11 @@ __all__ = [
     "EPOCH",
     "RESERVED",
     "DamageError",
+    "VersionError",
     "clean",
     "format_document",
     "from_iso",
+    "is_object",
     "loads",
     "owner",
     "owner_of_damaged",
@@ -49,6 +51,7 @@ _LARGE = 1 << 17
 _BEFORE_MESSAGES = b'\n  "messages": '
 # What is between two messages there.
 _BETWEEN = re.compile(rb"},\n    {")
+_BRACE = ord("{")
 # Messages that are formatted at once, and their bytes.
 _SLICE = 128
 _SLICE_BYTES = 1 << 17
@@ -69,6 +72,10 @@ class DamageError(ValueError):
         super().__init__(detail)
         self.line = line
         self.key = key
+
+
+class VersionError(DamageError):
+    """A document is of a later version of this library, which understands it."""
 
 
 # Parsing.
@@ -223,6 +230,11 @@ def loads(raw: msgspec.Raw) -> Any:
         return _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _decode(clean(raw))
+
+
+def is_object(raw: msgspec.Raw) -> bool:
+    """Whether a value of a list is an object, as every message is."""
+    return memoryview(raw)[0] == _BRACE
 
 
 def owner(top: Mapping[str, msgspec.Raw], stem: str) -> str:

@@ -8,7 +8,14 @@ from typing import Any
 import msgspec
 
 from asyncsessions.codec import encode_json, with_seq
-from asyncsessions.stores._docformat import RESERVED, DamageError, clean, from_iso, loads
+from asyncsessions.stores._docformat import (
+    RESERVED,
+    DamageError,
+    VersionError,
+    clean,
+    from_iso,
+    loads,
+)
 
 __all__ = ["entry_from_body", "entry_to_body", "identity", "unhide"]
 
@@ -155,7 +162,8 @@ def unhide(metadata: dict[str, Any], kind: type[Any]) -> Any:
         None where there is nothing of this library's.
 
     Raises:
-        DamageError: It is of another version of the library, or was changed.
+        VersionError: It is of another version of the library.
+        DamageError: It was changed.
     """
     value = metadata.get(RESERVED)
     if isinstance(value, msgspec.Raw):
@@ -163,7 +171,7 @@ def unhide(metadata: dict[str, Any], kind: type[Any]) -> Any:
     if not isinstance(value, dict) or "version" not in value:
         return None
     if value["version"] != 1:
-        raise DamageError(f"it is of version {value['version']}; this library knows version 1")
+        raise VersionError(f"it is of version {value['version']}; this library knows version 1")
     try:
         hidden = msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +19,7 @@ from asyncsessions.pacing import Breather
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._docformat import (
     DamageError,
+    VersionError,
     owner,
     owner_of_damaged,
     parse_document,
@@ -23,7 +27,7 @@ from asyncsessions.stores._docformat import (
 )
 from asyncsessions.stores._document import Document
 
-__all__ = ["Names", "Place", "find", "names_of", "read_place"]
+__all__ = ["Names", "Place", "find", "free_name", "names_of", "read_place"]
 
 _LOCK = ".lock"
 _MAX_NAME = 255
@@ -94,7 +98,7 @@ class Place(NamedTuple):
         """
         if self.data is None:
             return None
-        try:
+        with self.understanding(session_id):
             if self.damage is not None:
                 raise self.damage
             try:
@@ -104,10 +108,27 @@ class Place(NamedTuple):
                     raise
             # It is damaged, or in a layout that only looks like the one that is cut in slices.
             return Document(session_id, parse_object(self.data), self.modified)
-        except DamageError as exc:
-            raise self.corrupt(exc, session_id) from exc
 
-    def corrupt(self, damage: DamageError, session_id: str | None) -> CorruptSessionError:
+    def is_damaged(self) -> bool:
+        """Whether nobody can understand it, a later version of this library included."""
+        try:
+            document = self.document(self.path.stem)
+            with self.understanding(self.path.stem):
+                for _ in () if document is None else document.bodies():
+                    pass
+        except CorruptSessionError as exc:
+            return not isinstance(exc.__cause__, VersionError)
+        return False
+
+    @contextmanager
+    def understanding(self, session_id: str) -> Iterator[None]:
+        """Raise `CorruptSessionError` for what turns out to be damaged in this block."""
+        try:
+            yield
+        except DamageError as exc:
+            raise self._corrupt(exc, session_id) from exc
+
+    def _corrupt(self, damage: DamageError, session_id: str) -> CorruptSessionError:
         """Return the error for a damaged document."""
         line = damage.line
         if line is None and damage.key is not None and self.data is not None:
@@ -152,3 +173,16 @@ def find(disk: Disk, directory: Path, session_id: str) -> Place:
     if primary.data is None or primary.owner() in {session_id, None}:
         return primary
     return place
+
+
+def free_name(path: Path) -> Path:
+    """Return where PraisonAI would move a damaged document: a name that nothing has yet."""
+    ending = f".corrupt-{time.time_ns() // 1_000_000}"
+    # Of a name that gets too long, the end tells ids apart.
+    room = _MAX_NAME - len(f"{ending}-999")
+    name = path.name.encode()[-room:].decode(errors="ignore") + ending
+    aside, number = path.with_name(name), 0
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{name}-{number}")
+    return aside

@@ -21,6 +21,7 @@ from asyncsessions.stores._docformat import (
     DamageError,
     format_document,
     from_iso,
+    is_object,
     loads,
     parse_list,
     parse_object,
@@ -28,8 +29,6 @@ from asyncsessions.stores._docformat import (
 )
 from asyncsessions.stores._docmessage import entry_from_body, entry_to_body, identity, unhide
 from asyncsessions.stores._docown import Own, number, runs
-
-_BRACE = ord("{")
 
 __all__ = ["Document"]
 
@@ -94,7 +93,8 @@ class Document:
         try:
             own = unhide(metadata, Own) or Own()
         except DamageError as exc:
-            raise DamageError(str(exc), key=RESERVED) from exc
+            exc.key = RESERVED
+            raise
         if own.metadata is not msgspec.UNSET:
             metadata[RESERVED] = msgspec.Raw(encode_json(own.metadata))
         if own.session_id not in {"", self.session_id}:
@@ -113,7 +113,7 @@ class Document:
         self._junk: list[tuple[int, msgspec.Raw]] = []
         messages: list[msgspec.Raw] = []
         for entry in entries:
-            if memoryview(entry)[0] == _BRACE:
+            if is_object(entry):
                 messages.append(entry)
             else:
                 self._junk.append((len(messages), entry))
@@ -123,7 +123,8 @@ class Document:
         try:
             self.seqs = number(self.own, entries)
         except DamageError as exc:
-            raise DamageError(str(exc), key=RESERVED) from exc
+            exc.key = RESERVED
+            raise
         # Whether another program changed the messages since this library wrote last.
         self.was_changed = bool(entries) and runs(self.seqs) != self.own.seqs
         self.last_seq = max(self.own.last_seq, self.seqs[-1] if self.seqs else 0)
@@ -195,6 +196,13 @@ class Document:
         start, end = window.range_of(self.seqs)
         return list(self.bodies(start, end))
 
+    def identities(self) -> Iterator[str]:
+        """Iterate over the `identity` of each message, those that PraisonAI archived included."""
+        archived = _part(self._top, "archived_messages", parse_list) or []
+        for entry in (*self._entries, *filter(is_object, archived)):
+            yield identity(entry)
+            self._breather.breathe()
+
     def bodies(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Iterate over messages, encoded with their ``seq``, oldest first."""
         end = len(self.seqs) if end is None else end
@@ -206,10 +214,14 @@ class Document:
 
     def add(self, bodies: Iterable[bytes]) -> int:
         """Add encoded messages with new ``seq``; return the first one."""
+        return self.add_entries(map(entry_from_body, bodies))
+
+    def add_entries(self, entries: Iterable[msgspec.Raw]) -> int:
+        """Add messages as a document holds them, with new ``seq``; return the first one."""
         first = self.last_seq + 1
-        for body in bodies:
+        for entry in entries:
             self.last_seq += 1
-            self._entries.append(entry_from_body(body))
+            self._entries.append(entry)
             self.seqs.append(self.last_seq)
             self._breather.breathe()
         self._info = None
@@ -243,7 +255,10 @@ class Document:
 
     def clear_archive(self) -> int:
         """Remove what PraisonAI moved out of its window; return how many messages it was."""
-        archived = _part(self._top, "archived_messages", parse_list) or []
+        try:
+            archived = _part(self._top, "archived_messages", parse_list) or []
+        except DamageError:
+            archived = []  # Whatever it was, it is removed.
         self._top["archived_messages"] = b"[]"
         return len(archived)
 

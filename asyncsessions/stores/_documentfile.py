@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import msgspec
 
 from asyncsessions._compat import override
 from asyncsessions.codec import decode_message
@@ -24,7 +26,8 @@ from asyncsessions.hooks import (
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._docformat import DamageError
-from asyncsessions.stores._docplace import Names, Place, find, names_of, read_place
+from asyncsessions.stores._docplace import Names, Place, find, free_name, names_of, read_place
+from asyncsessions.stores._docspill import Spills, absorb, read_spill
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._writer import SessionWriter
 
@@ -84,6 +87,7 @@ class DocumentFile(SessionWriter):
         self._place = Place(directory)
         self._document: Document | None = None
         self._data: list[bytes] | None = None  # What `sync` is to write, in parts.
+        self._spills: list[Path] = []  # What `sync` removes after that.
 
     # The lock.
 
@@ -130,6 +134,7 @@ class DocumentFile(SessionWriter):
         if self._document is not None and self._document.was_changed:
             self._shared_until = time.monotonic() + _SHARED_SECONDS
         self._data = None
+        self._spills = []
 
     @override
     def release(self) -> None:
@@ -157,22 +162,25 @@ class DocumentFile(SessionWriter):
     @override
     def append(self, batch: Sequence[Append]) -> list[Appended | SessionStoreError]:
         """Append, all in one write; see `BaseSessionStore._append`."""
-        outcomes = [self._add(append) for append in batch]
-        document, keep = self._document, batch[-1].keep
-        if self._data is not None and document is not None:
-            if keep is not None and len(document.seqs) > keep:
-                results = (is_tool_result(decode_message(body)) for body in document.bodies())
-                document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
-            self._data = document.dump()
+        with self._place.understanding(self._session_id):
+            outcomes = [self._add(append) for append in batch]
+            self._dump_newest(batch[-1].keep)
         return outcomes
+
+    def _dump_newest(self, keep: int | None) -> None:
+        """Get a changed document ready for `sync`, with no more messages than retention leaves."""
+        document = self._document
+        if self._data is None or document is None:
+            return
+        if keep is not None and len(document.seqs) > keep:
+            results = (is_tool_result(decode_message(body)) for body in document.bodies())
+            document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
+        self._data = document.dump()
 
     def _add(self, append: Append) -> Appended | SessionStoreError:
         existing = self._existing(append.now)
         document = existing or Document(self._session_id, {})
-        try:
-            known = document.own.key(append.key)
-        except DamageError as exc:
-            raise self._place.corrupt(exc, self._session_id) from exc
+        known = document.own.key(append.key)
         outcome = admit(append, last_seq=document.last_seq, known=known)
         if outcome is not None:
             return outcome
@@ -249,23 +257,63 @@ class DocumentFile(SessionWriter):
             self._disk.sync_directory(self._directory)
         return True
 
+    def take_over(self, spills: Spills) -> int:
+        """Add the messages of files that PraisonAI spilled; return how many.
+
+        `sync` removes the files, for which it waits for the disk in any case.
+        """
+        document = self._existing(spills.append.now) or Document(self._session_id, {})
+        with self._place.understanding(self._session_id):
+            count = absorb(document, self._spilled(spills.paths), spills.append.now)
+            if count:
+                document.touch(spills.append)
+                self._change(document)
+                self._dump_newest(spills.append.keep)
+        return count
+
+    def _spilled(self, paths: Sequence[Path]) -> Iterator[tuple[str, list[msgspec.Raw]]]:
+        for path in paths:
+            try:
+                entries = read_spill(self._disk, path)[1]
+            except (DamageError, OSError):
+                continue  # Whoever had the lock before took it over.
+            self._spills.append(path)
+            yield path.name, entries
+
+    def quarantine(self, _: None) -> Path | None:
+        """Move the document aside if it is damaged; return where it is now."""
+        if not self._place.is_damaged():
+            return None
+        aside = free_name(self._place.path)
+        self._disk.replace(self._place.path, aside)
+        if self._is_synced:
+            self._disk.sync_directory(self._directory)
+        return aside
+
     @override
     def sync(self) -> None:
         """Put the new document in place of the old one; on failure the old one stays."""
         data, self._data = self._data, None
-        if data is None:
-            return
+        is_synced = self._is_synced or bool(self._spills)
+        if data is not None:
+            self._put(data, is_synced=is_synced)
+        for path in self._spills:
+            # Where it stays, the document says that its messages were taken over.
+            with contextlib.suppress(OSError):
+                self._disk.unlink(path)
+
+    def _put(self, data: Sequence[bytes], *, is_synced: bool) -> None:
         temp = self._directory / self._names.temp
         try:
-            self._write(temp, data)
+            self._write(temp, data, is_synced=is_synced)
             self._disk.replace(temp, self._place.path)
         except BaseException:
             self._remove_temp()
             raise
-        if self._is_synced:
+        if is_synced:
             self._disk.sync_directory(self._directory)
 
-    def _write(self, temp: Path, data: Sequence[bytes]) -> None:
+    def _write(self, temp: Path, data: Sequence[bytes], *, is_synced: bool) -> None:
         fd = self._disk.open(temp, create=True)
         try:
             self._disk.truncate(fd, 0)  # A crash may have left one behind.
@@ -273,7 +321,7 @@ class DocumentFile(SessionWriter):
             for part in data:
                 self._disk.write(fd, part, end)
                 end += len(part)
-            if self._is_synced:
+            if is_synced:
                 self._disk.sync(fd)
         finally:
             self._disk.close(fd)

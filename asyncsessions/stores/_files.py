@@ -47,12 +47,16 @@ _LAST_POLL = 0.004
 _URL_OPTIONS = {"durability": str, "lock_timeout": float} | STORE_OPTIONS
 
 
+# What a job can do; a store that has no such method never asks for it.
+Verb = Literal["append", "update", "replace", "delete", "quarantine", "take_over"]
+
+
 class _Job(msgspec.Struct, eq=False):
     """What one worker does for one session in one hop."""
 
     session_id: str
     writer: SessionWriter
-    verb: Literal["append", "update", "replace", "delete"]
+    verb: Verb
     request: Any
     create: bool
     load: bool = True
@@ -259,7 +263,7 @@ class FileStore(BaseSessionStore):
     def _job(
         self,
         session_id: str,
-        verb: Literal["append", "update", "replace", "delete"],
+        verb: Verb,
         request: Any,
         *,
         create: bool,

@@ -10,9 +10,11 @@ from typing import TypeVar
 
 from asyncsessions._compat import override
 from asyncsessions.errors import CorruptSessionError
-from asyncsessions.hooks import Scan, Tail, Window
+from asyncsessions.hooks import Append, Scan, Tail, Window
 from asyncsessions.models import SessionInfo
+from asyncsessions.requests import Policy
 from asyncsessions.stores._docplace import find, names_of, read_place
+from asyncsessions.stores._docspill import Spills, find_spills
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._documentfile import DocumentFile
 from asyncsessions.stores._files import FileStore
@@ -53,8 +55,9 @@ class JSONSessionStore(FileStore):
 
     Two ids never share a document, although PraisonAI gives ``a.b`` and ``a_b`` one name: who
     comes second gets a suffixed name, which PraisonAI lists but can't open. A damaged document,
-    an empty file too, raises `CorruptSessionError`; it stays as it is (PraisonAI moves it aside
-    when it opens it).
+    an empty file too, raises `CorruptSessionError`; it stays as it is until `quarantine` moves it
+    aside (PraisonAI does so when it opens it). What PraisonAI could not write, and spilled, is in
+    no document until somebody takes it over: PraisonAI, or `take_over_spills`.
 
     Args:
         directory: Where the files are; made if missing.
@@ -74,6 +77,69 @@ class JSONSessionStore(FileStore):
             is_synced=self._is_synced,
             lock_timeout=self._lock_timeout,
         )
+
+    async def quarantine(self, session_id: str) -> Path | None:
+        """Move a session's document aside if it is damaged, so that the session starts anew.
+
+        It keeps its bytes, under the name that PraisonAI gives to such files, and is no session
+        any more. Of many callers, in any number of processes and PraisonAI's among them, one
+        moves it. What a later version of this library wrote isn't damaged.
+
+        Returns:
+            Where it is now; None where the document is sound, or there is none.
+
+        Raises:
+            LockTimeoutError: Another process held the session for too long.
+            StoreUnavailableError: The system refused.
+        """
+
+        async def move(_: object) -> Path | None:
+            job = self._job(session_id, "quarantine", None, create=False, load=False)
+            aside: Path | None = await self._alone(job)
+            return aside
+
+        aside = await self._perform(session_id, move)
+        if aside is not None:
+            logger.warning("a damaged document was moved aside: %s", aside)
+        return aside
+
+    async def take_over_spills(self, session_id: str, spills: str | os.PathLike[str]) -> int:
+        """Append the messages that PraisonAI could not write to a session's document.
+
+        When a write of its `add_message` fails, PraisonAI spills the message into a directory
+        that serves all session directories, and takes it over when it next reads the session.
+        This does the same, under the same lock: each file once, however often this is called and
+        by how many processes, PraisonAI's among them, and also where one of them is killed. A
+        file is removed when the disk has its messages. They come last, in the order of the files;
+        what the session has already, told by time, role and content, isn't added again.
+
+        A file names the session but no directory. It is left where it is unless PraisonAI opened
+        the session's lock here at that time, as it does before it can fail, or later.
+
+        Args:
+            session_id: The session.
+            spills: PraisonAI's directory of such files; it may be missing.
+
+        Returns:
+            How many messages were appended.
+
+        Raises:
+            CorruptSessionError: The document is damaged; the files stay.
+            LockTimeoutError: Another process held the session for too long.
+            StoreUnavailableError: The system refused; the files stay.
+        """
+
+        async def take_over(policy: Policy) -> int:
+            given = (self._disk, Path(spills), self.directory, session_id)
+            paths = tuple(await self._in_thread(find_spills, *given))
+            if not paths:
+                return 0
+            now, keep, ttl = policy.clock(), policy.max_messages, policy.ttl_seconds
+            request = Spills(Append(session_id, (), (), now, keep, ttl), paths)
+            count: int = await self._alone(self._job(session_id, "take_over", request, create=True))
+            return count
+
+        return await self._perform(session_id, take_over)
 
     # Reads take no lock: a document is replaced as a whole.
 
@@ -96,7 +162,8 @@ class JSONSessionStore(FileStore):
         if document is None:
             return None
         try:
-            return read(document)
+            with place.understanding(session_id):
+                return read(document)
         finally:
             document.close()
 

@@ -24,7 +24,18 @@ name says which part of it, and `asyncsessions.protocols` what it promises.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 import pytest
+
+if TYPE_CHECKING:
+    from asyncsessions.testing._cases import ManualClock
+    from asyncsessions.testing.damaging import DamageConformance
+    from asyncsessions.testing.sharing import SharedStoreConformance
+    from asyncsessions.testing.suite import StoreConformance
+
+__all__ = ["DamageConformance", "ManualClock", "SharedStoreConformance", "StoreConformance"]
 
 # Before the modules with the cases are imported, so that a failed assertion shows its values.
 _MODULES = (
@@ -47,9 +58,17 @@ _MODULES = (
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
-from asyncsessions.testing._cases import ManualClock  # noqa: E402  # see above
-from asyncsessions.testing.damaging import DamageConformance  # noqa: E402
-from asyncsessions.testing.sharing import SharedStoreConformance  # noqa: E402
-from asyncsessions.testing.suite import StoreConformance  # noqa: E402
+# Imported when they are first used: the cases that hypothesis drives take its settings as they are
+# then, and a `conftest.py` that imports `servers` has not yet loaded its profile.
+_LAZY = {
+    "DamageConformance": "damaging",
+    "ManualClock": "_cases",
+    "SharedStoreConformance": "sharing",
+    "StoreConformance": "suite",
+}
 
-__all__ = ["DamageConformance", "ManualClock", "SharedStoreConformance", "StoreConformance"]
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

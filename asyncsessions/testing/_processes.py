@@ -13,12 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from asyncsessions.testing.timing import LONG_ENOUGH
+
 __all__ = ["Job", "run_and_kill", "run_together"]
 
 _SCRIPT = Path(__file__).with_name("workers.py")
-# Far more than any case takes; a worker that hangs is killed, and its case fails.
-_SECONDS = 60.0
-
 Job = dict[str, Any]
 
 
@@ -41,7 +40,8 @@ def _workers(jobs: Sequence[Job]) -> Iterator[list[subprocess.Popen[str]]]:
             stack.callback(worker.kill)
             _send(worker, json.dumps(job))
             workers.append(worker)
-        watchdog = threading.Timer(_SECONDS, _kill_all, [workers])
+        # A worker that hangs is killed, and its case fails.
+        watchdog = threading.Timer(LONG_ENOUGH, _kill_all, [workers])
         watchdog.start()
         stack.callback(watchdog.cancel)
         for worker in workers:

@@ -121,8 +121,8 @@ class CostCases(StoreCases):
     Attributes:
         max_cost_growth: How many times as much a call may cost at 4,000 messages as at 10. Raise
             it only for a store whose format is one document for each session, and document that.
-        max_loop_lag: How long, in seconds, the event loop may stand still while long histories
-            are read and rewritten.
+        max_loop_lag: How long, in seconds of a machine of usual speed, the event loop may stand
+            still while long histories are read and rewritten.
     """
 
     max_cost_growth: float = 4.0
@@ -160,18 +160,27 @@ class CostCases(StoreCases):
             assert len(await store.export_session("s")) > 1
             await store.clear_session("s")
 
-        assert await loop_lag(read_and_rewrite) < self.max_loop_lag
+        lag = await loop_lag(read_and_rewrite, enough=self.max_loop_lag)
+        assert lag < self.max_loop_lag, "the event loop stands still"
 
     async def test_many_sessions_at_once(self, store: SessionStore) -> None:
+        names = [f"s{n}" for n in range(200)]
+        rounds = 0
+
         async def talk(name: str) -> None:
             for n in range(3):
                 await store.add_message(name, "user", f"{name} says {n}")
 
-        names = [f"s{n}" for n in range(200)]
-        assert await loop_lag(lambda: asyncio.gather(*map(talk, names))) < self.max_loop_lag
+        async def talk_at_once() -> None:
+            nonlocal rounds
+            rounds += 1
+            await asyncio.gather(*map(talk, names))
+
+        lag = await loop_lag(talk_at_once, enough=self.max_loop_lag)
+        assert lag < self.max_loop_lag, "the event loop stands still"
         for name in names:
             said = texts(await store.get_messages(name))
-            assert said == [f"{name} says {n}" for n in range(3)] * 3
+            assert said == [f"{name} says {n}" for n in range(3)] * rounds
 
     async def test_old_page_of_a_long_history_is_right(self, store: SessionStore) -> None:
         stored = await fill(store, "s", 3000)

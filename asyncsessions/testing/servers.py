@@ -28,6 +28,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from asyncsessions.testing.timing import LONG_ENOUGH
+
 __all__ = [
     "MongoServer",
     "PostgresServer",
@@ -38,11 +40,11 @@ __all__ = [
     "redis_binaries",
 ]
 
-# Far more than any of them takes to start; a machine that is busy may need it.
-_START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 _HIGHEST_PORT = 65535
+# A busy machine may stand still for seconds, which is no failure of a node.
+_NODE_MILLISECONDS = "5000"
 # A node of Redis Cluster talks to the others on a port that is so much higher.
 _CLUSTER_BUS = 10_000
 
@@ -150,7 +152,7 @@ class Server(ABC):
                 extra_groups=None if self._user() is None else [],
                 preexec_fn=_end_with_parent,
             )
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + LONG_ENOUGH
         while not (self._process.poll() is None and self._is_listening() and self._is_ready()):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self._command()[0]} doesn't start: {self.log_tail()}")
@@ -170,6 +172,8 @@ class Server(ABC):
     def pause(self) -> None:
         """Let it stand still: connections stay open, nothing is answered."""
         self._signal(signal.SIGSTOP)
+        # On a busy machine its other threads go on, and answer, until the first one has seen it.
+        os.waitpid(self.process_id, os.WUNTRACED)
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -272,7 +276,7 @@ class RedisServer(Server):
 
     def command(self, *words: str) -> str:
         """Send one command and return the start of its raw reply."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=LONG_ENOUGH) as connection:
             if self.password is not None:
                 connection.sendall(_redis_words("AUTH", self.password))
                 connection.recv(4096)
@@ -298,7 +302,7 @@ class RedisClusterServers:
 
     def __init__(self, *, replicas: int = 0) -> None:
         self._replicas = replicas
-        settings = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+        settings = ("--cluster-enabled", "yes", "--cluster-node-timeout", _NODE_MILLISECONDS)
         self.nodes: list[RedisServer] = [
             RedisServer(*settings, port=free_port(pair_offset=_CLUSTER_BUS))
             for _ in range(3 * (1 + replicas))
@@ -341,7 +345,7 @@ class RedisClusterServers:
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            timeout=_START_SECONDS,
+            timeout=LONG_ENOUGH,
         )
 
     def _join(self) -> None:
@@ -351,10 +355,10 @@ class RedisClusterServers:
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + LONG_ENOUGH
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError("the servers don't come together in time")
+            raise RuntimeError("the servers don't get ready in time")
         time.sleep(0.05)
 
 
@@ -395,6 +399,8 @@ class PostgresServer(Server):
         children = self._children()
         super().kill()
         _signal_all(children, signal.SIGKILL)
+        # Until they have let go of its memory, the server doesn't start again.
+        _wait(lambda: not any(map(_is_running, children)))
 
     def pause(self) -> None:
         """Let it stand still: connections stay open, nothing is answered."""
@@ -466,6 +472,14 @@ def _signal_all(processes: Sequence[int], number: signal.Signals) -> None:
             os.kill(process, number)
 
 
+def _is_running(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
 @functools.cache
 def _readable_by_all(programs: Path) -> Path:
     """Return the programs, copied if another user can't reach them where they are."""
@@ -528,6 +542,7 @@ class MongoServer(Server):
     def _client(self) -> Any:
         from pymongo import MongoClient  # only this server needs the driver
 
+        milliseconds = int(LONG_ENOUGH * 1000)
         return MongoClient(
-            "127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=5000
+            "127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=milliseconds
         )

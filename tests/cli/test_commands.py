@@ -14,6 +14,7 @@ import pytest
 
 from asyncsessions import BaseSessionStore, __version__
 from asyncsessions.cli.common import store_directory
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.cli.helpers import DATA, bad, call, good, with_store
 
 COMMAND = [sys.executable, "-m", "asyncsessions.cli"]
@@ -308,14 +309,14 @@ def test_a_broken_pipe_is_quiet(tmp_path: Path) -> None:
 
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(20) != 0
+    assert process.wait(LONG_ENOUGH) != 0
 
 
 def test_no_colour_and_no_traceback_when_piped(tmp_path: Path) -> None:
     good("import", DATA, "--store", f"jsonl://{tmp_path}")
 
     process = start("show", "cafe-1", "--store", f"jsonl://{tmp_path}")
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=LONG_ENOUGH)
 
     assert process.returncode == 0
     assert b"\x1b" not in out
@@ -332,13 +333,13 @@ def signals_are_heard() -> Iterator[None]:
 
 @pytest.mark.usefixtures("signals_are_heard")
 def test_ctrl_c_is_quiet_and_130(tmp_path: Path) -> None:
-    process = start("demo", "--seconds", "20", "--workers", "1", "--directory", str(tmp_path))
+    process = start("demo", "--seconds", "600", "--workers", "1", "--directory", str(tmp_path))
     # The worker has begun when its files are there.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LONG_ENOUGH
     while not list(tmp_path.glob("*/baseline/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=LONG_ENOUGH)
 
     assert (process.returncode, out, err) == (130, b"", b"")
     assert list(tmp_path.iterdir()) == []

@@ -396,7 +396,7 @@ def test_examining_beside_live_writers_finds_nothing(tmp_path: Path) -> None:
     writer.start()
     findings: list[object] = []
     deadline = time.monotonic() + 1.5
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or not acknowledged:
         for finding in _repair.examine(tmp_path) if tmp_path.exists() else ():
             findings.append(finding)
             _repair.repair(finding)

@@ -17,6 +17,7 @@ from pymongo import AsyncMongoClient
 
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.faults.proxy import Proxy
 
 __all__ = [
@@ -62,7 +63,7 @@ async def proxy(server: MongoServer) -> AsyncIterator[Proxy]:
 async def store(proxy: Proxy, database: str) -> AsyncIterator[MongoSessionStore]:
     """A store behind the proxy."""
     url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true"
-    async with MongoSessionStore(url, timeout=20.0) as store:
+    async with MongoSessionStore(url, timeout=LONG_ENOUGH) as store:
         yield store
 
 

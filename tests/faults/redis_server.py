@@ -10,6 +10,7 @@ from redis import asyncio as aioredis
 
 from asyncsessions.stores.redis import RedisSessionStore
 from asyncsessions.testing.servers import RedisServer
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.faults.proxy import Proxy
 
 __all__ = ["admin", "proxy", "server", "store"]
@@ -41,5 +42,6 @@ async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
 @pytest_asyncio.fixture
 async def store(proxy: Proxy, admin: aioredis.Redis) -> AsyncIterator[RedisSessionStore]:
     """A store behind the proxy."""
-    async with RedisSessionStore(f"redis://127.0.0.1:{proxy.port}", timeout=5.0) as store:
+    url = f"redis://127.0.0.1:{proxy.port}"
+    async with RedisSessionStore(url, timeout=LONG_ENOUGH) as store:
         yield store

@@ -16,6 +16,7 @@ import pytest
 
 from asyncsessions import CorruptSessionError, StoreUnavailableError, open_store
 from asyncsessions.stores._disk import Disk
+from asyncsessions.testing.timing import LONG_ENOUGH
 
 SCHEMES = ["jsonl", "json"]
 
@@ -93,7 +94,7 @@ async def test_a_failed_write_leaves_no_lock_with_a_forked_child(
     tmp_path: Path, scheme: str
 ) -> None:
     disk = FailingDisk()
-    async with open_store(f"{scheme}://{tmp_path}", disk=disk, lock_timeout=2) as store:
+    async with open_store(f"{scheme}://{tmp_path}", disk=disk, lock_timeout=LONG_ENOUGH) as store:
         await store.add_message("a", "user", "one")
         with idle_child():
             disk.failing = "sync"
@@ -108,7 +109,7 @@ async def test_a_failed_write_leaves_no_lock_with_a_forked_child(
 async def test_a_damaged_session_leaves_no_lock_with_a_forked_child(
     tmp_path: Path, scheme: str
 ) -> None:
-    async with open_store(f"{scheme}://{tmp_path}", lock_timeout=2) as store:
+    async with open_store(f"{scheme}://{tmp_path}", lock_timeout=LONG_ENOUGH) as store:
         await store.add_message("a", "user", "one")
         whole = (tmp_path / f"a.{scheme}").read_bytes()
         (tmp_path / f"a.{scheme}").write_bytes(whole + b"#\n")
@@ -160,7 +161,7 @@ def test_a_loop_that_ends_during_a_flush_leaves_no_lock(tmp_path: Path, scheme: 
         del writing
 
     async def write_again() -> None:
-        async with open_store(f"{scheme}://{tmp_path}", lock_timeout=10) as store:
+        async with open_store(f"{scheme}://{tmp_path}", lock_timeout=LONG_ENOUGH) as store:
             calls = (store.add_message(f"s{number}", "user", "again") for number in range(300))
             assert await asyncio.gather(*calls) == [True] * 300
             for number in range(300):
@@ -171,7 +172,7 @@ def test_a_loop_that_ends_during_a_flush_leaves_no_lock(tmp_path: Path, scheme: 
     before = set(threading.enumerate())
     asyncio.run(end_early())
     asyncio.run(write_again())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LONG_ENOUGH
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert set(threading.enumerate()) - before == set()
@@ -179,7 +180,7 @@ def test_a_loop_that_ends_during_a_flush_leaves_no_lock(tmp_path: Path, scheme: 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_parent_and_its_children_share_a_store(tmp_path: Path, scheme: str) -> None:
-    store = open_store(f"{scheme}://{tmp_path}", durability="os", lock_timeout=30)
+    store = open_store(f"{scheme}://{tmp_path}", durability="os", lock_timeout=LONG_ENOUGH)
 
     async def write(name: str) -> None:
         for number in range(40):

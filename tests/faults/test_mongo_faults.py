@@ -348,7 +348,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.timeout(120)
 async def test_killed_writers_leave_a_whole_history(
     other: MongoSessionStore, server: MongoServer, database: str
 ) -> None:

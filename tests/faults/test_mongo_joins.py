@@ -14,6 +14,7 @@ from asyncsessions.stores import _servers
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing._cases import settled
 from asyncsessions.testing.servers import MongoServer
+from asyncsessions.testing.timing import slowness
 from tests.faults.conversation import said, user
 from tests.faults.mongo_server import (
     admin,
@@ -60,7 +61,7 @@ async def test_lost_reply_to_a_join_and_another_write_before_it_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     texts = await contest(store, other)
-    monkeypatch.setattr(_servers, "_FIRST_PAUSE", 8.0)
+    monkeypatch.setattr(_servers, "_FIRST_PAUSE", 8 * slowness())
     proxy.lose_reply(JOIN)
     append = asyncio.ensure_future(store.append("s", [user("once")]))
     assert await settled(lambda: proxy.replies_lost == 1)

@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 from asyncsessions import StoreRefusedError, StoreUnavailableError, open_store
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
+from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 from tests.faults import load
 from tests.faults.conversation import said, user
 from tests.faults.mongo_server import (
@@ -31,26 +32,25 @@ from tests.faults.proxy import Proxy
 __all__ = ["admin", "database", "other", "proxy", "server", "store"]  # Fixtures of these tests.
 
 
-@pytest.mark.timeout(120)
 async def test_step_down_under_load_loses_and_doubles_nothing() -> None:
     with MongoServer(replica_set=True) as server:
-        url = f"{server.url}&timeout=20"
+        url = f"{server.url}&timeout={LONG_ENOUGH:g}"
+        pause = slowness()
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
             server.url, directConnection=True
         )
         async with client:
             with load.processes(url, 2) as workers:
                 for _ in range(3):
-                    await asyncio.sleep(1.0)
+                    await asyncio.sleep(pause)
                     with suppress(PyMongoError):  # It ends all connections, this one included.
                         await client.admin.command({"replSetStepDown": 1, "force": True})
-                    await asyncio.sleep(1.0)
+                    await asyncio.sleep(pause)
                 heard = await asyncio.to_thread(load.collect, workers)
         assert sum(len(each.stored) for each in heard) > 100
         await load.check(url, heard)
 
 
-@pytest.mark.timeout(120)
 async def test_ten_processes_open_an_empty_database_at_once(
     server: MongoServer, database: str, other: MongoSessionStore
 ) -> None:
@@ -84,7 +84,7 @@ async def test_closed_store_leaves_no_connection(
     # The pool, and the driver's own connections to watch the server.
     assert 0 < await count() <= 16 + 3
     await store.aclose()
-    deadline = asyncio.get_running_loop().time() + 5
+    deadline = asyncio.get_running_loop().time() + LONG_ENOUGH
     while await count():
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.05)
@@ -110,7 +110,7 @@ async def test_refusals_say_what_to_do_and_hide_the_password() -> None:
             (f"mongodb://{host}/app", "readWrite"),
         ):
             with pytest.raises(StoreRefusedError, match=advice) as caught:
-                async with open_store(url, timeout=3.0):
+                async with open_store(url):
                     pass
             assert "s3cret" not in f"{caught.value}{caught.value.__cause__}"
 
@@ -118,12 +118,13 @@ async def test_refusals_say_what_to_do_and_hide_the_password() -> None:
 async def test_stalled_network_fails_in_time_and_the_store_goes_on(
     store: MongoSessionStore, proxy: Proxy, server: MongoServer, database: str
 ) -> None:
-    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true&timeout=2"
-    async with open_store(url) as hasty:
+    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true"
+    timeout = 2 * slowness()
+    async with open_store(url, timeout=timeout) as hasty:
         await hasty.append("s", [user("before")])
         proxy.stall()
         calls = [hasty.append("s", [user("during")]), hasty.get_messages("s"), hasty.ping()]
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(4 * timeout):
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         proxy.resume()
         assert [type(each) for each in outcomes] == [StoreUnavailableError] * 3
@@ -134,16 +135,17 @@ async def test_stalled_network_fails_in_time_and_the_store_goes_on(
 async def test_to_wait_for_a_connection_takes_no_time_off_a_call(
     proxy: Proxy, database: str
 ) -> None:
-    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true&timeout=4"
-    async with open_store(url) as store:
+    url = f"mongodb://127.0.0.1:{proxy.port}/{database}?directConnection=true"
+    timeout = 4 * slowness()
+    async with open_store(url, timeout=timeout) as store:
         await store.append("s", [user("x")])
         # On each way of each call.
-        proxy.delay = 0.03
+        proxy.delay = 0.0075 * timeout
         loop = asyncio.get_running_loop()
         began = loop.time()
         found = await asyncio.gather(*(store.get_messages("s") for _ in range(1600)))
         assert all(found)
-        assert loop.time() - began > 4
+        assert loop.time() - began > timeout
 
 
 @pytest.mark.parametrize("kind", [AsyncMongoClient, AsyncIOMotorClient])
@@ -151,13 +153,14 @@ async def test_store_on_a_client_without_limits_closes_in_time(
     proxy: Proxy, database: str, kind: Callable[..., Any]
 ) -> None:
     client = kind(f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true")
-    store = MongoSessionStore(client, database=database, timeout=2.0)
+    timeout = 2 * slowness()
+    store = MongoSessionStore(client, database=database, timeout=timeout)
     await store.append("s", [user("before")])
     proxy.stall()
     calls = [store.append("s", [user("x")]), store.get_messages("s"), store.pop_message("s")]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(each) for each in outcomes] == [StoreUnavailableError] * 3
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(5 * timeout):
         await store.aclose()
     proxy.resume()
     closing = client.close()

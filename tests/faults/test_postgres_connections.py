@@ -12,6 +12,7 @@ import pytest
 from asyncsessions import StoreRefusedError, StoreUnavailableError, open_store
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing.servers import PostgresServer
+from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 from tests.faults.conversation import user
 from tests.faults.postgres_proxies import Line
 from tests.faults.postgres_server import connected, empty_database, server
@@ -35,16 +36,18 @@ async def connections(server: PostgresServer) -> int:
 
 
 async def no_connections(server: PostgresServer) -> bool:
-    for _ in range(200):
-        if not await connections(server):
-            return True
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + LONG_ENOUGH
+    while await connections(server):
+        if clock() > deadline:
+            return False
         await asyncio.sleep(0.02)
-    return False
+    return True
 
 
 async def test_ended_connections_lose_and_double_nothing(server: PostgresServer) -> None:
     # However slow this machine is, the connections are left alone before the time is over.
-    async with open_store(server.url, timeout=30) as store, connected(server) as admin:
+    async with open_store(server.url, timeout=LONG_ENOUGH) as store, connected(server) as admin:
         is_over = False
 
         async def work(name: int) -> int:
@@ -59,12 +62,12 @@ async def test_ended_connections_lose_and_double_nothing(server: PostgresServer)
 
         workers = [asyncio.ensure_future(work(name)) for name in range(12)]
         ended = 0
-        for _ in range(15):
-            await asyncio.sleep(0.1)
-            ended += await admin.fetchval(END_ALL)
+        async with asyncio.timeout(LONG_ENOUGH):
+            while ended <= 20:
+                await asyncio.sleep(0.1)
+                ended += await admin.fetchval(END_ALL)
         is_over = True
         counts = await asyncio.gather(*workers)
-        assert ended > 20
         assert await store.get_state("counter") == {"n": sum(counts)}
         for which in range(4):
             kept = await store.get_messages(f"s{which}")
@@ -135,7 +138,10 @@ async def test_connection_of_the_pool_that_breaks_in_a_transaction(
 
 
 async def test_server_that_has_become_a_replica_is_left(server: PostgresServer) -> None:
-    async with open_store(server.url, timeout=3) as store, connected(server) as connection:
+    async with (
+        open_store(server.url, timeout=3 * slowness()) as store,
+        connected(server) as connection,
+    ):
         await store.append("s", [user("x")])
         await connection.execute("ALTER DATABASE app SET default_transaction_read_only = on")
         await connection.execute(END_ALL)
@@ -150,27 +156,31 @@ async def test_server_that_has_become_a_replica_is_left(server: PostgresServer) 
 
 SLOW = """
 CREATE FUNCTION asyncsessions.wait() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END $$;
+BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END $$;
 CREATE TRIGGER slow BEFORE DELETE ON asyncsessions.messages
     FOR EACH STATEMENT EXECUTE FUNCTION asyncsessions.wait()"""
 
 
 async def test_to_wait_for_a_connection_takes_no_time_off_a_call(server: PostgresServer) -> None:
-    url = f"{server.url}?connections=2&timeout=1"
-    async with open_store(url) as store, connected(server) as connection:
+    timeout = 2 * slowness()
+    async with (
+        open_store(server.url, connections=2, timeout=timeout) as store,
+        connected(server) as connection,
+    ):
         await asyncio.gather(*(store.append(f"s{n}", [user("x")]) for n in range(100)))
-        await connection.execute(SLOW)
+        await connection.execute(SLOW.format(seconds=timeout / 50))
         loop = asyncio.get_running_loop()
         began = loop.time()
         cleared = await asyncio.gather(*(store.clear_session(f"s{n}") for n in range(100)))
         assert all(cleared)
-        assert loop.time() - began > 1
+        assert loop.time() - began > timeout
         # One for group commits, and one for each other connection.
         assert await connection.fetchval("SELECT count(*) FROM asyncsessions.writers") <= 2
 
 
 async def test_calls_that_wait_for_a_connection_give_up_together(server: PostgresServer) -> None:
-    async with open_store(server.url, timeout=1, connections=2) as store:
+    timeout = 2 * slowness()
+    async with open_store(server.url, timeout=timeout, connections=2) as store:
         await store.append("s", [user("x")])
         server.pause()
         loop = asyncio.get_running_loop()
@@ -181,7 +191,7 @@ async def test_calls_that_wait_for_a_connection_give_up_together(server: Postgre
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         finally:
             server.resume()
-        assert loop.time() - began < 2
+        assert loop.time() - began < 3 * timeout
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailableError}
         assert len(await store.get_messages("s")) == 1
 

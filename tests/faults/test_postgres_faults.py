@@ -17,6 +17,7 @@ from asyncsessions import (
 )
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing.servers import PostgresServer
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.faults.conversation import user
 from tests.faults.postgres_proxies import Line, Pooler
 from tests.faults.postgres_server import connected, empty_database, server
@@ -140,7 +141,7 @@ async def waiting(server: PostgresServer, count: int) -> None:
     """Wait until so many connections wait for a lock."""
     async with connected(server) as connection:
         query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONG_ENOUGH):
             while await connection.fetchval(query) < count:  # noqa: ASYNC110  # at the server
                 await asyncio.sleep(0.01)
 
@@ -213,7 +214,7 @@ from asyncsessions import open_store
 async def main():
     print("ready", flush=True)
     sys.stdin.readline()
-    async with open_store(sys.argv[1]) as store:
+    async with open_store(sys.argv[1], timeout=300) as store:
         await store.append("s", [{"role": "user", "content": "x"}])
 
 asyncio.run(main())
@@ -226,7 +227,7 @@ from asyncsessions import open_store
 async def main():
     rng = random.Random(sys.argv[2])
     ids = [f"s{n}" for n in range(60)]
-    async with open_store(sys.argv[1]) as store:
+    async with open_store(sys.argv[1], timeout=300) as store:
         print("ready", flush=True)
         sys.stdin.readline()
         for turn in range(25):
@@ -262,7 +263,7 @@ async def run_processes(program: str, *arguments: list[str]) -> None:
             assert process.stdout is not None
             assert await process.stdout.readline() == b"ready\n"
         ends = [process.communicate(b"\n") for process in started]
-        await asyncio.wait_for(asyncio.gather(*ends), 60)
+        await asyncio.wait_for(asyncio.gather(*ends), LONG_ENOUGH)
     finally:
         for process in started:
             if process.returncode is None:
@@ -279,7 +280,6 @@ async def test_ten_processes_open_an_empty_database_at_once(server: PostgresServ
         assert [row["version"] for row in versions] == [1]
 
 
-@pytest.mark.timeout(120)
 async def test_writers_of_the_same_sessions_never_deadlock(server: PostgresServer) -> None:
     async with connected(server) as connection:
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'app'"

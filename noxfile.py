@@ -74,6 +74,6 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """Run the tests that share sessions with PraisonAI's own store."""
-    session.install("-e", ".[all]", *requirements("interop", "test"))
-    session.run("pytest", "tests/interop", *session.posargs)
+    """Run the tests with PraisonAI: its own store beside ours, and ours in its agents and bots."""
+    session.install("-e", ".[all]", *requirements("praisonai", "test"))
+    session.run("pytest", "tests/interop", "tests/integrations", *session.posargs)

@@ -12,22 +12,27 @@ from typing import Any
 
 import msgspec
 
-from asyncsessions.codec import encode_json
+from asyncsessions.codec import decode_json, decode_message, encode_json
+from asyncsessions.history import is_tool_result, messages_to_drop
 from asyncsessions.hooks import Append, Replace, Window, renewed
 from asyncsessions.models import Checkpoint, SessionInfo
 from asyncsessions.pacing import Breather
 from asyncsessions.stores._docformat import (
     RESERVED,
     DamageError,
+    extend_list,
     format_document,
     from_iso,
+    lay_out,
     loads,
     parse_list,
+    parse_messages,
     parse_object,
     to_iso,
 )
 from asyncsessions.stores._docmessage import entry_from_body, entry_to_body, identity, unhide
 from asyncsessions.stores._docown import Own, number, runs
+from asyncsessions.stores._docsummary import count_of_summary, make_summary
 
 _BRACE = ord("{")
 
@@ -108,7 +113,8 @@ class Document:
         self._metadata: dict[str, msgspec.Raw] = metadata
 
     def _load_messages(self, top: Mapping[str, msgspec.Raw]) -> None:
-        entries: list[msgspec.Raw] = _part(top, "messages", parse_list) or []
+        entries: list[msgspec.Raw]
+        entries, is_laid_out = _part(top, "messages", parse_messages) or ([], False)
         self._breather.breathe()
         # What is no object is no message; it is kept, with how many messages are before it.
         self._junk: list[tuple[int, msgspec.Raw]] = []
@@ -120,6 +126,8 @@ class Document:
                 self._junk.append((len(messages), entry))
             self._breather.breathe()
         self._entries = entries = messages
+        # How many of them, from the first, are as `lay_out` returns them.
+        self._laid_out = len(entries) if is_laid_out else 0
         self._breather.breathe()
         try:
             self.seqs = number(self.own, entries)
@@ -172,20 +180,32 @@ class Document:
     def info(self) -> SessionInfo:
         """The session's record."""
         if self._info is None:
-            texts = {key: self._text(key) for key in _TEXTS}
-            self._info = SessionInfo(
-                session_id=self.session_id,
-                created_at=self.created_at,
-                updated_at=self.updated_at,
-                last_seq=self.last_seq,
-                message_count=len(self.seqs),
-                metadata={key: loads(raw) for key, raw in self._metadata.items()},
-                state=self.own.state,
-                checkpoint=self.checkpoint,
-                expires_at=self.own.expires_at,
-                **texts,
-            )
+            self._info = self._make_info()
         return self._info
+
+    def read_info(self) -> SessionInfo:
+        """Return the session's record for a caller, who may change what is in it."""
+        info = self._make_info()
+        state = decode_json(encode_json(info.state))
+        checkpoint = info.checkpoint
+        if checkpoint is not None:
+            checkpoint = msgspec.convert(msgspec.to_builtins(checkpoint), Checkpoint)
+        return msgspec.structs.replace(info, state=state, checkpoint=checkpoint)
+
+    def _make_info(self) -> SessionInfo:
+        texts = {key: self._text(key) for key in _TEXTS}
+        return SessionInfo(
+            session_id=self.session_id,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            last_seq=self.last_seq,
+            message_count=len(self.seqs),
+            metadata={key: loads(raw) for key, raw in self._metadata.items()},
+            state=self.own.state,
+            checkpoint=self.checkpoint,
+            expires_at=self.own.expires_at,
+            **texts,
+        )
 
     def _text(self, key: str) -> str | None:
         raw = self._top.get(key)
@@ -228,6 +248,7 @@ class Document:
         start = bisect.bisect_left(self.seqs, from_seq)
         removed = len(self.seqs) - start
         del self._entries[start:], self.seqs[start:]
+        self._laid_out = min(self._laid_out, start)
         self._junk = [(before, raw) for before, raw in self._junk if before < start]
         if removed:
             self._invalidate_snapshots(start)
@@ -239,9 +260,38 @@ class Document:
         if not count:
             return
         del self._entries[:count], self.seqs[:count]
+        self._laid_out = max(0, self._laid_out - count)
         self._junk = [(before - count, raw) for before, raw in self._junk if before > count]
         self._invalidate_snapshots(0)
         self._info = None
+
+    def archive(self, window: int, now: float) -> None:
+        """Move the oldest messages to the archive, and let one summary stand for them.
+
+        A summary in front, PraisonAI's own too, is folded into the new one. So the active messages
+        are ``window`` and the summary, and neither grows; the cut falls where retention's would.
+        """
+        first, archived_before = 0, 0
+        if self._entries:
+            count = count_of_summary(self._entries[0])
+            if count is not None:
+                first, archived_before = 1, count
+        results = (is_tool_result(decode_message(body)) for body in self.bodies(first))
+        count = messages_to_drop(results, len(self.seqs) - first - window)
+        if not count:
+            return
+        end = first + count
+        moved = self._entries[first:end]
+        moved[max(0, self._laid_out - first) :] = map(
+            lay_out, moved[max(0, self._laid_out - first) :]
+        )
+        seq = self.seqs[end - 1]
+        self._top["archived_messages"] = extend_list(self._top.get("archived_messages"), moved)
+        self.drop_oldest(end)
+        self._entries.insert(0, lay_out(make_summary(archived_before + count, now)))
+        self.seqs.insert(0, seq)
+        self._laid_out += 1
+        self._junk = [(before + 1, raw) for before, raw in self._junk]
 
     def clear_archive(self) -> int:
         """Remove what PraisonAI moved out of its window; return how many messages it was."""
@@ -267,11 +317,12 @@ class Document:
                 snapshot["invalidated"] = True
         self._top["snapshots"] = encode_json(snapshots)
 
-    def touch(self, write: Append | Replace) -> None:
-        """Move the times on after a write of messages."""
-        self.created_at = self.created_at or write.now
-        self.updated_at = write.now
-        self.own.expires_at = renewed(self.own.expires_at, write)
+    def touch(self, now: float, write: Append | Replace | None = None) -> None:
+        """Move the times on after a write, and the expiry where the write does so."""
+        self.created_at = self.created_at or now
+        self.updated_at = now
+        if write is not None:
+            self.own.expires_at = renewed(self.own.expires_at, write)
         self._info = None
 
     def set_info(self, info: SessionInfo) -> None:
@@ -295,6 +346,17 @@ class Document:
 
     # Writing.
 
+    def copy(self) -> Document:
+        """Return a document that can be changed while others read this one."""
+        copy = object.__new__(Document)
+        copy.__dict__.update(self.__dict__)
+        copy._breather = Breather()
+        copy._top, copy._metadata = dict(self._top), dict(self._metadata)
+        copy._entries, copy.seqs = list(self._entries), list(self.seqs)
+        copy._junk = list(self._junk)
+        copy.own = msgspec.structs.replace(self.own, keys=dict(self.own.keys))
+        return copy
+
     def dump(self) -> list[bytes]:
         """Return the parts of the document's text."""
         top: dict[str, bytes | msgspec.Raw] = {}
@@ -314,15 +376,25 @@ class Document:
         top |= {key: raw for key, raw in given.items() if key not in top and key not in left_out}
         top["metadata"] = self._metadata_with_own()
         self._breather.breathe()
-        return format_document(top, self._all_entries())
+        # From now on it is as it will be read again.
+        self.was_changed = False
+        if self._junk or "snapshot_storage" in top:
+            return format_document(top, self._all_entries())
+        self._lay_out()
+        return format_document(top, self._entries, is_laid_out=True)
+
+    def _lay_out(self) -> None:
+        """Lay out the messages that aren't, once for all later writes."""
+        for index in range(self._laid_out, len(self._entries)):
+            self._entries[index] = lay_out(self._entries[index])
+            self._breather.breathe()
+        self._laid_out = len(self._entries)
 
     def close(self) -> None:
         """Free what may be much, without a stop for other threads."""
         self._breather.free(self._entries)
 
     def _all_entries(self) -> Sequence[msgspec.Raw]:
-        if not self._junk:
-            return self._entries
         entries = list(self._entries)
         for before, raw in reversed(self._junk):
             entries.insert(before, raw)

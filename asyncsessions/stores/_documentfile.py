@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from asyncsessions._compat import override
 from asyncsessions.codec import decode_message
@@ -24,10 +25,11 @@ from asyncsessions.hooks import (
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._docplace import Names, Place, find, free_name, names_of, read_place
+from asyncsessions.stores._docshelf import CAN_KEEP, OpenFile, Shelf
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._writer import SessionWriter
 
-__all__ = ["DocumentFile", "Names", "Place", "find", "names_of", "read_place"]
+__all__ = ["DocumentFile", "Edit", "Names", "Place", "find", "names_of", "read_place"]
 
 # PraisonAI tries a lock every 50 ms and gives up after 5 s, so beside a busy process it would
 # hardly ever find it free. So all busy processes leave the lock alone at the same time, by the
@@ -46,10 +48,29 @@ _HARD_TRY = 0.005
 _HARD_TRY_POLL = 0.0001
 
 
+class Edit(NamedTuple):
+    """Change one session's document in any way.
+
+    Attributes:
+        change: Changes it; returns whether there is anything to write. It may be called for a
+            write that fails.
+        now: Seconds since the epoch.
+        create: Whether to create a session that doesn't exist.
+        keep: Retention, as in `Append`.
+        is_archived: Whether the session's window applies, too.
+    """
+
+    change: Callable[[Document], bool]
+    now: float
+    create: bool = True
+    keep: int | None = None
+    is_archived: bool = True
+
+
 class DocumentFile(SessionWriter):
     """One session's document, for one writer at a time; see `SessionWriter`.
 
-    Only the lock's file stays open between writes. The document is read anew each time, because
+    Only the lock's file stays open between writes. The document is looked for each time, because
     other programs may have replaced it.
 
     Args:
@@ -58,6 +79,8 @@ class DocumentFile(SessionWriter):
         session_id: Whose document it is.
         is_synced: Whether `sync` waits for the disk.
         lock_timeout: For how long the callers wait for the lock, in seconds.
+        window: How many messages stay active; the older ones move to the archive. None: all.
+        shelf: Where documents are kept between writes.
     """
 
     # The one that PraisonAI locks; the lock's file is empty.
@@ -71,24 +94,29 @@ class DocumentFile(SessionWriter):
         *,
         is_synced: bool,
         lock_timeout: float,
+        window: int | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         self._names = names_of(session_id)
         super().__init__(disk, directory / self._names.lock)
         self._directory = directory
         self._session_id = session_id
         self._is_synced = is_synced
+        self._window = window
+        self._shelf = Shelf(disk, directory) if shelf is None else shelf
         self._is_patient = lock_timeout >= _PATIENCE
         self._last_try = self._busy_since = self._shared_until = 0.0
         self._was_held = False
         self._place = Place(directory)
         self._document: Document | None = None
         self._data: list[bytes] | None = None  # What `sync` is to write, in parts.
+        self._was_kept = False
 
     # The lock.
 
     @override
     def _open(self, *, create: bool) -> int:
-        if not create and find(self._disk, self._directory, self._session_id).data is None:
+        if not create and find(self._disk, self._directory, self._session_id).is_free:
             raise FileNotFoundError(self._lock_path)
         return self._disk.open(self._lock_path, create=True)
 
@@ -122,10 +150,13 @@ class DocumentFile(SessionWriter):
     @override
     def _read(self, size: int, *, create: bool, load: bool) -> None:
         del size  # The file that is locked is an empty one.
-        self._place = find(self._disk, self._directory, self._session_id)
-        if self._place.data is None and not create:
+        kept = self._shelf.find(self._session_id) if load else None
+        self._place = kept or find(self._disk, self._directory, self._session_id)
+        if self._place.is_free and not create:
             raise FileNotFoundError(self._place.path)
         self._document = self._place.document(self._session_id) if load else None
+        if kept is not None and self._document is not None:
+            self._document = self._document.copy()
         if self._document is not None and self._document.was_changed:
             self._shared_until = time.monotonic() + _SHARED_SECONDS
         self._data = None
@@ -138,8 +169,9 @@ class DocumentFile(SessionWriter):
         try:
             self._disk.unlock(self._fd, self._lock_byte)
         finally:
-            if document is not None:
+            if document is not None and not self._was_kept:
                 document.close()
+            self._was_kept = False
             self._leave()
 
     @override
@@ -158,17 +190,33 @@ class DocumentFile(SessionWriter):
         """Append, all in one write; see `BaseSessionStore._append`."""
         with self._place.understanding(self._session_id):
             outcomes = [self._add(append) for append in batch]
-            self._dump_newest(batch[-1].keep)
+            self._dump_newest(batch[-1].now, batch[-1].keep, self._window)
         return outcomes
 
-    def _dump_newest(self, keep: int | None) -> None:
-        """Get a changed document ready for `sync`, with no more messages than retention leaves."""
+    def edit(self, edit: Edit) -> bool:
+        """Change the document; return whether there is one now."""
+        existing = self._existing(edit.now)
+        if existing is None and not edit.create:
+            return False
+        with self._place.understanding(self._session_id):
+            document = existing or Document(self._session_id, {})
+            if edit.change(document) or existing is None:
+                document.touch(edit.now)
+                self._change(document)
+                window = self._window if edit.is_archived else None
+                self._dump_newest(edit.now, edit.keep, window)
+        return True
+
+    def _dump_newest(self, now: float, keep: int | None, window: int | None) -> None:
+        """Get a changed document ready for `sync`, with the messages that retention leaves."""
         document = self._document
         if self._data is None or document is None:
             return
         if keep is not None and len(document.seqs) > keep:
             results = (is_tool_result(decode_message(body)) for body in document.bodies())
             document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
+        if window is not None and len(document.seqs) > window:
+            document.archive(window, now)
         self._data = document.dump()
 
     def _add(self, append: Append) -> Appended | SessionStoreError:
@@ -183,7 +231,7 @@ class DocumentFile(SessionWriter):
             count = len(append.bodies)
             record = KeyRecord(append.key, first, count, append.digest, append.now)
             document.own.remember(record, (document.seqs or [first])[0])
-        document.touch(append)
+        document.touch(append.now, append)
         self._change(document)
         return Appended(first, append.now)
 
@@ -235,7 +283,7 @@ class DocumentFile(SessionWriter):
             if replace.from_seq <= 1 and not replace.create:
                 # Clearing, which leaves nothing that could still be found.
                 removed += document.clear_archive()
-        document.touch(replace)
+        document.touch(replace.now, replace)
         self._change(document)
         self._data = document.dump()
         return Replaced(removed, first, had_checkpoint)
@@ -269,15 +317,18 @@ class DocumentFile(SessionWriter):
             return
         temp = self._directory / self._names.temp
         try:
-            self._write(temp, data)
+            file = self._write(temp, data)
             self._disk.replace(temp, self._place.path)
         except BaseException:
             self._remove_temp()
             raise
+        if self._document is not None and file is not None:
+            self._shelf.keep(self._session_id, self._place.path, file, self._document)
+            self._was_kept = True
         if self._is_synced:
             self._disk.sync_directory(self._directory)
 
-    def _write(self, temp: Path, data: Sequence[bytes]) -> None:
+    def _write(self, temp: Path, data: Sequence[bytes]) -> OpenFile | None:
         fd = self._disk.open(temp, create=True)
         try:
             self._disk.truncate(fd, 0)  # A crash may have left one behind.
@@ -287,8 +338,13 @@ class DocumentFile(SessionWriter):
                 end += len(part)
             if self._is_synced:
                 self._disk.sync(fd)
-        finally:
+        except BaseException:
             self._disk.close(fd)
+            raise
+        if CAN_KEEP:
+            return OpenFile(fd)
+        self._disk.close(fd)
+        return None
 
     def _remove_temp(self) -> None:
         with contextlib.suppress(FileNotFoundError):

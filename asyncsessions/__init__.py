@@ -11,7 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asyncsessions.errors import (
+    CallTimeoutError,
     CorruptSessionError,
+    ForkedStoreError,
     IdempotencyConflictError,
     InvalidMessageError,
     InvalidSessionIdError,
@@ -50,8 +52,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncSessionStoreProtocol",
     "BaseSessionStore",
+    "CallTimeoutError",
     "Checkpoint",
     "CorruptSessionError",
+    "ForkedStoreError",
     "IdempotencyConflictError",
     "ImportReport",
     "InMemorySessionStore",

@@ -241,6 +241,12 @@ class BaseSessionStore(SessionStore, ABC):
         await self.__engine.aclose()
 
     @final
+    @property
+    def is_open(self) -> bool:
+        """Whether the store is open; then it belongs to the event loop that opened it."""
+        return self.__engine.is_ready
+
+    @final
     async def ping(self) -> None:
         await self.__engine.read(self._ping)
 

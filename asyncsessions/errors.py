@@ -10,10 +10,12 @@
     ├── SessionFileError           (also a ValueError)
     ├── SessionNotFoundError       (also a LookupError)
     ├── LockTimeoutError           (also a TimeoutError)
+    ├── CallTimeoutError           (also a TimeoutError)
     ├── StoreUnavailableError
     │   ├── StoreRefusedError
     │   └── StoreFullError
-    └── StoreClosedError
+    ├── StoreClosedError
+    └── ForkedStoreError           (also a RuntimeError)
 
 An error's text says what happened, to which session, and what to do. It never holds message
 content or credentials. An error of the operating system or of a driver is chained as the cause.
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from asyncsessions.models import Message
 
 __all__ = [
+    "CallTimeoutError",
     "CorruptSessionError",
+    "ForkedStoreError",
     "IdempotencyConflictError",
     "InvalidMessageError",
     "InvalidSessionIdError",
@@ -197,6 +201,23 @@ class LockTimeoutError(SessionStoreError, TimeoutError):
         self.timeout = timeout
 
 
+class CallTimeoutError(SessionStoreError, TimeoutError):
+    """A call of a sync store took longer than its ``call_timeout`` and was cancelled.
+
+    Either it never wrote, or its write completes.
+
+    Attributes:
+        timeout: The limit, in seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(
+            f"the call took longer than its limit of {timeout:g} s and was cancelled; "
+            "read before you repeat what it was to write"
+        )
+        self.timeout = timeout
+
+
 class StoreUnavailableError(SessionStoreError):
     """The server, disk or directory refused or couldn't be reached; the cause is chained."""
 
@@ -217,3 +238,13 @@ class StoreClosedError(SessionStoreError):
 
     def __init__(self) -> None:
         super().__init__("this store is closed; open a new one")
+
+
+class ForkedStoreError(SessionStoreError, RuntimeError):
+    """A sync store was used before this process was forked off, and can't be opened anew here."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this sync store was opened before the process was forked, and its connections are "
+            "its parent's; make the store after the fork, or from a URL of a file or server store"
+        )

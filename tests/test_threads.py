@@ -173,3 +173,24 @@ asyncio.run(store.add_message("chat", "user", "Hello"))
     command = [sys.executable, "-c", script, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     subprocess.run(command, check=True, timeout=20, env=environment)
+
+
+def test_a_store_can_be_used_and_closed_while_the_process_exits(tmp_path: Path) -> None:
+    script = """
+import asyncio, atexit, sys
+from asyncsessions import open_store
+def at_exit():
+    async def use():
+        await store.add_message("chat", "user", "Good bye")
+        await store.aclose()
+    asyncio.run(asyncio.wait_for(use(), 10))
+    print("done")
+# Before the store, so it runs after whatever that does at the exit.
+atexit.register(at_exit)
+store = open_store(f"jsonl://{sys.argv[1]}")
+asyncio.run(store.add_message("chat", "user", "Hello"))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(command, check=True, timeout=50, env=environment, capture_output=True)
+    assert done.stdout == b"done\n", done.stderr

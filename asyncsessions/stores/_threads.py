@@ -46,8 +46,9 @@ class Workers:
         self._lock = threading.Lock()
         # One for each call that a thread has or that waits for one; a thread takes its own out.
         self._calls: deque[None] = deque()
-        # A store that is dropped without being closed leaves no threads behind.
-        weakref.finalize(self, self._queue.put, None)
+        # A store that is dropped without being closed leaves no threads behind. At the process's
+        # exit they go on: what runs then may still use or close a store.
+        weakref.finalize(self, self._queue.put, None).atexit = False
 
     def run(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """Return what a function returns in a thread; it ends there even if this is cancelled.

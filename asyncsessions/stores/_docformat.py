@@ -27,6 +27,7 @@ __all__ = [
     "extend_list",
     "format_document",
     "from_iso",
+    "is_object",
     "lay_out",
     "loads",
     "owner",
@@ -55,6 +56,7 @@ _BEFORE_MESSAGES = b'\n  "messages": '
 _OPENING, _CLOSING = b"[\n    ", b"\n  ]"
 _COMMA = b",\n    "
 _BETWEEN = re.compile(rb"},\n    {")
+_BRACE = ord("{")
 # Messages that are formatted at once, and their bytes.
 _SLICE = 128
 _SLICE_BYTES = 1 << 17
@@ -245,6 +247,11 @@ def loads(raw: msgspec.Raw) -> Any:
         return _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _decode(clean(raw))
+
+
+def is_object(raw: msgspec.Raw) -> bool:
+    """Whether a value of a list is an object, as every message is."""
+    return memoryview(raw)[0] == _BRACE
 
 
 def owner(top: Mapping[str, msgspec.Raw], stem: str) -> str:

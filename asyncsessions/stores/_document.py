@@ -23,6 +23,7 @@ from asyncsessions.stores._docformat import (
     extend_list,
     format_document,
     from_iso,
+    is_object,
     lay_out,
     loads,
     parse_list,
@@ -33,8 +34,6 @@ from asyncsessions.stores._docformat import (
 from asyncsessions.stores._docmessage import entry_from_body, entry_to_body, identity, unhide
 from asyncsessions.stores._docown import Own, number, runs
 from asyncsessions.stores._docsummary import count_of_summary, make_summary
-
-_BRACE = ord("{")
 
 __all__ = ["Document"]
 
@@ -120,7 +119,7 @@ class Document:
         self._junk: list[tuple[int, msgspec.Raw]] = []
         messages: list[msgspec.Raw] = []
         for entry in entries:
-            if memoryview(entry)[0] == _BRACE:
+            if is_object(entry):
                 messages.append(entry)
             else:
                 self._junk.append((len(messages), entry))
@@ -217,6 +216,13 @@ class Document:
         start, end = window.range_of(self.seqs)
         return list(self.bodies(start, end))
 
+    def identities(self) -> Iterator[str]:
+        """Iterate over the `identity` of each message, those that PraisonAI archived included."""
+        archived = _part(self._top, "archived_messages", parse_list) or []
+        for entry in (*self._entries, *filter(is_object, archived)):
+            yield identity(entry)
+            self._breather.breathe()
+
     def bodies(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Iterate over messages, encoded with their ``seq``, oldest first."""
         end = len(self.seqs) if end is None else end
@@ -228,10 +234,14 @@ class Document:
 
     def add(self, bodies: Iterable[bytes]) -> int:
         """Add encoded messages with new ``seq``; return the first one."""
+        return self.add_entries(map(entry_from_body, bodies))
+
+    def add_entries(self, entries: Iterable[msgspec.Raw]) -> int:
+        """Add messages as a document holds them, with new ``seq``; return the first one."""
         first = self.last_seq + 1
-        for body in bodies:
+        for entry in entries:
             self.last_seq += 1
-            self._entries.append(entry_from_body(body))
+            self._entries.append(entry)
             self.seqs.append(self.last_seq)
             self._breather.breathe()
         self._info = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from asyncsessions._compat import override
 from asyncsessions.codec import decode_message
@@ -24,8 +26,10 @@ from asyncsessions.hooks import (
 )
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._docformat import DamageError
 from asyncsessions.stores._docplace import Names, Place, find, free_name, names_of, read_place
 from asyncsessions.stores._docshelf import CAN_KEEP, OpenFile, Shelf
+from asyncsessions.stores._docspill import Spills, absorb, read_spill
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._writer import SessionWriter
 
@@ -110,7 +114,8 @@ class DocumentFile(SessionWriter):
         self._place = Place(directory)
         self._document: Document | None = None
         self._data: list[bytes] | None = None  # What `sync` is to write, in parts.
-        self._was_kept = False
+        self._is_kept = False  # Whether the shelf has the document now.
+        self._spills: list[Path] = []  # What `sync` removes after that.
 
     # The lock.
 
@@ -160,6 +165,7 @@ class DocumentFile(SessionWriter):
         if self._document is not None and self._document.was_changed:
             self._shared_until = time.monotonic() + _SHARED_SECONDS
         self._data = None
+        self._spills = []
 
     @override
     def release(self) -> None:
@@ -169,9 +175,9 @@ class DocumentFile(SessionWriter):
         try:
             self._disk.unlock(self._fd, self._lock_byte)
         finally:
-            if document is not None and not self._was_kept:
+            if document is not None and not self._is_kept:
                 document.close()
-            self._was_kept = False
+            self._is_kept = False
             self._leave()
 
     @override
@@ -190,7 +196,7 @@ class DocumentFile(SessionWriter):
         """Append, all in one write; see `BaseSessionStore._append`."""
         with self._place.understanding(self._session_id):
             outcomes = [self._add(append) for append in batch]
-            self._dump_newest(batch[-1].now, batch[-1].keep, self._window)
+            self._dump_newest(batch[-1].now, batch[-1].keep)
         return outcomes
 
     def edit(self, edit: Edit) -> bool:
@@ -203,11 +209,10 @@ class DocumentFile(SessionWriter):
             if edit.change(document) or existing is None:
                 document.touch(edit.now)
                 self._change(document)
-                window = self._window if edit.is_archived else None
-                self._dump_newest(edit.now, edit.keep, window)
+                self._dump_newest(edit.now, edit.keep, is_archived=edit.is_archived)
         return True
 
-    def _dump_newest(self, now: float, keep: int | None, window: int | None) -> None:
+    def _dump_newest(self, now: float, keep: int | None, *, is_archived: bool = True) -> None:
         """Get a changed document ready for `sync`, with the messages that retention leaves."""
         document = self._document
         if self._data is None or document is None:
@@ -215,8 +220,8 @@ class DocumentFile(SessionWriter):
         if keep is not None and len(document.seqs) > keep:
             results = (is_tool_result(decode_message(body)) for body in document.bodies())
             document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
-        if window is not None and len(document.seqs) > window:
-            document.archive(window, now)
+        if is_archived and self._window is not None and len(document.seqs) > self._window:
+            document.archive(self._window, now)
         self._data = document.dump()
 
     def _add(self, append: Append) -> Appended | SessionStoreError:
@@ -285,7 +290,7 @@ class DocumentFile(SessionWriter):
                 removed += document.clear_archive()
         document.touch(replace.now, replace)
         self._change(document)
-        self._data = document.dump()
+        self._dump_newest(replace.now, None)
         return Replaced(removed, first, had_checkpoint)
 
     @override
@@ -298,6 +303,29 @@ class DocumentFile(SessionWriter):
         if self._is_synced:
             self._disk.sync_directory(self._directory)
         return True
+
+    def take_over(self, spills: Spills) -> int:
+        """Add the messages of files that PraisonAI spilled; return how many.
+
+        `sync` removes the files, for which it waits for the disk in any case.
+        """
+        document = self._existing(spills.append.now) or Document(self._session_id, {})
+        with self._place.understanding(self._session_id):
+            count = absorb(document, self._spilled(spills.paths), spills.append.now)
+            if count:
+                document.touch(spills.append.now, spills.append)
+                self._change(document)
+                self._dump_newest(spills.append.now, spills.append.keep)
+        return count
+
+    def _spilled(self, paths: Sequence[Path]) -> Iterator[tuple[str, list[msgspec.Raw]]]:
+        for path in paths:
+            try:
+                entries = read_spill(self._disk, path)[1]
+            except (DamageError, OSError):
+                continue  # Whoever had the lock before took it over.
+            self._spills.append(path)
+            yield path.name, entries
 
     def quarantine(self, _: None) -> Path | None:
         """Move the document aside if it is damaged; return where it is now."""
@@ -313,22 +341,29 @@ class DocumentFile(SessionWriter):
     def sync(self) -> None:
         """Put the new document in place of the old one; on failure the old one stays."""
         data, self._data = self._data, None
-        if data is None:
-            return
+        is_synced = self._is_synced or bool(self._spills)
+        if data is not None:
+            self._put(data, is_synced=is_synced)
+        for path in self._spills:
+            # Where it stays, the document says that its messages were taken over.
+            with contextlib.suppress(OSError):
+                self._disk.unlink(path)
+
+    def _put(self, data: Sequence[bytes], *, is_synced: bool) -> None:
         temp = self._directory / self._names.temp
         try:
-            file = self._write(temp, data)
+            file = self._write(temp, data, is_synced=is_synced)
             self._disk.replace(temp, self._place.path)
         except BaseException:
             self._remove_temp()
             raise
         if self._document is not None and file is not None:
             self._shelf.keep(self._session_id, self._place.path, file, self._document)
-            self._was_kept = True
-        if self._is_synced:
+            self._is_kept = True
+        if is_synced:
             self._disk.sync_directory(self._directory)
 
-    def _write(self, temp: Path, data: Sequence[bytes]) -> OpenFile | None:
+    def _write(self, temp: Path, data: Sequence[bytes], *, is_synced: bool) -> OpenFile | None:
         fd = self._disk.open(temp, create=True)
         try:
             self._disk.truncate(fd, 0)  # A crash may have left one behind.
@@ -336,7 +371,7 @@ class DocumentFile(SessionWriter):
             for part in data:
                 self._disk.write(fd, part, end)
                 end += len(part)
-            if self._is_synced:
+            if is_synced:
                 self._disk.sync(fd)
         except BaseException:
             self._disk.close(fd)

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 from asyncsessions._compat import override
 from asyncsessions.errors import CorruptSessionError
-from asyncsessions.hooks import Scan, Tail, Window
+from asyncsessions.hooks import Append, Scan, Tail, Window
 from asyncsessions.models import SessionInfo
+from asyncsessions.requests import Policy
 from asyncsessions.stores._docplace import find, names_of, read_place
 from asyncsessions.stores._docshelf import Shelf
+from asyncsessions.stores._docspill import Spills, find_spills
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._documentfile import DocumentFile
 from asyncsessions.stores._files import FileStore
@@ -122,6 +124,44 @@ class JSONSessionStore(FileStore):
         if aside is not None:
             logger.warning("a damaged document was moved aside: %s", aside)
         return aside
+
+    async def take_over_spills(self, session_id: str, spills: str | os.PathLike[str]) -> int:
+        """Append the messages that PraisonAI could not write to a session's document.
+
+        When a write of its `add_message` fails, PraisonAI spills the message into a directory
+        that serves all session directories, and takes it over when it next reads the session.
+        This does the same, under the same lock: each file once, however often this is called and
+        by how many processes, PraisonAI's among them, and also where one of them is killed. A
+        file is removed when the disk has its messages. They come last, in the order of the files;
+        what the session has already, told by time, role and content, isn't added again.
+
+        A file names the session but no directory. It is left where it is unless the lock of the
+        session was opened here at that time or later, as PraisonAI does before it can fail.
+
+        Args:
+            session_id: The session.
+            spills: PraisonAI's directory of such files; it may be missing.
+
+        Returns:
+            How many messages were appended.
+
+        Raises:
+            CorruptSessionError: The document is damaged; the files stay.
+            LockTimeoutError: Another process held the session for too long.
+            StoreUnavailableError: The system refused; the files stay.
+        """
+
+        async def take_over(policy: Policy) -> int:
+            given = (self._disk, Path(spills), self.directory, session_id)
+            paths = tuple(await self._in_thread(find_spills, *given))
+            if not paths:
+                return 0
+            now, keep, ttl = policy.clock(), policy.max_messages, policy.ttl_seconds
+            request = Spills(Append(session_id, (), (), now, keep, ttl), paths)
+            count: int = await self._alone(self._job(session_id, "take_over", request, create=True))
+            return count
+
+        return await self._perform(session_id, take_over)
 
     # Reads take no lock: a document is replaced as a whole.
 

@@ -1,0 +1,139 @@
+"""The files in which PraisonAI keeps the messages that it could not write to a session's document.
+
+One directory has those of all session directories. A name, ``<safe>.<ms>.<pid>.<hex>.json``, says
+when a file was made; whose it is, and what it holds, is inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from asyncsessions.hooks import Append, KeyRecord
+from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._docformat import DamageError, is_object, loads, parse_list, parse_object
+from asyncsessions.stores._docmessage import identity
+from asyncsessions.stores._docplace import names_of
+from asyncsessions.stores._document import Document
+
+__all__ = ["Spills", "absorb", "find_spills", "read_spill"]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.json")
+
+# PraisonAI opens the lock's file, then waits for the lock, reads, fails to write, and spills. So
+# the time of that file is at most so many seconds before that of the spill.
+_FAILING_SECONDS = 60.0
+
+
+class Spills(msgspec.Struct, frozen=True):
+    """Take over the messages of some files.
+
+    Attributes:
+        append: What every append says, without messages.
+        paths: The files, oldest first.
+    """
+
+    append: Append
+    paths: tuple[Path, ...]
+
+
+def find_spills(disk: Disk, spills: Path, directory: Path, session_id: str) -> list[Path]:
+    """Return the files that hold messages of a session of this directory, oldest first.
+
+    What can't be read is left out, and logged by its path.
+    """
+    names = names_of(session_id)
+    if names.primary is None:
+        return []  # Which PraisonAI could never lock.
+    safe = re.escape(names.primary.removesuffix(".json"))
+    pattern = re.compile(rf"{safe}\.(\d+)\.\d+\.[0-9a-f]+\.json")
+    try:
+        with os.scandir(spills) as entries:
+            matches = [pattern.fullmatch(entry.name) for entry in entries]
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        logger.warning("PraisonAI's spilled messages can't be listed: %s", exc)
+        return []
+    found = sorted((int(match[1]), match[0]) for match in matches if match is not None)
+    if not found:
+        return []
+    opened = _last_opened(directory / names.lock)
+    recent = [name for ms, name in found if ms / 1000 <= opened + _FAILING_SECONDS]
+    return [spills / name for name in recent if _owner(disk, spills / name) == session_id]
+
+
+def _last_opened(lock: Path) -> float:
+    """Return when PraisonAI last opened a lock's file, or this library made it; 0 for never."""
+    try:
+        return lock.stat().st_mtime
+    except FileNotFoundError:
+        return -_FAILING_SECONDS
+
+
+def _owner(disk: Disk, path: Path) -> str | None:
+    try:
+        return read_spill(disk, path)[0]
+    except FileNotFoundError:
+        return None
+    except (DamageError, OSError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is damaged"
+        logger.warning("PraisonAI's spilled messages in %s stay there: %s", path, reason)
+        return None
+
+
+def read_spill(disk: Disk, path: Path) -> tuple[str, list[msgspec.Raw]]:
+    """Return whose messages a file has, and these as a document holds them.
+
+    Raises:
+        DamageError: It can't be understood.
+        OSError: It can't be read; `FileNotFoundError` once somebody has taken them over.
+    """
+    fd = disk.open_to_read(path)
+    try:
+        data = disk.read(fd, os.fstat(fd).st_size, 0)
+    finally:
+        disk.close(fd)
+    top = parse_object(data)
+    session_id = loads(top.get("session_id", msgspec.Raw(b"null")))
+    if not isinstance(session_id, str):
+        raise DamageError("it names no session", key="session_id")
+    entries = parse_list(top.get("messages", msgspec.Raw(b"null")))
+    return session_id, [entry for entry in entries if is_object(entry)]
+
+
+def absorb(document: Document, files: Iterator[tuple[str, list[msgspec.Raw]]], now: float) -> int:
+    """Add to a document what files hold, each once; return how many messages it was.
+
+    A message that the session has by now, in its archive too, isn't added again: PraisonAI, or
+    the writer's own retry, was faster. A file that was taken over before adds nothing, whatever
+    has become of its messages since.
+
+    Args:
+        document: The session's.
+        files: The name and the messages of each.
+        now: Seconds since the epoch.
+    """
+    known = set(document.identities())
+    count = 0
+    for name, entries in files:
+        key = f"praisonai-spill:{name}"
+        if document.own.key(key) is not None:
+            continue
+        added = []
+        for entry in entries:
+            told_by = identity(entry)
+            if told_by not in known:
+                known.add(told_by)
+                added.append(entry)
+        if added:
+            first = document.add_entries(added)
+            record = KeyRecord(key, first, len(added), "spill", now)
+            document.own.remember(record, document.seqs[0])
+            count += len(added)
+    return count

@@ -207,8 +207,7 @@ class Document:
         )
 
     def _text(self, key: str) -> str | None:
-        raw = self._top.get(key)
-        value = None if raw is None else loads(msgspec.Raw(raw))
+        value = self.value(key)
         return value if isinstance(value, str) else None
 
     def read(self, window: Window) -> list[bytes]:
@@ -218,10 +217,24 @@ class Document:
 
     def identities(self) -> Iterator[str]:
         """Iterate over the `identity` of each message, those that PraisonAI archived included."""
-        archived = _part(self._top, "archived_messages", parse_list) or []
-        for entry in (*self._entries, *filter(is_object, archived)):
+        for entry in (*self._entries, *self.archived()):
             yield identity(entry)
             self._breather.breathe()
+
+    def entries(self, newest: int | None = None) -> list[msgspec.Raw]:
+        """Return the messages as they stand in the document, oldest first; or the newest ones."""
+        start = 0 if newest is None else max(0, len(self._entries) - newest)
+        return self._entries[start:]
+
+    def archived(self) -> list[msgspec.Raw]:
+        """Return the archived messages as they stand in the document, oldest first."""
+        archived = _part(self._top, "archived_messages", parse_list) or []
+        return [*filter(is_object, archived)]
+
+    def value(self, key: str) -> Any:
+        """Return a value at the top level; None where there is none."""
+        raw = self._top.get(key)
+        return None if raw is None else loads(msgspec.Raw(raw))
 
     def bodies(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Iterate over messages, encoded with their ``seq``, oldest first."""
@@ -246,6 +259,24 @@ class Document:
             self._breather.breathe()
         self._info = None
         return first
+
+    def replace_newest(self, entry: msgspec.Raw) -> None:
+        """Put another message, as a document holds it, in place of the newest one."""
+        self._entries[-1] = entry
+        self._laid_out = min(self._laid_out, len(self._entries) - 1)
+
+    def set_value(self, key: str, value: Any) -> None:
+        """Set a value at the top level that means nothing to this library."""
+        self._top[key] = encode_json(value)
+
+    def go_on_after(self, old: Document) -> None:
+        """Number the messages on from those of a document that this one replaces."""
+        self.seqs = [seq + old.last_seq for seq in self.seqs]
+        self.last_seq += old.last_seq
+        if self.checkpoint is not None and self.checkpoint.seq:
+            seq = self.checkpoint.seq + old.last_seq
+            self.checkpoint = msgspec.structs.replace(self.checkpoint, seq=seq)
+        self._info = None
 
     def put(self, body: bytes, seq: int) -> None:
         """Add an encoded message with a ``seq`` that was taken away before (`cut`)."""
@@ -416,7 +447,7 @@ class Document:
         text = loads(msgspec.Raw(raw))
         if not isinstance(text, str) or (from_iso(text) != seconds and to_iso(seconds) != text):
             text = to_iso(seconds)
-            top[key] = encode_json(text)
+            self._top[key] = top[key] = encode_json(text)
         setattr(self.own, key, None if from_iso(text) == seconds else seconds)
 
     def _compaction(self, checkpoint: Checkpoint) -> bytes:

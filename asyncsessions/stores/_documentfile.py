@@ -56,19 +56,21 @@ class Edit(NamedTuple):
     """Change one session's document in any way.
 
     Attributes:
-        change: Changes it; returns whether there is anything to write. It may be called for a
-            write that fails.
+        change: Gets the document; returns the one to write, which may be another, or None where
+            there is nothing to write. Called once, also for a write that fails.
         now: Seconds since the epoch.
-        create: Whether to create a session that doesn't exist.
         keep: Retention, as in `Append`.
-        is_archived: Whether the session's window applies, too.
+        create: Whether to create a session that doesn't exist.
+        is_new: Do it only if the session doesn't exist.
+        is_whole: Whether the document stays as it is, with no retention.
     """
 
-    change: Callable[[Document], bool]
+    change: Callable[[Document], Document | None]
     now: float
-    create: bool = True
     keep: int | None = None
-    is_archived: bool = True
+    create: bool = True
+    is_new: bool = False
+    is_whole: bool = False
 
 
 class DocumentFile(SessionWriter):
@@ -200,19 +202,24 @@ class DocumentFile(SessionWriter):
         return outcomes
 
     def edit(self, edit: Edit) -> bool:
-        """Change the document; return whether there is one now."""
+        """Change the document; return whether there is one now, and a new one if it had to be."""
         existing = self._existing(edit.now)
-        if existing is None and not edit.create:
+        if edit.is_new if existing is not None else not edit.create:
             return False
         with self._place.understanding(self._session_id):
             document = existing or Document(self._session_id, {})
-            if edit.change(document) or existing is None:
+            changed = edit.change(document)
+            if changed is not None or existing is None:
+                document = changed or document
                 document.touch(edit.now)
                 self._change(document)
-                self._dump_newest(edit.now, edit.keep, is_archived=edit.is_archived)
+                if edit.is_whole:
+                    self._data = document.dump()
+                else:
+                    self._dump_newest(edit.now, edit.keep)
         return True
 
-    def _dump_newest(self, now: float, keep: int | None, *, is_archived: bool = True) -> None:
+    def _dump_newest(self, now: float, keep: int | None) -> None:
         """Get a changed document ready for `sync`, with the messages that retention leaves."""
         document = self._document
         if self._data is None or document is None:
@@ -220,7 +227,7 @@ class DocumentFile(SessionWriter):
         if keep is not None and len(document.seqs) > keep:
             results = (is_tool_result(decode_message(body)) for body in document.bodies())
             document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
-        if is_archived and self._window is not None and len(document.seqs) > self._window:
+        if self._window is not None and len(document.seqs) > self._window:
             document.archive(self._window, now)
         self._data = document.dump()
 

@@ -48,7 +48,7 @@ _URL_OPTIONS = {"durability": str, "lock_timeout": float} | STORE_OPTIONS
 
 
 # What a job can do; a store that has no such method never asks for it.
-Verb = Literal["append", "update", "replace", "delete", "quarantine", "take_over"]
+Verb = Literal["append", "update", "replace", "delete", "edit", "quarantine", "take_over"]
 
 
 class _Job(msgspec.Struct, eq=False):

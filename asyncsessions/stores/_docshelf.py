@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +32,8 @@ class OpenFile:
         self.version = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
         self._fd = fd
 
-    def __del__(self) -> None:
-        os.close(self._fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self._fd)
 
 
 class _Shelved(NamedTuple):

@@ -33,6 +33,13 @@ from asyncsessions.stores._docformat import (
 )
 from asyncsessions.stores._docmessage import entry_from_body, entry_to_body, identity, unhide
 from asyncsessions.stores._docown import Own, number, runs
+from asyncsessions.stores._docparts import (
+    checkpoint_fields,
+    is_null,
+    part,
+    read_checkpoint,
+    typed,
+)
 from asyncsessions.stores._docsummary import count_of_summary, make_summary
 
 __all__ = ["Document"]
@@ -86,7 +93,8 @@ class Document:
         self._top: dict[str, bytes | msgspec.Raw] = dict(top)
         self._load_metadata(top)
         self._load_messages(top)
-        self._load_checkpoint(top)
+        places = list(self._junk_places())
+        self.checkpoint = read_checkpoint(top, self.seqs, places, self.own.covered)
         self.created_at = self._time(top, "created_at", self.own.created_at) or modified
         self.updated_at = self._time(top, "updated_at", self.own.updated_at) or modified
         self._info: SessionInfo | None = None
@@ -94,7 +102,7 @@ class Document:
     # Loading.
 
     def _load_metadata(self, top: Mapping[str, msgspec.Raw]) -> None:
-        metadata: dict[str, Any] = _part(top, "metadata", parse_object) or {}
+        metadata: dict[str, Any] = part(top, "metadata", parse_object) or {}
         try:
             own = unhide(metadata, Own) or Own()
         except DamageError as exc:
@@ -106,14 +114,14 @@ class Document:
             # PraisonAI copied the metadata to a fork: the state goes along, the rest stays.
             own = Own(state=own.state)
         for key in _MIRRORED:
-            if key not in metadata and not _is_null(top.get(key)):
+            if key not in metadata and not is_null(top.get(key)):
                 metadata[key] = top[key]
         self.own: Own = own
         self._metadata: dict[str, msgspec.Raw] = metadata
 
     def _load_messages(self, top: Mapping[str, msgspec.Raw]) -> None:
         entries: list[msgspec.Raw]
-        entries, is_laid_out = _part(top, "messages", parse_messages) or ([], False)
+        entries, is_laid_out = part(top, "messages", parse_messages) or ([], False)
         self._breather.breathe()
         # What is no object is no message; it is kept, with how many messages are before it.
         self._junk: list[tuple[int, msgspec.Raw]] = []
@@ -136,31 +144,6 @@ class Document:
         # Whether another program changed the messages since this library wrote last.
         self.was_changed = bool(entries) and runs(self.seqs) != self.own.seqs
         self.last_seq = max(self.own.last_seq, self.seqs[-1] if self.seqs else 0)
-
-    def _load_checkpoint(self, top: Mapping[str, msgspec.Raw]) -> None:
-        self.checkpoint: Checkpoint | None = None
-        raw = top.get("last_compaction")
-        given = None if _is_null(raw) else loads(top["last_compaction"])
-        if not given:
-            return
-        if not isinstance(given, dict):
-            raise DamageError("last_compaction is no object", key="last_compaction")
-        index = _typed(given.get("message_index"), int, 0)
-        index -= sum(place < index for place in self._junk_places())
-        index = max(0, min(index, len(self.seqs)))
-        covered = self.seqs[index - 1] if index else 0
-        own = self.own.covered
-        if own is not None and bisect.bisect_right(self.seqs, own) == index:
-            covered = own
-        self.checkpoint = Checkpoint(
-            summary=_typed(given.get("summary"), str, ""),
-            seq=covered,
-            role=_typed(given.get("role"), str, "system"),
-            tokens_before=_typed(given.get("tokens_before"), int, 0),
-            tokens_after=_typed(given.get("tokens_after"), int, 0),
-            timestamp=from_iso(given.get("timestamp")) or 0.0,
-            metadata=_typed(given.get("metadata"), dict, {}),
-        )
 
     def _junk_places(self) -> Iterator[int]:
         """Iterate over the places, among all entries, of those that are no messages."""
@@ -228,7 +211,7 @@ class Document:
 
     def archived(self) -> list[msgspec.Raw]:
         """Return the archived messages as they stand in the document, oldest first."""
-        archived = _part(self._top, "archived_messages", parse_list) or []
+        archived = part(self._top, "archived_messages", parse_list) or []
         return [*filter(is_object, archived)]
 
     def value(self, key: str) -> Any:
@@ -337,7 +320,7 @@ class Document:
     def clear_archive(self) -> int:
         """Remove what PraisonAI moved out of its window; return how many messages it was."""
         try:
-            archived = _part(self._top, "archived_messages", parse_list) or []
+            archived = part(self._top, "archived_messages", parse_list) or []
         except DamageError:
             archived = []  # Whatever it was, it is removed.
         self._top["archived_messages"] = b"[]"
@@ -348,13 +331,13 @@ class Document:
 
         PraisonAI does the same where it changes messages; else it would go back to others.
         """
-        if _is_null(self._top.get("snapshots")):
+        if is_null(self._top.get("snapshots")):
             return
         snapshots = loads(msgspec.Raw(self._top["snapshots"]))
         for snapshot in snapshots if isinstance(snapshots, list) else ():
             if not isinstance(snapshot, dict) or _WITH_TRANSCRIPT & snapshot.keys():
                 continue
-            if _typed(snapshot.get("message_index"), int, 0) >= kept:
+            if typed(snapshot.get("message_index"), int, 0) >= kept:
                 snapshot["invalidated"] = True
         self._top["snapshots"] = encode_json(snapshots)
 
@@ -404,7 +387,7 @@ class Document:
         given = self._top
         given["session_id"] = encode_json(self.session_id)
         for key, default in _DEFAULTS.items():
-            top[key] = default if _is_null(given.get(key)) else given[key]
+            top[key] = default if is_null(given.get(key)) else given[key]
         top["messages"] = b"[]"
         self._set_time(top, "created_at", self.created_at)
         self._set_time(top, "updated_at", self.updated_at)
@@ -451,19 +434,12 @@ class Document:
         setattr(self.own, key, None if from_iso(text) == seconds else seconds)
 
     def _compaction(self, checkpoint: Checkpoint) -> bytes:
-        fields: dict[str, Any] = _part(self._top, "last_compaction", parse_object) or {}
+        fields: dict[str, Any] = part(self._top, "last_compaction", parse_object) or {}
         index = bisect.bisect_right(self.seqs, checkpoint.seq)
         covered = self.seqs[index - 1] if index else 0
         self.own.covered = None if covered == checkpoint.seq else checkpoint.seq
-        fields |= {
-            "summary": checkpoint.summary,
-            "message_index": index + sum(before <= index for before, _ in self._junk),
-            "role": checkpoint.role,
-            "tokens_before": checkpoint.tokens_before,
-            "tokens_after": checkpoint.tokens_after,
-            "timestamp": checkpoint.timestamp,
-            "metadata": checkpoint.metadata,
-        }
+        entries = index + sum(before <= index for before, _ in self._junk)
+        fields |= checkpoint_fields(checkpoint, entries)
         return encode_json(fields)
 
     def _metadata_with_own(self) -> bytes:
@@ -480,23 +456,3 @@ class Document:
             own.version, own.session_id = 1, self.session_id
             fields[RESERVED] = own
         return encode_json(fields)
-
-
-def _part(top: Mapping[str, Any], key: str, parse: Any) -> Any:
-    """Return a parsed value of a document; None where it is null or absent."""
-    raw = top.get(key)
-    if _is_null(raw):
-        return None
-    try:
-        return parse(msgspec.Raw(raw or b""))
-    except DamageError as exc:
-        raise DamageError(f"{key}: {exc}", key=key) from exc
-
-
-def _is_null(raw: bytes | msgspec.Raw | None) -> bool:
-    # Not a copy of what may be megabytes.
-    return raw is None or (len(memoryview(raw)) == len(b"null") and bytes(raw) == b"null")
-
-
-def _typed(value: Any, kind: type[Any], default: Any) -> Any:
-    return value if isinstance(value, kind) and not isinstance(value, bool) else default

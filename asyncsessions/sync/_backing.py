@@ -39,6 +39,9 @@ class Backing(Protocol):
     async def append(self, session_id: str, message: SessionMessage) -> None:
         """Append a message."""
 
+    async def salvage(self, session_id: str, message: SessionMessage) -> None:
+        """Keep a message that couldn't be appended where a later read finds it, if that works."""
+
     async def replace(self, session_id: str, messages: Sequence[SessionMessage]) -> None:
         """Put messages in place of the active ones, and remove the checkpoint."""
 

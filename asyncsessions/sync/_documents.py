@@ -104,6 +104,9 @@ class Documents:
             entry = _entry(message)
             await self._edit(session_id, lambda document: bool(document.add_entries([entry])))
 
+    async def salvage(self, session_id: str, message: SessionMessage) -> None:
+        await self._store.spill(session_id, message.to_dict(), self._spills)
+
     async def replace(self, session_id: str, messages: Sequence[SessionMessage]) -> None:
         entries = [_entry(message) for message in messages]
         await self._take_over(session_id)

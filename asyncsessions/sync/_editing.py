@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,10 +13,11 @@ import msgspec
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.requests import Policy
 from asyncsessions.stores._docformat import RESERVED
-from asyncsessions.stores._docplace import read_place
+from asyncsessions.stores._docplace import names_of, read_place
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._documentfile import Edit
 from asyncsessions.stores.json import JSONSessionStore
+from asyncsessions.sync._spilling import write_spill
 
 __all__ = ["EditableStore"]
 
@@ -59,6 +61,11 @@ class EditableStore(JSONSessionStore):
             return bool(await self._alone(job))
 
         return await self._perform(session_id, edit)
+
+    async def spill(self, session_id: str, message: Mapping[str, Any], spills: Path) -> None:
+        """Keep a message that can't be written to its document; see `write_spill`."""
+        lock = self.directory / names_of(session_id).lock
+        await self._in_thread(write_spill, spills, session_id, message, lock)
 
     async def scan(self, visit: Callable[[dict[str, Any]], T | None], *, strict: bool) -> list[T]:
         """Call a function, in a thread, with what each document holds; see `Backing.scan`."""

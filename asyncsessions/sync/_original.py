@@ -50,6 +50,9 @@ class Original:
     async def add(self, session_id: str, message: SessionMessage) -> None:
         await self._backing.append(session_id, message)
 
+    async def salvage(self, session_id: str, message: SessionMessage) -> None:
+        await self._backing.salvage(session_id, message)
+
     async def put_partial(
         self, session_id: str, content: str, *, finalize: bool
     ) -> SessionMessage | None:

@@ -166,6 +166,8 @@ class DefaultSessionStore(Opening):
         is_stored = self._write(Original.add, session_id, message)
         if is_stored:
             self._mirrored(session_id, [message])
+        else:
+            self._run(Original.salvage, session_id, message)
         return is_stored
 
     def add_user_message(

@@ -12,10 +12,16 @@ from asyncsessions.history import is_tool_result
 from asyncsessions.models import Message, SessionInfo
 from asyncsessions.models import SessionData as StoredSession
 from asyncsessions.protocols import SessionStore
-from asyncsessions.stores._docformat import to_iso
+from asyncsessions.stores._docformat import from_iso, to_iso
 from asyncsessions.stores._docsummary import summary_text
 from asyncsessions.sync._backing import row_of
-from asyncsessions.sync.records import CompactionCheckpoint, SessionData, SessionMessage
+from asyncsessions.sync._plain import dumps, plain
+from asyncsessions.sync.records import (
+    MIRRORED,
+    CompactionCheckpoint,
+    SessionData,
+    SessionMessage,
+)
 
 __all__ = ["AnyStore"]
 
@@ -25,6 +31,8 @@ _PAGE = 100
 # A turn's runtime state is under one key, so that writing it is one atomic step.
 _RUNTIME = "runtime_state"
 _TEXTS = ("agent_name", "user_id", "gateway_session_id", "agent_id")
+# Where a message keeps what the original takes and a `Message` has no place for.
+_ODD = "asyncsessions_original"
 
 
 class AnyStore:
@@ -82,8 +90,9 @@ class AnyStore:
             count = self._window + 1
         times = {"created_at": to_iso(info.created_at), "updated_at": to_iso(info.updated_at)}
         texts = {key: getattr(info, key) for key in _TEXTS}
-        fields = {"session_id": info.session_id, "metadata": info.metadata, **texts, **times}
-        return row_of(fields) | {"message_count": count}
+        mirrored = {key: info.metadata.get(key) for key in MIRRORED}
+        fields = {"session_id": info.session_id, "metadata": info.metadata, **mirrored}
+        return row_of(fields | texts | times) | {"message_count": count}
 
     async def _infos(self, limit: int | None, **where: str) -> list[SessionInfo]:
         infos: list[SessionInfo] = []
@@ -154,7 +163,7 @@ class AnyStore:
 
     async def set_metadata(self, session_id: str, fields: Mapping[str, Any]) -> None:
         if fields:
-            await self._store.update_session_metadata(session_id, **fields)
+            await self._store.update_session_metadata(session_id, **plain(fields))
         else:
             await self._store.set_agent_info(session_id)  # Which creates the session.
 
@@ -165,7 +174,8 @@ class AnyStore:
         updates: Mapping[str, Any],
         defaults: Mapping[str, Any],
     ) -> None:
-        await self._store.merge_session_metadata_map(session_id, key, updates, defaults=defaults)
+        merge = self._store.merge_session_metadata_map
+        await merge(session_id, key, plain(updates), defaults=plain(defaults))
 
     async def rename(self, session_id: str, title: str) -> None:
         await self._store.rename_session(session_id, title)
@@ -173,7 +183,7 @@ class AnyStore:
     async def set_runtime(
         self, session_id: str, runtime_id: str, turn_id: str, state: Mapping[str, Any]
     ) -> None:
-        await self._store.set_state(session_id, _runtime_key(runtime_id, turn_id), dict(state))
+        await self._store.set_state(session_id, _runtime_key(runtime_id, turn_id), plain(state))
 
     async def clear_runtime(self, session_id: str, runtime_id: str | None) -> None:
         keys = await self._store.get_state(session_id)
@@ -183,18 +193,19 @@ class AnyStore:
 
     async def restore(self, session: SessionData, *, overwrite: bool) -> bool:
         data = session.to_dict()
-        archived, runtime = data.pop("archived_messages"), data.pop(_RUNTIME)
-        active = data["messages"]
+        del data["archived_messages"], data[_RUNTIME]
+        archived, active = session.archived_messages, session.messages
         is_led = bool(archived) and bool(active) and _is_summary(active[0])
         # Here a summary isn't stored, and what it stands for isn't apart.
-        data["messages"] = [*archived, *active[is_led:]]
+        messages = [*archived, *active[is_led:]]
+        data["messages"] = [_to_store(message).to_dict() for message in messages]
         if "last_compaction" in data:
             shift = len(archived) - is_led
             index = data["last_compaction"]["message_index"] + shift
             data["last_compaction"]["message_index"] = max(0, index)
         data["state"] = {
             _runtime_key(runtime_id, turn_id): state
-            for runtime_id, turns in runtime.items()
+            for runtime_id, turns in session.runtime_state.items()
             for turn_id, state in turns.items()
         }
         report = await self._store.import_sessions([from_praisonai(data)], overwrite=overwrite)
@@ -240,7 +251,7 @@ def _cover(session: SessionData, stored: StoredSession, seqs: Sequence[int]) -> 
 
 
 def _message(message: Message) -> SessionMessage:
-    return SessionMessage(
+    stored = SessionMessage(
         message.role,
         message.content,
         message.timestamp,
@@ -248,6 +259,8 @@ def _message(message: Message) -> SessionMessage:
         message.tool_calls,
         message.tool_call_id,
     )
+    vars(stored).update(message.extra.get(_ODD, {}))
+    return stored
 
 
 def _summary(count: int, first: Message) -> SessionMessage:
@@ -255,19 +268,34 @@ def _summary(count: int, first: Message) -> SessionMessage:
     return SessionMessage("system", summary_text(count), first.timestamp, metadata)
 
 
-def _is_summary(message: Mapping[str, Any]) -> bool:
-    return bool((message.get("metadata") or {}).get("compaction"))
+def _is_summary(message: SessionMessage) -> bool:
+    return bool((message.metadata or {}).get("compaction"))
 
 
 def _to_store(message: SessionMessage) -> Message:
-    return Message(
-        message.role,
-        message.content,
-        message.timestamp,
-        message.metadata or {},
-        message.tool_calls or None,
-        message.tool_call_id,
+    given = plain(message.to_dict())
+    odd: dict[str, Any] = {}
+
+    def fitting(field: str, fits: bool, otherwise: Any) -> Any:  # noqa: FBT001  # reads as a sentence
+        if not fits:
+            odd[field] = given[field]
+        return given[field] if fits else otherwise
+
+    role, content, timestamp = given["role"], given["content"], given["timestamp"]
+    is_time = isinstance(timestamp, int | float) and not isinstance(timestamp, bool)
+    fields = (
+        fitting("role", isinstance(role, str) and role != "", "user"),
+        fitting("content", content is None or isinstance(content, str | list), _text(content)),
+        fitting("timestamp", is_time, from_iso(timestamp) or 0.0),
+        fitting("metadata", isinstance(given["metadata"], dict), {}),
+        given.get("tool_calls"),
+        given.get("tool_call_id"),
     )
+    return Message(*fields, extra={_ODD: odd} if odd else {})
+
+
+def _text(content: Any) -> str:
+    return dumps(content).decode()
 
 
 def _runtime_key(runtime_id: str, turn_id: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from asyncsessions.stores._docmessage import entry_to_body
 from asyncsessions.stores._document import Document
 from asyncsessions.sync._backing import row_of
 from asyncsessions.sync._editing import EditableStore
+from asyncsessions.sync._plain import dumps, plain
 from asyncsessions.sync.records import CompactionCheckpoint, SessionData, SessionMessage
 
 __all__ = ["Documents"]
@@ -155,7 +155,7 @@ class Documents:
     # The record.
 
     async def set_checkpoint(self, session_id: str, checkpoint: CompactionCheckpoint) -> None:
-        fields = _plain(asdict(checkpoint))
+        fields = plain(asdict(checkpoint))
         del fields["message_index"]
 
         def change(document: Document) -> bool:
@@ -172,7 +172,7 @@ class Documents:
         await self._change(session_id, [Change((key,), "set", text) for key, text in texts.items()])
 
     async def set_metadata(self, session_id: str, fields: Mapping[str, Any]) -> None:
-        fields = _plain(fields)
+        fields = plain(fields)
         changes = make_changes("set", "metadata", fields)
         changes += [Change((key,), "set", fields[key]) for key in _LOOKED_UP if key in fields]
         await self._change(session_id, changes)
@@ -184,8 +184,8 @@ class Documents:
         updates: Mapping[str, Any],
         defaults: Mapping[str, Any],
     ) -> None:
-        changes = make_changes("default", "metadata", _plain(defaults), key)
-        changes += make_changes("set", "metadata", _plain(updates), key)
+        changes = make_changes("default", "metadata", plain(defaults), key)
+        changes += make_changes("set", "metadata", plain(updates), key)
         # An empty map is one, too.
         await self._change(session_id, changes or [Change(("metadata", key), "default", {})])
 
@@ -208,7 +208,7 @@ class Documents:
     async def set_runtime(
         self, session_id: str, runtime_id: str, turn_id: str, state: Mapping[str, Any]
     ) -> None:
-        given = _plain(state)
+        given = plain(state)
 
         def change(document: Document) -> bool:
             states = _states(document)
@@ -228,7 +228,7 @@ class Documents:
         await self._edit(session_id, change)
 
     async def restore(self, session: SessionData, *, overwrite: bool) -> bool:
-        top = parse_object(_dumps(session.to_dict()))
+        top = parse_object(dumps(session.to_dict()))
 
         def restore(old: Document) -> Document:
             document = Document(session.session_id, top)
@@ -317,26 +317,4 @@ def _states(document: Document) -> dict[str, dict[str, Any]]:
 
 
 def _entry(message: SessionMessage) -> msgspec.Raw:
-    return msgspec.Raw(_dumps(message.to_dict()))
-
-
-def _dumps(value: Any) -> bytes:
-    """Return a value as the JSON that the original would write.
-
-    Raises:
-        InvalidMessageError: It can't be written.
-    """
-    try:
-        return json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as exc:
-        # Its own error would quote the text.
-        text = "it holds a lone surrogate, which UTF-8 can't; decode the text correctly first"
-        raise InvalidMessageError(text, field="value") from UnicodeError(exc.reason)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidMessageError(f"it can't be stored as JSON: {exc}", field="value") from exc
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a value as JSON holds it, with tuples as lists and all keys as text."""
-    plain: dict[str, Any] = json.loads(_dumps(dict(value)))
-    return plain
+    return msgspec.Raw(dumps(message.to_dict()))

@@ -112,7 +112,8 @@ class DefaultSessionStore(Opening):
         """Return a store with the same methods on any of this library's stores.
 
         There, ``compact`` moves nothing: all messages stay where they are, and those beyond the
-        active window are shown as the archive. So `clear_session` removes the archive, too.
+        active window are shown as the archive. So `clear_session` and `set_chat_history` remove the
+        archive, too.
 
         Args:
             url: As `asyncsessions.open_store` takes it.

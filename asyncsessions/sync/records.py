@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 __all__ = [
+    "MIRRORED",
     "CompactionCheckpoint",
     "ImportReport",
     "SessionData",
@@ -20,7 +21,7 @@ __all__ = [
     "skip_results",
 ]
 
-_MIRRORED = (
+MIRRORED = (
     "model",
     "llm",
     "total_tokens",
@@ -170,14 +171,14 @@ class SessionData:
         del data["last_compaction"]
         if self.last_compaction is not None:
             data["last_compaction"] = self.last_compaction.to_dict()
-        return data | {key: self.metadata[key] for key in _MIRRORED if key in self.metadata}
+        return data | {key: self.metadata[key] for key in MIRRORED if key in self.metadata}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SessionData:
         """Return a session from its dict; what is no object among its messages is left out."""
         messages = data.get("messages") or []
         metadata = dict(data.get("metadata") or {})
-        for key in _MIRRORED:
+        for key in MIRRORED:
             if data.get(key) is not None:
                 metadata.setdefault(key, data[key])
         return cls(

@@ -99,3 +99,7 @@ class Shelf:
             size -= shelved.file.size
             self._shelved.pop(oldest, None)
             del kept[0]
+
+    def clear(self) -> None:
+        """Keep nothing any more."""
+        self._shelved.clear()

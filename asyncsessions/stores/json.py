@@ -100,6 +100,11 @@ class JSONSessionStore(FileStore):
             shelf=self._shelf,
         )
 
+    @override
+    async def _close(self) -> None:
+        await super()._close()
+        self._shelf.clear()
+
     async def quarantine(self, session_id: str) -> Path | None:
         """Move a session's document aside if it is damaged, so that the session starts anew.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from asyncsessions.errors import CorruptSessionError, InvalidMessageError
+from asyncsessions.errors import (
+    CorruptSessionError,
+    InvalidMessageError,
+    LockTimeoutError,
+    StoreUnavailableError,
+)
 from asyncsessions.hooks import Change, Update, apply_changes
 from asyncsessions.models import Checkpoint, Message
 from asyncsessions.pacing import Breather
@@ -26,6 +32,8 @@ from asyncsessions.sync.records import CompactionCheckpoint, SessionData, Sessio
 __all__ = ["Documents"]
 
 T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger("asyncsessions.sync")
 
 _TEXTS = ("agent_name", "user_id", "gateway_session_id", "agent_id")
 # Metadata that is a field of the record, too.
@@ -248,9 +256,13 @@ class Documents:
         await self._heal(session_id, lambda: self._store.edit(session_id, edit, create=create))
 
     async def _take_over(self, session_id: str) -> None:
-        """Add what PraisonAI could not write, so that it is seen, or removed with the rest."""
+        """Add what could not be written before, so that it is seen, or removed with the rest."""
         take_over = self._store.take_over_spills
-        await self._heal(session_id, lambda: take_over(session_id, self._spills))
+        try:
+            await self._heal(session_id, lambda: take_over(session_id, self._spills))
+        except (LockTimeoutError, StoreUnavailableError) as exc:
+            # What can be read is still worth reading; the files stay.
+            logger.warning("spilled messages stay where they are: %s", exc)
 
     async def _heal(self, session_id: str, call: Callable[[], Awaitable[T]]) -> T:
         """Await a call; where the document is damaged, move it aside and try once more."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from anyio import to_thread
 
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.requests import Policy
@@ -65,11 +66,16 @@ class EditableStore(JSONSessionStore):
     async def spill(self, session_id: str, message: Mapping[str, Any], spills: Path) -> None:
         """Keep a message that can't be written to its document; see `write_spill`."""
         lock = self.directory / names_of(session_id).lock
-        await self._in_thread(write_spill, spills, session_id, message, lock)
+        # In no thread of the store's, which may be unavailable as a whole.
+        await to_thread.run_sync(write_spill, spills, session_id, message, lock)
 
     async def scan(self, visit: Callable[[dict[str, Any]], T | None], *, strict: bool) -> list[T]:
         """Call a function, in a thread, with what each document holds; see `Backing.scan`."""
-        return await self._in_thread(self._scan_all, visit, strict)
+        await self.__aenter__()  # Opens it unless it is open, as each call does.
+        try:
+            return await self._in_thread(self._scan_all, visit, strict)
+        except OSError as exc:
+            raise self._failure(exc, None) from exc
 
     def _scan_all(self, visit: Callable[[dict[str, Any]], T | None], strict: bool) -> list[T]:  # noqa: FBT001  # called in a thread, by position
         found = (visit(data) for data in self._plain_documents(strict=strict))
@@ -81,14 +87,15 @@ class EditableStore(JSONSessionStore):
                 place = read_place(self._disk, path)
                 if place.damage is not None:
                     raise place.damage
-                data = _plain(place.data or b"{}")
+                data = None if place.data is None else _plain(place.data)
             except (ValueError, OSError) as exc:
                 if strict:
                     raise CorruptSessionError(str(exc), path=str(path)) from exc
                 logger.warning("left out: %s can't be read", path)
                 continue
-            data.setdefault("session_id", path.stem)
-            yield data
+            if data is not None:  # Else it was removed just now.
+                data.setdefault("session_id", path.stem)
+                yield data
 
 
 def _plain(data: bytes) -> dict[str, Any]:

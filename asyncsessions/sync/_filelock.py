@@ -65,16 +65,15 @@ class FileLock:
             fd = self._disk.open(path, create=True)
         except OSError:
             return False  # It may pass, as when too many files are open.
-        is_taken = False
         try:
             is_taken = self._disk.try_lock(fd, 0)
         except OSError:
-            return False
-        finally:
-            if not is_taken:
-                self._disk.close(fd)
-        self._fd = fd
-        return True
+            is_taken = False
+        if is_taken:
+            self._fd = fd
+        else:
+            self._disk.close(fd)
+        return is_taken
 
     def release(self) -> None:
         """Give up the lock; does nothing where it isn't held."""

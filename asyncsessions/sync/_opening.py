@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -103,7 +102,7 @@ class Opening:
         if self._url is None:
             retention = tuple(self._retention_options().items())
             options = tuple(self._options.items())
-            key = (os.path.abspath(self.session_dir), retention, self.lock_timeout, options)  # noqa: PTH100  # resolves nothing, as the original
+            key = (str(self.session_dir), retention, self.lock_timeout, options)
             return lease(thread, key, self._make_documents)
         if self._lease is not None and urlsplit(self._url).scheme == "memory":
             raise ForkedStoreError

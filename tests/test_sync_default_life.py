@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import subprocess
 import sys
 import textwrap
@@ -18,6 +18,7 @@ from asyncsessions.errors import ForkedStoreError
 from asyncsessions.sync import DefaultSessionStore, _mirror, _paths, default
 from asyncsessions.sync import get_default_session_store as default_store
 
+ROOT = Path(__file__).parent.parent
 SECONDS = 60
 
 
@@ -120,28 +121,35 @@ def test_the_environment_sets_the_retention(
 # Threads, event loops and processes.
 
 
-def test_it_is_called_where_another_event_loop_runs(tmp_path: Path) -> None:
-    store = DefaultSessionStore(str(tmp_path))
-
-    async def call() -> list[dict[str, Any]]:
-        store.add_user_message("s", "from the loop")
-        await asyncio.to_thread(store.add_user_message, "s", "from a thread")
-        return store.get_chat_history("s")
-
-    assert len(asyncio.run(call())) == 2
-
-
 def run_script(path: Path, body: str) -> str:
     code = "import os, sys\nfrom asyncsessions.sync import DefaultSessionStore\n"
     code += "store = DefaultSessionStore(sys.argv[1])\n" + textwrap.dedent(body)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", code, str(path)],
         capture_output=True,
         check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
         timeout=SECONDS,
     )
     return done.stdout.strip()
+
+
+def test_it_is_called_where_another_event_loop_runs(tmp_path: Path) -> None:
+    out = run_script(
+        tmp_path,
+        """
+        import asyncio
+
+        async def call():
+            store.add_user_message("s", "from the loop")
+            await asyncio.to_thread(store.add_user_message, "s", "from a thread")
+            return store.get_chat_history("s")
+
+        print(len(asyncio.run(call())))
+        """,
+    )
+    assert out == "2"
 
 
 def test_a_process_that_never_closes_exits(tmp_path: Path) -> None:

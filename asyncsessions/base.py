@@ -788,9 +788,13 @@ class BaseSessionStore(SessionStore, ABC):
             max_sessions=limit,
         )
 
-    async def __restore(self, info: SessionInfo, messages: Sequence[Message]) -> None:
+    async def __restore(
+        self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
+    ) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
-        append = await append_all(self.__policy, info.session_id, messages)
+        append = await append_all(
+            self.__policy, info.session_id, messages, expected_seq=expected_seq
+        )
         now = info.updated_at or append.now
         left = None
         if info.expires_at is not None:

@@ -490,6 +490,10 @@ class SessionStore(AsyncSessionStoreProtocol, Protocol):
         An object that can't be stored, or that has expired, is skipped and reported; the others
         go on. A session's ``expires_at`` is kept.
 
+        An import that was interrupted can be run again: a session that holds only the beginning
+        of what comes, message for message with their times, gets the rest. Any other session
+        that exists is skipped, or replaced where ``overwrite`` says so.
+
         Args:
             sessions: The objects; or one dict with the list of them under ``sessions``.
             overwrite: Replace sessions that exist; otherwise they are skipped.

@@ -9,7 +9,7 @@ A JSON Lines file has one object ``{"session_id": ..., "messages": [...], ...}``
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
 import os
 import re
@@ -21,18 +21,21 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Iterable,
+    Iterator,
     Mapping,
 )
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import aiofiles
 import anyio
 import anyio.to_thread
 import msgspec
 
-from asyncsessions._praisonai import from_praisonai
+from asyncsessions._praisonai import Directory, from_praisonai
+from asyncsessions._praisonai.database import is_database
+from asyncsessions._praisonai.parsing import BOM, checked, fail, kind, parse
 from asyncsessions.codec import decode_json, encode_json
 from asyncsessions.errors import SessionFileError
 
@@ -41,10 +44,11 @@ __all__ = ["read_sessions", "write_sessions"]
 logger: logging.Logger = logging.getLogger("asyncsessions.streams")
 
 _BLOCK = 1 << 18
+# Files of a directory that are looked at without a pause.
+_STEPS = 256
 # Larger objects are parsed and encoded in a thread, so that the event loop never waits for them.
 _INLINE_BYTES = 1 << 15
 _INLINE_MESSAGES = 100
-_BOM = b"\xef\xbb\xbf"
 _FIRST_KEY = re.compile(rb'"(sessions|session_id|messages)"\s*:')
 _STORE_FILE = b'{"asyncsessions":'
 
@@ -59,6 +63,7 @@ class _Document(msgspec.Struct):
 
 OnProgress = Callable[[int], object]
 OnDamaged = Callable[[SessionFileError], object]
+OnNote = Callable[[str], object]
 
 
 async def read_sessions(
@@ -66,16 +71,19 @@ async def read_sessions(
     *,
     on_progress: OnProgress | None = None,
     on_damaged: OnDamaged | None = None,
+    on_note: OnNote | None = None,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Iterate over the sessions of a file or directory, in their order there.
 
     Args:
         path: A JSON Lines file, read in bounded memory; or a JSON document with the list of
-            sessions under ``sessions``, of which the text is held in memory as a whole; or a
-            directory of PraisonAI's session files, which come by name.
+            sessions under ``sessions``, of which the text is held in memory as a whole; or what
+            PraisonAI writes: a directory of sessions, or a ``sessions.db``.
         on_progress: Called with the number of bytes that were read since the last call.
-        on_damaged: Called for each file of a directory that can't be read, which is then left
-            out; without it, a warning is logged.
+        on_damaged: Called for each file of a directory, or row of a database, that can't be
+            read, which is then left out; without it, a warning is logged.
+        on_note: Called with what there is to know of the others, such as that an id was in two
+            places; without it, that is logged.
 
     Raises:
         SessionFileError: A line or the document isn't what it should be; names the line.
@@ -83,13 +91,17 @@ async def read_sessions(
     """
     source = Path(path)
     report = on_progress or _ignore
-    if await anyio.to_thread.run_sync(source.is_dir):
-        stream = _read_directory(source, report, on_damaged)
+    if await anyio.to_thread.run_sync(_is_praisonai, source):
+        stream = _read_directory(source, report, on_damaged or _log_damaged, on_note or _log_note)
     else:
         stream = _read_file(source, report)
     async with aclosing(stream):
         async for record in stream:
             yield record
+
+
+def _is_praisonai(source: Path) -> bool:
+    return source.is_dir() or (source.is_file() and is_database(source))
 
 
 def _ignore(_: int) -> None:
@@ -105,8 +117,9 @@ async def _read_file(path: Path, report: OnProgress) -> AsyncGenerator[dict[str,
                 continue
             if is_first and _starts_document(text):
                 rest = b"".join([part async for _, part in lines])
-                for record in await _read_document(path, b"\n" * (number - 1) + line + rest):
-                    yield await anyio.to_thread.run_sync(_converted, record, path)
+                for data in await _read_document(path, b"\n" * (number - 1) + line + rest):
+                    for record in await anyio.to_thread.run_sync(_converted, data, path):
+                        yield record
                 return
             is_first = False
             yield await _decode_line(text, path, number)
@@ -124,12 +137,12 @@ async def _lines(file: _Readable, report: OnProgress) -> AsyncGenerator[tuple[in
             if line.endswith(b"\n"):
                 number += 1
                 whole = b"".join(pieces)
-                yield number, whole.removeprefix(_BOM) if number == 1 else whole
+                yield number, whole.removeprefix(BOM) if number == 1 else whole
                 pieces.clear()
     if pieces:
         number += 1
         whole = b"".join(pieces)
-        yield number, whole.removeprefix(_BOM) if number == 1 else whole
+        yield number, whole.removeprefix(BOM) if number == 1 else whole
 
 
 def _split(block: bytes) -> list[bytes]:
@@ -157,28 +170,8 @@ async def _decode_line(text: bytes, path: Path, number: int) -> dict[str, Any]:
         detail = f"this line isn't JSON ({exc}); correct or remove it"
         raise SessionFileError(detail, path=str(path), line=number) from exc
     if text.startswith(_STORE_FILE):
-        _fail("this is a file of a jsonl:// store; export that store instead", path, number)
-    return _checked(record, path, number)
-
-
-def _checked(record: object, path: Path, number: int | None) -> dict[str, Any]:
-    if not isinstance(record, dict):
-        _fail(f"a session is a JSON object, not {_kind(record)}", path, number)
-    if not isinstance(record.get("session_id"), str):
-        _fail('the object has no text under "session_id"; give each session its id', path, number)
-    if not isinstance(record.get("messages", []), list):
-        kind = _kind(record["messages"])
-        _fail(f'"messages" is a list of objects, not {kind}; correct it', path, number)
-    return record
-
-
-def _fail(detail: str, path: Path, number: int | None) -> NoReturn:
-    raise SessionFileError(detail, path=str(path), line=number)
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "a boolean"}
-    return names.get(type(value), "a number")
+        fail("this is a file of a jsonl:// store; export that store instead", path, number)
+    return checked(record, path, number)
 
 
 async def _read_document(path: Path, data: bytes) -> list[Any]:
@@ -194,75 +187,67 @@ def _split_document(path: Path, data: bytes) -> list[Any]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         # PraisonAI writes NaN as it is, which only the slower parser takes.
         pass
-    whole = _parse(data, path)
+    whole = parse(data, path)
     if isinstance(whole, dict) and "sessions" in whole:
         if not isinstance(whole["sessions"], list):
-            _fail(f'"sessions" is a list, not {_kind(whole["sessions"])}', path, None)
+            fail(f'"sessions" is a list, not {kind(whole["sessions"])}', path, None)
         return list(whole["sessions"])
     return [whole]
 
 
-def _parse(data: bytes, path: Path) -> Any:
-    """Return a JSON value; NaN and Infinity, which the stores refuse, become None."""
-    try:
-        return json.loads(data.removeprefix(_BOM).decode(), parse_constant=lambda _: None)
-    except json.JSONDecodeError as exc:
-        detail = f"this isn't JSON ({exc.msg}); correct it, or look for a whole copy of the file"
-        raise SessionFileError(detail, path=str(path), line=exc.lineno) from exc
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        detail = "this isn't UTF-8; look for a whole copy of the file"
-        raise SessionFileError(detail, path=str(path), line=line) from exc
-    except RecursionError as exc:
-        raise SessionFileError("this is nested too deep", path=str(path)) from exc
-
-
-def _converted(record: Any, path: Path) -> dict[str, Any]:
+def _converted(record: Any, path: Path) -> list[dict[str, Any]]:
     if isinstance(record, msgspec.Raw):
-        record = _parse(bytes(record), path)
-    return from_praisonai(_checked(record, path, None))
+        record = parse(bytes(record), path)
+    return from_praisonai(checked(record, path, None))
 
 
 async def _read_directory(
-    path: Path, report: OnProgress, on_damaged: OnDamaged | None
+    path: Path, report: OnProgress, on_damaged: OnDamaged, on_note: OnNote
 ) -> AsyncGenerator[dict[str, Any], None]:
-    files = await anyio.to_thread.run_sync(_session_files, path)
-    if not files:
-        detail = "this directory holds no *.json files; give a JSON Lines file or another directory"
-        _fail(detail, path, None)
-    for file in files:
-        try:
-            record, size = await anyio.to_thread.run_sync(_load, file)
-        except FileNotFoundError:
-            continue  # Deleted since it was listed.
-        except SessionFileError as exc:
-            if on_damaged is None:
-                logger.warning("left out: %s", exc)
-            else:
-                on_damaged(exc)
-            continue
-        report(size)
-        yield record
-
-
-def _session_files(path: Path) -> list[Path]:
-    return sorted(file for file in path.glob("*.json") if file.is_file())
-
-
-def _load(file: Path) -> tuple[dict[str, Any], int]:
-    """Return the session of a PraisonAI file, and the file's size."""
+    directory = await anyio.to_thread.run_sync(Directory, path)
     try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as exc:
-        raise SessionFileError(f"can't be read: {exc.strerror}", path=str(file)) from exc
-    if not data.strip():
-        _fail("the file is empty; remove it or look for a whole copy", file, None)
-    record = _parse(data, file)
-    if isinstance(record, dict) and not isinstance(record.get("session_id"), str):
-        record["session_id"] = file.stem
-    return from_praisonai(_checked(record, file, None)), len(data)
+        steps = directory.look_through()
+        while await anyio.to_thread.run_sync(_advance, steps):
+            pass
+        if directory.is_empty:
+            where = path / "sessions"
+            hint = where if await anyio.to_thread.run_sync(where.is_dir) else "another directory"
+            fail(f"this directory holds no sessions; give a file or {hint}", path, None)
+        found = iter(directory)
+        while True:
+            records, size = await anyio.to_thread.run_sync(next, found, (None, 0))
+            _tell(directory, on_damaged, on_note)
+            if records is None:
+                break
+            report(size)
+            for record in records:
+                yield record
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(directory.close)
+
+
+def _advance(steps: Iterator[None]) -> bool:
+    """Take some steps, so that a cancelled caller needn't wait for all; whether there are more."""
+    return sum(1 for _ in itertools.islice(steps, _STEPS)) == _STEPS
+
+
+def _tell(directory: Directory, on_damaged: OnDamaged, on_note: OnNote) -> None:
+    """Pass on what a directory has to say, from the event loop's thread."""
+    for error in directory.damaged:
+        on_damaged(error)
+    for note in directory.notes:
+        on_note(note)
+    directory.damaged.clear()
+    directory.notes.clear()
+
+
+def _log_damaged(error: SessionFileError) -> None:
+    logger.warning("left out: %s", error)
+
+
+def _log_note(note: str) -> None:
+    logger.info("%s", note)
 
 
 async def write_sessions(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 import msgspec
 
-from asyncsessions import codec
-from asyncsessions.errors import CorruptSessionError, SessionNotFoundError, SessionStoreError
+from asyncsessions import codec, resume
+from asyncsessions.errors import (
+    CorruptSessionError,
+    SessionNotFoundError,
+    SessionStoreError,
+    VersionConflictError,
+)
 from asyncsessions.hooks import Change
 from asyncsessions.models import Checkpoint, ImportReport, Message, SessionInfo
 
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EXISTS",
     "EXPIRED",
+    "OTHER",
     "export_all",
     "export_session",
     "import_sessions",
@@ -27,8 +33,12 @@ __all__ = [
 ]
 
 EXISTS = "it exists"
+OTHER = "it exists and differs"
 EXPIRED = "it has expired"
-"""Reasons why an import skips a session that could be stored."""
+"""Reasons why an import skips a session that could be stored.
+
+Where `EXISTS` is given, the store has every message that the import brings.
+"""
 
 # One exported object holds at most about so much of a session.
 _PART_MESSAGES = 1000
@@ -46,7 +56,8 @@ _RECORD_FIELDS = (
     "metadata",
     "state",
 )
-Restore = Callable[[SessionInfo, list[Message]], Awaitable[None]]
+# Takes the record, the messages, and the ``expected_seq`` of their append.
+Restore = Callable[[SessionInfo, list[Message], int | None], Awaitable[None]]
 
 
 def record_changes(info: SessionInfo) -> tuple[Change, ...]:
@@ -151,6 +162,22 @@ async def import_sessions(
     return ImportReport(run.imported, run.messages, run.skipped)
 
 
+class _Open(NamedTuple):
+    """The session whose later parts may come.
+
+    Attributes:
+        session_id: Its id.
+        position: How many of its messages have come.
+        updated_at: When it was last written, by its first part.
+        is_found: Whether the store had all of them before.
+    """
+
+    session_id: str
+    position: int
+    updated_at: float
+    is_found: bool
+
+
 class _Import:
     """Imports objects, many at a time, and the parts of one session in order."""
 
@@ -167,7 +194,7 @@ class _Import:
         self._clock = clock
         self._overwrite = overwrite
         self._group: dict[str, Mapping[str, Any]] = {}
-        self._last_imported: str | None = None
+        self._open: _Open | None = None
         self._failure: SessionStoreError | None = None
         self.started = 0
         self.imported = 0
@@ -181,8 +208,9 @@ class _Import:
             return
         if data.get("part"):
             await self.flush()
-            if session_id == self._last_imported:
-                await self._store_one(data, is_part=True)
+            if self._open is not None and session_id == self._open.session_id:
+                self._open = await self._store_one(data, self._open)
+                self._raise_failure()
             return
         self.started += 1
         if session_id in self._group:
@@ -193,41 +221,108 @@ class _Import:
 
     async def flush(self) -> None:
         group, self._group = list(self._group.values()), {}
+        if not group:
+            return
         async with anyio.create_task_group() as tasks:
-            for data in group:
+            for data in group[:-1]:
                 tasks.start_soon(self._store_one, data)
+            # Whose parts may follow.
+            self._open = None
+            tasks.start_soon(self._store_last, group[-1])
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if group:
-            last = group[-1]["session_id"]
-            was_skipped = any(skip["session_id"] == last for skip in self.skipped)
-            self._last_imported = None if was_skipped else last
 
-    async def _store_one(self, data: Mapping[str, Any], *, is_part: bool = False) -> None:
+    async def _store_last(self, data: Mapping[str, Any]) -> None:
+        self._open = await self._store_one(data)
+
+    async def _store_one(self, data: Mapping[str, Any], part: _Open | None = None) -> _Open | None:
+        """Store a session or, where it says of which, a part of it; None where it can't be."""
         session_id = data["session_id"]
+        start = part.position if part else 0
         try:
             info, messages = _parse(data)
             if info.expires_at is not None and info.expires_at <= self._clock():
                 self._skip(session_id, EXPIRED)
-                return
-            if not is_part and await self._store.session_exists(session_id):
-                if not self._overwrite:
-                    self._skip(session_id, EXISTS)
-                    return
-                await self._store.delete_session(session_id)
-            await self._restore(info, messages)
+                return None
+            if part:
+                info = msgspec.structs.replace(info, updated_at=part.updated_at)
+            end = start + len(messages)
+            if part.is_found if part else await self._is_found(session_id):
+                is_found = await self._complete(info, messages, part)
+                return _Open(session_id, end, info.updated_at, is_found)
+            # Another import may have begun the same session meanwhile.
+            is_first = part is None and bool(messages) and not self._overwrite
+            await self._restore(info, messages, 0 if is_first else None)
+        except (_OtherError, VersionConflictError):
+            self._unskip(part)
+            self._skip(session_id, OTHER)
+            return None
         except (ValueError, TypeError, CorruptSessionError) as exc:
             self._skip(session_id, str(exc))
-            return
+            return None
         except SessionStoreError as exc:
             # The store fails, not this object; all that were under way end first.
             self._failure = self._failure or exc
-            return
-        self.imported += not is_part
+            return None
+        self.imported += part is None
         self.messages += len(messages)
+        return _Open(session_id, end, info.updated_at, is_found=False)
+
+    async def _is_found(self, session_id: str) -> bool:
+        """Whether to compare with a session that exists; one to be replaced is removed."""
+        is_found = await self._store.session_exists(session_id)
+        if is_found and self._overwrite:
+            await self._store.delete_session(session_id)
+        return is_found and not self._overwrite
+
+    async def _complete(
+        self, info: SessionInfo, messages: list[Message], part: _Open | None
+    ) -> bool:
+        """Add what a session lacks because an import was interrupted, or it has grown since.
+
+        Returns:
+            Whether it had everything.
+
+        Raises:
+            _OtherError: It isn't the beginning of what comes.
+        """
+        sid = info.session_id
+        start = part.position if part else 0
+        found = await self._store.get_messages(sid, after=start, limit=len(messages))
+        rest = resume.missing(found, messages, start)
+        stored = await self._store.get_session(sid, max_messages=0)
+        if rest is None:
+            raise _OtherError
+        # The record came with the first part.
+        if rest and not (part or resume.is_outdated(stored, info)):
+            raise _OtherError
+        if rest and not resume.is_untouched(stored, info):
+            raise _OtherError
+        if not (rest or (not part and resume.is_bare(stored, info))):
+            if not part:
+                self._skip(sid, EXISTS)
+            return True
+        info = msgspec.structs.replace(info, updated_at=max(info.updated_at, stored.updated_at))
+        await self._restore(info, rest, start + len(found) if rest else None)
+        self._unskip(part)
+        self.imported += 1
+        self.messages += len(rest)
+        return False
+
+    def _unskip(self, part: _Open | None) -> None:
+        """Take back that a session exists, which was true of the parts before this one."""
+        if part is not None and part.is_found:
+            self.skipped.remove({"session_id": part.session_id, "reason": EXISTS})
 
     def _skip(self, session_id: str, reason: str) -> None:
         self.skipped.append({"session_id": session_id, "reason": reason})
+
+
+class _OtherError(Exception):
+    """A session of the same id is another one."""
 
 
 async def _iterate(

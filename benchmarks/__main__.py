@@ -23,6 +23,7 @@ from benchmarks.measure import CannotMeasureError, Check, CountError, Run
 from benchmarks.memory import memory
 from benchmarks.report import print_checks
 from benchmarks.servers import mongo_store, postgres_store, redis_store
+from benchmarks.sync import sync_bridge
 
 Scenario = Callable[[Run], Awaitable[list[Check]]]
 
@@ -33,6 +34,7 @@ SCENARIOS: dict[str, Scenario] = {
     "flat": flat,
     "json-hot": json_hot,
     "loop-lag": loop_lag,
+    "sync-bridge": sync_bridge,
     "redis": redis_store,
     "postgres": postgres_store,
     "mongo": mongo_store,

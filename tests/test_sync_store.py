@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -219,8 +220,8 @@ import sys
 from asyncsessions.sync import open_store
 store = open_store(f"json://{sys.argv[1]}?lock_timeout=300")
 store.ping()
-print("waiting", flush=True)
 try:
+    print("waiting", flush=True)
     store.add_message("s", "user", "interrupted")
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -239,6 +240,7 @@ print([message.content for message in store.get_messages("s")])
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.5)  # Most likely, it waits for the lock by now.
         process.send_signal(signal.SIGINT)
         said = process.stdout.readline()
     out, _ = process.communicate(timeout=PATIENCE)

@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from asyncsessions._compat import override
+from asyncsessions._praisonai import Directory
 from asyncsessions.cli.common import (
     CommandError,
     JSONOption,
@@ -33,6 +34,7 @@ from asyncsessions.cli.common import (
     print_json,
     run,
     safe_url,
+    store_directory,
 )
 from asyncsessions.cli.verify import Ledger, check
 from asyncsessions.codec import encode_json
@@ -40,13 +42,14 @@ from asyncsessions.errors import CorruptSessionError, SessionFileError
 from asyncsessions.models import ImportReport
 from asyncsessions.protocols import SessionStore
 from asyncsessions.streams import read_sessions, write_sessions
-from asyncsessions.transfer import EXISTS, EXPIRED
+from asyncsessions.transfer import EXISTS, EXPIRED, OTHER
 
 __all__ = ["export", "import_"]
 
 _DEFAULT_STORE = "jsonl://sessions"
 # Of many skipped sessions, so many are named.
 _NAMED = 10
+_MARK_SECONDS = 60
 
 
 class _Result(msgspec.Struct):
@@ -54,7 +57,11 @@ class _Result(msgspec.Struct):
 
     report: ImportReport
     damaged: list[str]
+    notes: list[str]
     different: list[str]
+
+    def skipped(self, reason: str) -> int:
+        return sum(skip["reason"] == reason for skip in self.report.skipped)
 
 
 def import_(
@@ -62,8 +69,8 @@ def import_(
         str,
         typer.Argument(
             metavar="FILE|DIR|URL",
-            help="A JSON Lines file of sessions, a directory of PraisonAI's session files, "
-            "or another store.",
+            help="A JSON Lines file of sessions, a directory of PraisonAI's sessions or its "
+            "sessions.db, or another store.",
         ),
     ],
     store: StoreOption = _DEFAULT_STORE,
@@ -72,7 +79,10 @@ def import_(
     ] = False,
     json: JSONOption = False,
 ) -> None:
-    """Bring sessions into a store, and check that they read back the same."""
+    """Bring sessions into a store, and check that they read back the same.
+
+    After an interruption, run it again: it goes on where it stopped.
+    """
     if source == store:
         raise ValueError(f"{safe_url(source)!r} is both where from and where to")
     if not _is_url(source) and not Path(source).exists():
@@ -86,6 +96,7 @@ def import_(
                 "messages": report.messages,
                 "skipped": report.skipped,
                 "damaged": result.damaged,
+                "notes": result.notes,
                 "different": result.different,
                 "verified": not result.different,
             }
@@ -96,7 +107,7 @@ def import_(
         names = ", ".join(map(repr, result.different[:_NAMED]))
         count = _sessions(len(result.different))
         raise CommandError(f"{count} read back differently from what was sent: {names}")
-    refused = sum(skip["reason"] not in (EXISTS, EXPIRED) for skip in report.skipped)
+    refused = report.skipped_count - sum(map(result.skipped, (EXISTS, OTHER, EXPIRED)))
     if refused:
         raise CommandError(f"{_sessions(refused)} could not be stored")
 
@@ -107,17 +118,30 @@ def _sessions(count: int) -> str:
 
 def _print_report(result: _Result, url: str) -> None:
     report = result.report
+    skipped = [
+        f"skipped {one_line(skip['session_id'])}: {one_line(skip['reason'])}"
+        for skip in report.skipped
+        if skip["reason"] != EXISTS
+    ]
     for text in result.damaged:
         typer.echo(f"left out: {one_line(text)}", err=True)
-    for skip in report.skipped[:_NAMED]:
-        typer.echo(f"skipped {one_line(skip['session_id'])}: {one_line(skip['reason'])}", err=True)
-    if report.skipped_count > _NAMED:
-        typer.echo(f"skipped {report.skipped_count - _NAMED} more; see --json", err=True)
+    _print_some([f"note: {one_line(text)}" for text in result.notes], "notes")
+    _print_some(skipped, "skipped")
     checked = "" if result.different else "; all read back the same"
     typer.echo(
         f"imported {_sessions(report.imported)} with {report.messages:,} messages "
         f"into {safe_url(url)}{checked}"
     )
+    if there := result.skipped(EXISTS):
+        verb = "was" if there == 1 else "were"
+        typer.echo(f"{_sessions(there)} {verb} there before, with all messages")
+
+
+def _print_some(lines: list[str], kind: str) -> None:
+    for line in lines[:_NAMED]:
+        typer.echo(line, err=True)
+    if len(lines) > _NAMED:
+        typer.echo(f"{kind}: {len(lines) - _NAMED:,} more; see --json", err=True)
 
 
 def _is_url(source: str) -> bool:
@@ -127,10 +151,11 @@ def _is_url(source: str) -> bool:
 async def _import(source: str, url: str, *, overwrite: bool) -> _Result:
     ledger = Ledger()
     damaged: list[str] = []
+    notes: list[str] = []
     size = None if _is_url(source) else await anyio.to_thread.run_sync(_size_of, Path(source))
     progress = _progress(counts_bytes=size is not None)
     async with opened(url, create=True) as target:
-        await _refuse_itself(source, target)
+        await _refuse_itself(source, target, url)
         with progress:
             task = progress.add_task("importing", total=size)
 
@@ -138,46 +163,55 @@ async def _import(source: str, url: str, *, overwrite: bool) -> _Result:
                 progress.advance(task, count)
 
             async def records() -> AsyncIterator[dict[str, Any]]:
-                stream = _read(source, note_progress, damaged)
+                stream = _read(source, note_progress, damaged, notes)
                 async with aclosing(stream) as sessions:
                     async for record in sessions:
                         ledger.note(record)
                         yield record
 
             report = await target.import_sessions(records(), overwrite=overwrite)
-            progress.update(task, description="checking", total=None)
-            different = await check(target, ledger, report)
-    return _Result(report, damaged, different)
+        with _progress(counts_bytes=False) as checking:
+            checks = checking.add_task("checking", total=report.imported)
+            different = await check(target, ledger, report, lambda: checking.advance(checks))
+    return _Result(report, damaged, notes, different)
 
 
-async def _refuse_itself(source: str, target: SessionStore) -> None:
+async def _refuse_itself(source: str, target: SessionStore, url: str) -> None:
     """Make sure that a source isn't the target under another name.
 
-    An import that overwrites would then remove what it is about to read. No comparison of names
-    can tell, so a session is put into the target for a moment and looked for in the source.
+    An import that overwrites would then remove what it is about to read.
 
     Raises:
         CommandError: It is.
     """
+    if not _is_url(source):
+        directory = store_directory(url)
+        is_itself = directory is not None and await anyio.Path(source).samefile(directory)
+    else:
+        is_itself = await _is_seen_in(source, target)
+    if is_itself:
+        raise CommandError(f"{safe_url(source)!r} is both where from and where to")
+
+
+async def _is_seen_in(source: str, target: SessionStore) -> bool:
+    """Whether a session that is put into the target for a moment is in the source.
+
+    No comparison of two URLs can tell whether they lead to the same server.
+    """
     mark = f"import-{secrets.token_hex(8)}"
     try:
         await target.set_state(mark, "import", "begins")
-        if await _holds(source, mark):
-            raise CommandError(f"{safe_url(source)!r} is both where from and where to")
+        # Also where this process is killed before it removes it.
+        await target.expire_session(mark, _MARK_SECONDS)
+        async with opened(source) as origin:
+            return await origin.session_exists(mark)
     finally:
         with anyio.CancelScope(shield=True):
             await target.delete_session(mark)
 
 
-async def _holds(source: str, session_id: str) -> bool:
-    if _is_url(source):
-        async with opened(source) as origin:
-            return await origin.session_exists(session_id)
-    return await anyio.Path(source, f"{session_id}.json").exists()
-
-
 async def _read(
-    source: str, on_progress: Callable[[int], None], damaged: list[str]
+    source: str, on_progress: Callable[[int], None], damaged: list[str], notes: list[str]
 ) -> AsyncGenerator[dict[str, Any]]:
     """Yield the records of a file, a directory or a store.
 
@@ -185,6 +219,7 @@ async def _read(
         source: Its path or URL.
         on_progress: Is told how many more bytes, or sessions of a store, have been read.
         damaged: Gets the text of each error that left something out.
+        notes: Gets what there is to know of the rest.
     """
     if _is_url(source):
         try:
@@ -200,7 +235,9 @@ async def _read(
     def note_damage(error: SessionFileError) -> None:
         damaged.append(str(error))
 
-    stream = read_sessions(Path(source), on_progress=on_progress, on_damaged=note_damage)
+    stream = read_sessions(
+        Path(source), on_progress=on_progress, on_damaged=note_damage, on_note=notes.append
+    )
     async with aclosing(stream) as sessions:
         async for record in sessions:
             yield record
@@ -221,7 +258,7 @@ def _progress(*, counts_bytes: bool) -> Progress:
 
 def _size_of(source: Path) -> int:
     if source.is_dir():
-        return sum(path.stat().st_size for path in source.glob("*.json") if path.is_file())
+        return Directory.size(source)
     return source.stat().st_size
 
 

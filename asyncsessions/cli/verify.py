@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -103,13 +103,19 @@ class Ledger:
         }
 
 
-async def check(store: SessionStore, ledger: Ledger, report: ImportReport) -> list[str]:
+async def check(
+    store: SessionStore,
+    ledger: Ledger,
+    report: ImportReport,
+    on_checked: Callable[[], object] = lambda: None,
+) -> list[str]:
     """Read back what an import stored; return the ids of sessions that came back different.
 
     Args:
         store: Where it was stored.
         ledger: What was sent.
         report: What the import says that it did.
+        on_checked: Called after each session.
     """
     expected = ledger.expected(report)
     different: list[str] = []
@@ -120,6 +126,7 @@ async def check(store: SessionStore, ledger: Ledger, report: ImportReport) -> li
             stored = await _stored(store, session_id)
         if not any(sent.equals(stored) for sent in expected[session_id]):
             different.append(session_id)
+        on_checked()
 
     ids = list(expected)
     # In slices, so that a large import doesn't start a task for each session at once.

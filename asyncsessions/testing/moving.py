@@ -208,3 +208,44 @@ class MoveCases(StoreCases):
         assert expires_at is not None
         assert abs(expires_at - (now + 3600)) < 60
         assert len(await store.get_messages("past")) == 1
+
+    async def test_import_twice_changes_nothing(self, store: SessionStore) -> None:
+        await _write_full(store, "s")
+        exported = await store.export_session("s")
+        await store.delete_session("s")
+        await store.import_sessions([exported])
+        before = await store.get_session("s")
+        report = await store.import_sessions([exported])
+        assert (report.imported, report.messages) == (0, 0)
+        assert report.skipped == [{"session_id": "s", "reason": "it exists"}]
+        assert await store.get_session("s") == before
+
+    async def test_import_goes_on_where_it_stopped(self, store: SessionStore) -> None:
+        texts_of = [user(f"m{n}") | {"timestamp": 1000.5 + n} for n in range(6)]
+        times = {"created_at": 1000.5, "updated_at": 2000.5}
+        first = times | {"session_id": "s", "metadata": {"k": 1}, "messages": texts_of[:2]}
+        second = {"session_id": "s", "part": 2, "messages": texts_of[2:4]}
+        third = {"session_id": "s", "part": 3, "messages": texts_of[4:]}
+        await store.import_sessions([first, second])
+        report = await store.import_sessions([first, second, third])
+        assert (report.imported, report.messages, report.skipped) == (1, 2, [])
+        messages = await store.get_messages("s")
+        assert [(m.seq, m.content, m.timestamp) for m in messages] == [
+            (n + 1, f"m{n}", 1000.5 + n) for n in range(6)
+        ]
+        assert (await store.get_session("s", max_messages=0)).metadata == {"k": 1}
+
+    async def test_import_leaves_another_session_alone(self, store: SessionStore) -> None:
+        given = {"session_id": "s", "messages": [user("a") | {"timestamp": 5.5}, user("b")]}
+        await store.append("s", [user("a") | {"timestamp": 6.5}])
+        report = await store.import_sessions([given, given | {"session_id": "t"}])
+        assert report.imported == 1
+        assert report.skipped == [{"session_id": "s", "reason": "it exists and differs"}]
+        assert texts(await store.get_messages("s")) == ["a"]
+
+    async def test_import_under_the_id_of_an_expired_session(self, store: SessionStore) -> None:
+        await fill(store, "s", 3)
+        await store.expire_session("s", 0)
+        report = await store.import_sessions([{"session_id": "s", "messages": [user("new")]}])
+        assert (report.imported, report.skipped) == (1, [])
+        assert texts(await store.get_messages("s")) == ["new"]

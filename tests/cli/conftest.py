@@ -40,3 +40,9 @@ def filled(url: str) -> str:
     """Return the URL of a store with the sample sessions."""
     good("import", DATA, "--store", url)
     return url
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    """Return the URL of a store on files that doesn't exist yet."""
+    return f"jsonl://{tmp_path / 'target'}"

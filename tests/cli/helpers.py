@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -70,3 +71,23 @@ def records() -> dict[str, dict[str, Any]]:
     """Return the sample sessions by id."""
     lines = DATA.read_text(encoding="utf-8").splitlines()
     return {record["session_id"]: record for record in map(json.loads, lines)}
+
+
+def exported(url: str) -> dict[str, dict[str, Any]]:
+    """Return the sessions of a store by id."""
+    lines = good("export", "--store", url).out.splitlines()
+    return {record["session_id"]: record for record in map(json.loads, lines)}
+
+
+def contents(record: dict[str, Any]) -> list[Any]:
+    """Return what the messages of an exported session say."""
+    return [message["content"] for message in record["messages"]]
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Return a digest of each file below a directory."""
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }

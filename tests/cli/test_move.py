@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -347,3 +351,26 @@ def test_import_from_a_damaged_store_says_what_is_left_out(tmp_path: Path) -> No
 
     assert result.json["imported"] == 5
     assert len(result.json["damaged"]) == 1
+
+
+def test_a_terminal_shows_how_far_an_import_is(tmp_path: Path) -> None:
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "asyncsessions.cli", "import", str(DATA)]
+    with subprocess.Popen(
+        [*command, "--store", f"jsonl://{tmp_path / 'store'}"],
+        stdout=end,
+        stderr=end,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    ) as process:
+        os.close(end)
+        shown = b""
+        # A terminal without writers is an error to read from.
+        with contextlib.suppress(OSError):
+            while block := os.read(terminal, 1 << 16):
+                shown += block
+    os.close(terminal)
+    assert process.returncode == 0
+    assert b"importing" in shown
+    assert b"checking" in shown
+    assert b"6/6" in shown
+    assert b"imported 6 sessions" in shown.splitlines()[-1]

@@ -12,7 +12,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["at_once", "load", "original", "ours", "praisonai", "run", "started"]
+from asyncsessions import Message
+
+__all__ = [
+    "at_once",
+    "load",
+    "numbers",
+    "original",
+    "ours",
+    "praisonai",
+    "release",
+    "result",
+    "run",
+    "started",
+]
 
 SECONDS = 300
 """After so long, a process hangs. No lock is given up before, however slow the machine is."""
@@ -136,3 +149,9 @@ def load(path: Path) -> dict[str, Any]:
     """Return a document."""
     document: dict[str, Any] = json.loads(path.read_text())
     return document
+
+
+def numbers(messages: list[Message], name: str) -> list[int]:
+    """Return the numbers of one writer's messages, in the order in which they are stored."""
+    texts = [str(each.content).rpartition("-") for each in messages]
+    return [int(number) for writer, _, number in texts if writer == name]

@@ -11,7 +11,8 @@ from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
 from tests.interop.original import at_once, load, original, ours, run
 
-pytestmark = pytest.mark.interop
+# A slow machine may take its time.
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 
 async def test_the_original_reads_what_this_library_wrote(directory: Path) -> None:

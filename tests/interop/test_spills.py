@@ -18,7 +18,8 @@ from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.sync._spill import spill_directory, take_over_spills
 from tests.interop.original import at_once, load, original, ours, run
 
-pytestmark = pytest.mark.interop
+# A slow machine may take its time.
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 COUNT = 20
 LIMIT = """

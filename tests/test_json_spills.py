@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from asyncsessions import CorruptSessionError, StoreUnavailableError, open_store
-from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._disk import PAST_DATA, Disk
 from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.sync._spill import spill_directory, take_over_spills
 
@@ -33,7 +35,7 @@ def touch(directory: Path, session_id: str, at: float = AT) -> None:
     directory.mkdir(exist_ok=True)
     lock = directory / f"{safe}.json.lock"
     lock.touch()
-    os.utime(lock, (at, at))
+    os.utime(lock, (0, at))
 
 
 class Spilled:
@@ -158,17 +160,40 @@ async def test_what_cannot_be_read_stays_and_is_logged_by_its_path(
     assert all(str(spilled.path) in text and "secret" not in text for text in texts)
 
 
-@pytest.mark.parametrize("opened", [None, AT - 3600])
+def opened_before(store: JSONSessionStore) -> None:
+    touch(store.directory, "s", at=AT - 3600)
+
+
+def opened_since(store: JSONSessionStore) -> None:
+    touch(store.directory, "s", at=AT + 3600)
+
+
+def made_since(store: JSONSessionStore) -> None:
+    assert (store.directory / "s.json.lock").stat().st_mtime > AT
+
+
+def removed(store: JSONSessionStore) -> None:
+    (store.directory / "s.json.lock").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "count"), [(removed, 0), (opened_before, 0), (made_since, 0), (opened_since, 1)]
+)
 async def test_what_was_spilled_for_another_directory_stays(
-    spilled: Spilled, tmp_path: Path, opened: float | None
+    spilled: Spilled, tmp_path: Path, change: Callable[[JSONSessionStore], None], count: int
 ) -> None:
     spilled.add("s", message("theirs"))
     async with JSONSessionStore(tmp_path / "other") as store:
-        if opened is not None:
-            await store.add_message("s", "user", "ours")
-            touch(store.directory, "s", at=opened)
-        assert await store.take_over_spills("s", spilled.path) == 0
-        assert len(spilled.left()) == 1
+        await store.add_message("s", "user", "ours")
+        change(store)
+        # That PraisonAI opened it since is all that can be known.
+        assert await store.take_over_spills("s", spilled.path) == count
+        assert len(spilled.left()) == 1 - count
+
+
+async def test_what_was_spilled_for_this_directory_is_found(spilled: Spilled) -> None:
+    spilled.add("s", message("a"))
+    touch(spilled.directory, "s", at=AT + 3600)
     async with JSONSessionStore(spilled.directory) as store:
         assert await store.take_over_spills("s", spilled.path) == 1
 
@@ -287,6 +312,33 @@ async def test_a_file_that_stays_is_not_taken_over_twice(spilled: Spilled) -> No
         assert await store.take_over_spills("s", spilled.path) == 0
         assert spilled.left() == []
         assert await contents(store, "s") == []
+
+
+class WatchedDisk(Disk):
+    """Tells when somebody found a lock held."""
+
+    def __init__(self) -> None:
+        self.refused = threading.Event()
+
+    def try_lock(self, fd: int, byte: int = PAST_DATA) -> bool:
+        if super().try_lock(fd, byte):
+            return True
+        self.refused.set()
+        return False
+
+
+async def test_what_vanished_while_the_lock_was_held_is_not_added(spilled: Spilled) -> None:
+    disk = WatchedDisk()
+    path = spilled.add("s", message("x"))
+    async with JSONSessionStore(spilled.directory, disk=disk, lock_timeout=60) as store:
+        with (spilled.directory / "s.json.lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            taking = asyncio.create_task(store.take_over_spills("s", spilled.path))
+            await asyncio.to_thread(disk.refused.wait, 60)
+            # PraisonAI takes it over, and clears the session at once.
+            path.unlink()
+        assert await taking == 0
+        assert not await store.session_exists("s")
 
 
 class KillingDisk(Disk):

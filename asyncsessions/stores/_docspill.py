@@ -25,9 +25,10 @@ __all__ = ["Spills", "absorb", "find_spills", "read_spill"]
 
 logger: logging.Logger = logging.getLogger("asyncsessions.json")
 
-# PraisonAI opens the lock's file, then waits for the lock, reads, fails to write, and spills. So
-# the time of that file is at most so many seconds before that of the spill.
+# PraisonAI opens the lock's file, reads, fails to write, and spills, all within so many seconds.
 _FAILING_SECONDS = 60.0
+# The clocks of files and names may differ by so many seconds.
+_CLOCK_SECONDS = 0.1
 
 
 class Spills(msgspec.Struct, frozen=True):
@@ -63,17 +64,26 @@ def find_spills(disk: Disk, spills: Path, directory: Path, session_id: str) -> l
     found = sorted((int(match[1]), match[0]) for match in matches if match is not None)
     if not found:
         return []
-    opened = _last_opened(directory / names.lock)
-    recent = [name for ms, name in found if ms / 1000 <= opened + _FAILING_SECONDS]
-    return [spills / name for name in recent if _owner(disk, spills / name) == session_id]
+    lock = directory / names.lock
+    here = [spills / name for ms, name in found if _may_have_locked(lock, ms / 1000)]
+    return [path for path in here if _owner(disk, path) == session_id]
 
 
-def _last_opened(lock: Path) -> float:
-    """Return when PraisonAI last opened a lock's file, or this library made it; 0 for never."""
+def _may_have_locked(lock: Path, seconds: float) -> bool:
+    """Whether PraisonAI may have held a lock at a time, by the times of the lock's file.
+
+    It truncates the file whenever it opens it, which sets one of its times; this library doesn't.
+    So the file is never older than the last time that PraisonAI held the lock, and while its times
+    are equal it is as it was made, by whomever.
+    """
     try:
-        return lock.stat().st_mtime
+        stat = lock.stat()
     except FileNotFoundError:
-        return -_FAILING_SECONDS
+        return False
+    was_made_later = (
+        stat.st_atime_ns == stat.st_mtime_ns and stat.st_mtime > seconds + _CLOCK_SECONDS
+    )
+    return stat.st_mtime >= seconds - _FAILING_SECONDS and not was_made_later
 
 
 def _owner(disk: Disk, path: Path) -> str | None:

@@ -57,7 +57,8 @@ class JSONSessionStore(FileStore):
     Two ids never share a document, although PraisonAI gives ``a.b`` and ``a_b`` one name: who
     comes second gets a suffixed name, which PraisonAI lists but can't open. A damaged document,
     an empty file too, raises `CorruptSessionError`; it stays as it is until `quarantine` moves it
-    aside (PraisonAI does so when it opens it).
+    aside (PraisonAI does so when it opens it). What PraisonAI could not write, and spilled, is in
+    no document until somebody takes it over: PraisonAI, or `take_over_spills`.
 
     Args:
         directory: Where the files are; made if missing.
@@ -140,8 +141,8 @@ class JSONSessionStore(FileStore):
         file is removed when the disk has its messages. They come last, in the order of the files;
         what the session has already, told by time, role and content, isn't added again.
 
-        A file names the session but no directory. It is left where it is unless the lock of the
-        session was opened here at that time or later, as PraisonAI does before it can fail.
+        A file names the session but no directory. It is left where it is unless PraisonAI opened
+        the session's lock here at that time, as it does before it can fail, or later.
 
         Args:
             session_id: The session.

@@ -3,9 +3,9 @@
 Two things that PraisonAI's own take-over does can't be told from the files alone:
 
 * A file names its session but no directory, and PraisonAI gives it to whichever directory reads a
-  session of that id first. Here it stays where it is unless the lock of the session was opened in
-  this directory when it was made, or since. Where two directories have a session of one id in use
-  at the same time, only a home of its own for each (``PRAISONAI_HOME``) keeps them apart.
+  session of that id first. Here it stays where it is unless PraisonAI opened the session in this
+  directory when it was made, or since. Where it uses one id in two directories at the same time,
+  only a home of its own for each (``PRAISONAI_HOME``) keeps them apart.
 * PraisonAI clears and deletes sessions without looking here, so that what was spilled before
   comes back afterwards. Whoever takes over before clearing, replacing or deleting has that in the
   session by then, and it goes with the rest.

@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
+from tests.interop.original import at_once, load, original, ours, run
 
-pytestmark = pytest.mark.interop
-
-SECONDS = 60
-
-
-def script(body: str) -> str:
-    return "import json, sys\ndirectory = sys.argv[1]\n" + textwrap.dedent(body)
-
-
-def praisonai(directory: Path, body: str) -> Any:
-    """Run code with PraisonAI's ``store`` and ``tree`` in another process; return its ``out``."""
-    code = script(
-        """
-        from praisonaiagents.session.hierarchy import HierarchicalSessionStore
-        from praisonaiagents.session.store import DefaultSessionStore
-        store = DefaultSessionStore(directory)
-        tree = HierarchicalSessionStore(directory)
-        out = None
-        """
-    )
-    code += textwrap.dedent(body) + "\nprint(json.dumps(out))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(directory)],
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-async def run(directory: Path, body: str) -> Any:
-    return await asyncio.to_thread(praisonai, directory, body)
-
-
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    # Its spill and state files must not meet those of the machine.
-    monkeypatch.setenv("PRAISONAI_HOME", str(tmp_path / "home"))
-    return tmp_path / "sessions"
-
-
-def load(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_text())
-    return document
+# A slow machine may take its time.
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 
 async def test_the_original_reads_what_this_library_wrote(directory: Path) -> None:
@@ -246,72 +197,25 @@ async def test_forks_and_snapshots_of_the_original_survive_writes(directory: Pat
 
 # At the same time.
 
-APPEND_SYNC = script(
-    """
-    from praisonaiagents.session.store import DefaultSessionStore
-    name, count, sessions = sys.argv[2], int(sys.argv[3]), sys.argv[4:]
-    store = DefaultSessionStore(directory, retention="keep_all")
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for number in range(count):
-        for session in sessions:
-            assert store.add_message(session, "user", f"{name}-{number}")
-            if number % 8 == 0:
-                assert store.update_session_metadata(session, **{f"{name}-{number}": number})
-    """
-)
-APPEND_ASYNC = script(
-    """
-    import asyncio
-    from asyncsessions import open_store
-    name, count, sessions = sys.argv[2], int(sys.argv[3]), sys.argv[4:]
-
-    async def append(store, session, number):
-        await store.add_message(session, "user", f"{name}-{number}")
+APPEND_SYNC = """
+go()
+for number in range({count}):
+    for session in {sessions}:
+        assert keeper.add_message(session, "user", f"{name}-{{number}}")
         if number % 8 == 0:
-            await store.update_session_metadata(session, **{f"{name}-{number}": number})
-            await store.increment_state(session, "n")
+            assert keeper.update_session_metadata(session, **{{f"{name}-{{number}}": number}})
+"""
+APPEND_ASYNC = """
+async def append(session, number):
+    await store.add_message(session, "user", f"{name}-{{number}}")
+    if number % 8 == 0:
+        await store.update_session_metadata(session, **{{f"{name}-{{number}}": number}})
+        await store.increment_state(session, "n")
 
-    async def main():
-        async with open_store(f"json://{directory}", lock_timeout=30) as store:
-            print("ready", flush=True)
-            sys.stdin.readline()
-            for number in range(count):
-                await asyncio.gather(*(append(store, session, number) for session in sessions))
-
-    asyncio.run(main())
-    """
-)
-
-
-@contextmanager
-def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def append_together(directory: Path, writers: dict[str, list[str]], count: int) -> None:
-    """Let all writers append to their sessions at the same time."""
-    with ExitStack() as stack:
-        processes = []
-        for name, sessions in writers.items():
-            code = APPEND_SYNC if name.startswith("sync") else APPEND_ASYNC
-            command = [code, str(directory), name, str(count), *sessions]
-            processes.append(stack.enter_context(started(command)))
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        assert [process.wait(SECONDS) for process in processes] == [0] * len(processes)
+go()
+for number in range({count}):
+    await asyncio.gather(*(append(session, number) for session in {sessions}))
+"""
 
 
 async def test_nothing_is_lost_where_both_append_at_the_same_time(directory: Path) -> None:
@@ -322,8 +226,13 @@ async def test_nothing_is_lost_where_both_append_at_the_same_time(directory: Pat
         "async-1": ["hot", "cold-1", "cold-2"],
         "async-2": ["hot"],
     }
-    directory.mkdir()
-    await asyncio.to_thread(append_together, directory, writers, count)
+    programs = [
+        original(APPEND_SYNC.format(name=name, count=count, sessions=sessions))
+        if name.startswith("sync")
+        else ours(APPEND_ASYNC.format(name=name, count=count, sessions=sessions))
+        for name, sessions in writers.items()
+    ]
+    await at_once(directory, *programs)
     async with JSONSessionStore(directory) as store:
         for session_id in ("hot", "cold-1", "cold-2"):
             names = [name for name, sessions in writers.items() if session_id in sessions]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,25 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture(params=["files", "json", "jsonl", "memory"])
+@pytest.fixture(params=["files", "json", "jsonl", "memory", "postgres", "redis", "mongo"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     stores = []
+    name = f"sync_{uuid.uuid4().hex}"
+
+    def url() -> str:
+        if request.param == "memory":
+            return "memory://"
+        if request.param in {"json", "jsonl"}:
+            return f"{request.param}://{tmp_path / 'sessions'}"
+        server = request.getfixturevalue(f"{request.param}_url")
+        option = {"postgres": "schema", "redis": "prefix", "mongo": "database"}[request.param]
+        return f"{server}?{option}={name}"
 
     def make(**options: Any) -> DefaultSessionStore:
         if request.param == "files":
             store = DefaultSessionStore(str(tmp_path / "sessions"), **options)
         else:
-            path = "" if request.param == "memory" else str(tmp_path / "sessions")
-            store = DefaultSessionStore.from_url(f"{request.param}://{path}", **options)
+            store = DefaultSessionStore.from_url(url(), **options)
         stores.append(store)
         return store
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from asyncsessions._praisonai import from_praisonai
 from asyncsessions.history import is_tool_result
 from asyncsessions.models import Message, SessionInfo
 from asyncsessions.models import SessionData as StoredSession
@@ -22,6 +21,7 @@ from asyncsessions.sync.records import (
     SessionData,
     SessionMessage,
 )
+from asyncsessions.transfer import EXISTS, OTHER
 
 __all__ = ["AnyStore"]
 
@@ -192,24 +192,39 @@ class AnyStore:
         await self._store.update_state(session_id, {}, remove=removed)
 
     async def restore(self, session: SessionData, *, overwrite: bool) -> bool:
-        data = session.to_dict()
-        del data["archived_messages"], data[_RUNTIME]
-        archived, active = session.archived_messages, session.messages
-        is_led = bool(archived) and bool(active) and _is_summary(active[0])
-        # Here a summary isn't stored, and what it stands for isn't apart.
-        messages = [*archived, *active[is_led:]]
-        data["messages"] = [_to_store(message).to_dict() for message in messages]
-        if "last_compaction" in data:
-            shift = len(archived) - is_led
-            index = data["last_compaction"]["message_index"] + shift
-            data["last_compaction"]["message_index"] = max(0, index)
-        data["state"] = {
-            _runtime_key(runtime_id, turn_id): state
+        # An async store would continue a session that is the beginning of this one.
+        if not overwrite and await self._store.session_exists(session.session_id):
+            return False
+        report = await self._store.import_sessions([_exported(session)], overwrite=overwrite)
+        if report.skipped and report.skipped[0]["reason"] not in {EXISTS, OTHER}:
+            raise ValueError(report.skipped[0]["reason"])
+        return report.imported == 1
+
+
+def _exported(session: SessionData) -> dict[str, Any]:
+    """Return a session as `SessionStore.import_sessions` takes it."""
+    archived, active = session.archived_messages, session.messages
+    # A summary isn't stored here, and what it stands for isn't apart.
+    is_led = bool(archived) and bool(active) and bool((active[0].metadata or {}).get("compaction"))
+    messages = map(_to_store, [*archived, *active[is_led:]])
+    data: dict[str, Any] = {
+        "session_id": session.session_id,
+        "created_at": from_iso(session.created_at) or 0.0,
+        "updated_at": from_iso(session.updated_at) or 0.0,
+        "metadata": plain(session.metadata),
+        "state": {
+            _runtime_key(runtime_id, turn_id): plain(state)
             for runtime_id, turns in session.runtime_state.items()
             for turn_id, state in turns.items()
-        }
-        report = await self._store.import_sessions([from_praisonai(data)], overwrite=overwrite)
-        return report.imported == 1
+        },
+        "messages": [each.to_dict() | {"seq": seq} for seq, each in enumerate(messages, 1)],
+        **{key: getattr(session, key) for key in _TEXTS},
+    }
+    if session.last_compaction is not None:
+        fields = plain(asdict(session.last_compaction))
+        seq = fields.pop("message_index") + len(archived) - is_led
+        data["checkpoint"] = fields | {"seq": max(0, seq)}
+    return data
 
 
 def _from_a_turn(messages: list[Message]) -> list[Message]:
@@ -266,10 +281,6 @@ def _message(message: Message) -> SessionMessage:
 def _summary(count: int, first: Message) -> SessionMessage:
     metadata = {"compaction": True, "compacted_count": count}
     return SessionMessage("system", summary_text(count), first.timestamp, metadata)
-
-
-def _is_summary(message: SessionMessage) -> bool:
-    return bool((message.metadata or {}).get("compaction"))
 
 
 def _to_store(message: SessionMessage) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -16,9 +17,11 @@ from asyncsessions import (
     CorruptSessionError,
     InvalidMessageError,
     LockTimeoutError,
+    Message,
     StoreClosedError,
     StoreUnavailableError,
 )
+from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.sync import (
     CompactionCheckpoint,
     DefaultSessionStore,
@@ -536,6 +539,39 @@ def test_a_file_of_the_original_is_continued(files: DefaultSessionStore) -> None
     document = json.loads(path.read_text())
     assert [each["content"] for each in document["messages"]] == ["old", "new"]
     assert document["mine"] == 1
+
+
+async def test_what_the_async_store_hides_does_not_show(tmp_path: Path) -> None:
+    async with JSONSessionStore(tmp_path) as async_store:
+        message = Message("user", "x", 1.0, {"k": 1}, name="Ann", extra={"unknown": [1]})
+        await async_store.append("s", [message], idempotency_key="key")
+        await async_store.set_state("s", "k", 1)
+
+    def look() -> None:
+        with DefaultSessionStore(str(tmp_path)) as store:
+            session = store.get_session("s")
+            assert session.messages == [SessionMessage("user", "x", 1.0, {"k": 1})]
+            assert session.metadata == {}
+            (exported,) = store.export_all()["sessions"]
+            assert exported["messages"][0]["metadata"] == {"k": 1}
+            assert store.add_message("s", "user", "y")
+
+    await asyncio.to_thread(look)
+    async with JSONSessionStore(tmp_path) as async_store:
+        first, _ = await async_store.get_messages("s")
+        assert (first.name, first.extra) == ("Ann", {"unknown": [1]})
+        assert await async_store.get_state("s", "k") == 1
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity"])
+def test_numbers_that_json_does_not_know(files: DefaultSessionStore, number: str) -> None:
+    said = f'{{"role": "user", "content": "x", "timestamp": 1.0, "metadata": {{"n": {number}}}}}'
+    path = Path(files.session_dir) / "s.json"
+    path.write_text(f'{{"session_id": "s", "messages": [{said}], "metadata": {{"n": {number}}}}}')
+    assert files.add_message("s", "user", "y", {"n": float(number)})
+    assert contents(files.get_chat_history("s")) == ["x", "y"]
+    assert len(files.search("y")) == len(files.list_sessions()) == 1
+    assert path.read_text().count(number) == 3
 
 
 def test_clearing_a_file_keeps_its_archive(tmp_path: Path) -> None:

@@ -23,14 +23,24 @@ CAN_KEEP = sys.platform != "win32"
 """Whether documents can be kept: on Windows no file that is open can be replaced."""
 
 
+class _Version(NamedTuple):
+    device: int
+    number: int
+    size: int
+    written: int
+    changed: int  # Unlike the time before, no program can set it.
+
+
 class OpenFile:
     """A file that is open as long as somebody holds this, so that no other gets its number."""
 
     def __init__(self, fd: int) -> None:
-        stat = os.fstat(fd)
-        self.size = stat.st_size
-        self.version = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
         self._fd = fd
+
+    def version(self) -> _Version:
+        """Return what tells the file, and its content, from any other."""
+        stat = os.fstat(self._fd)
+        return _Version(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self._fd)
@@ -39,6 +49,7 @@ class OpenFile:
 class _Shelved(NamedTuple):
     path: Path
     file: OpenFile
+    version: _Version
     document: Document
 
 
@@ -47,7 +58,7 @@ class Shelf:
 
     A document is given out only while its file is the one that it was read from or written to. A
     writer replaces the file, and the number of a file that is open goes to no other, so a change
-    can't be missed; a change in place shows in the file's time or size.
+    can't be missed; a change in place shows in the file's times.
 
     Any number of threads use it. No lock is needed, because who finds a document missing that
     another thread has just taken reads the file instead.
@@ -75,28 +86,29 @@ class Shelf:
         suffixed = self._directory / names_of(session_id).suffixed
         if shelved.path != suffixed and self._version(suffixed) is not None:
             return False
-        return self._version(shelved.path) == shelved.file.version
+        return self._version(shelved.path) == shelved.version
 
-    def _version(self, path: Path) -> tuple[int, int, int, int] | None:
+    def _version(self, path: Path) -> _Version | None:
         # Opened, because a network file system looks again only then.
         try:
             fd = self._disk.open_to_read(path)
         except FileNotFoundError:
             return None
-        return OpenFile(fd).version
+        return OpenFile(fd).version()
 
     def keep(self, session_id: str, path: Path, file: OpenFile, document: Document) -> None:
-        """Keep a document that is complete, if it is worth it."""
+        """Keep a document that has its file by now, if it is worth it."""
+        version = file.version()
         self._shelved.pop(session_id, None)
-        if not _SHORT <= file.size <= _BYTES:
+        if not _SHORT <= version.size <= _BYTES:
             return
-        self._shelved[session_id] = _Shelved(path, file, document)
+        self._shelved[session_id] = _Shelved(path, file, version, document)
         kept = list(self._shelved.items())
-        size = sum(shelved.file.size for _, shelved in kept)
+        size = sum(shelved.version.size for _, shelved in kept)
         for oldest, shelved in kept:
             if len(kept) <= _DOCUMENTS and size <= _BYTES:
                 break
-            size -= shelved.file.size
+            size -= shelved.version.size
             self._shelved.pop(oldest, None)
             del kept[0]
 

@@ -7,6 +7,7 @@ taken as it is.
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -372,14 +373,17 @@ class Document:
 
     def copy(self) -> Document:
         """Return a document that can be changed while others read this one."""
-        copy = object.__new__(Document)
-        copy.__dict__.update(self.__dict__)
-        copy._breather = Breather()
-        copy._top, copy._metadata = dict(self._top), dict(self._metadata)
-        copy._entries, copy.seqs = list(self._entries), list(self.seqs)
-        copy._junk = list(self._junk)
-        copy.own = msgspec.structs.replace(self.own, keys=dict(self.own.keys))
-        return copy
+        other = copy.copy(self)
+        vars(other).update(
+            _breather=Breather(),
+            _top=dict(self._top),
+            _metadata=dict(self._metadata),
+            _entries=list(self._entries),
+            _junk=list(self._junk),
+            seqs=list(self.seqs),
+            own=msgspec.structs.replace(self.own, keys=dict(self.own.keys)),
+        )
+        return other
 
     def dump(self) -> list[bytes]:
         """Return the parts of the document's text."""

@@ -19,7 +19,7 @@ import pytest
 from asyncsessions import CorruptSessionError, StoreUnavailableError, open_store
 from asyncsessions.stores._disk import PAST_DATA, Disk
 from asyncsessions.stores.json import JSONSessionStore
-from asyncsessions.sync._spill import spill_directory, take_over_spills
+from asyncsessions.sync._spill import take_over_spills
 
 AT = 1_700_000_000.0
 """When the messages of these tests were spilled, in seconds since the epoch."""
@@ -397,38 +397,6 @@ async def test_many_at_once_take_each_file_over_once(spilled: Spilled) -> None:
         assert sorted(counts) in ([0] * 8, [0] * 7 + [30])
         assert await contents(store, "s") == [str(number) for number in range(30)]
     assert spilled.left() == []
-
-
-# Where PraisonAI spills.
-
-
-@pytest.mark.parametrize(
-    ("environment", "existing", "expected"),
-    [
-        ({}, [], ".local/state/praisonai"),
-        ({}, [".praison"], ".praison"),
-        ({}, [".praison", ".praisonai"], ".praisonai"),
-        ({"PRAISONAI_HOME": "~/p"}, [".praisonai"], "p"),
-        ({"XDG_STATE_HOME": "{home}/x"}, [], "x/praisonai"),
-        ({"XDG_STATE_HOME": "relative"}, [], ".local/state/praisonai"),
-        ({"XDG_STATE_HOME": "{home}/x"}, [".praisonai"], ".praisonai"),
-    ],
-)
-def test_the_directory_is_the_one_that_praisonai_uses(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    existing: list[str],
-    expected: str,
-) -> None:
-    for name in ("PRAISONAI_HOME", "XDG_STATE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value.format(home=tmp_path))
-    for name in existing:
-        (tmp_path / name).mkdir()
-    assert spill_directory() == tmp_path / expected / "state" / "session_spill"
 
 
 async def test_the_directory_is_looked_up_where_none_is_given(

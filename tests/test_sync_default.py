@@ -507,14 +507,17 @@ def test_many_threads_lose_nothing(store: DefaultSessionStore) -> None:
     def work(name: int) -> None:
         for number in range(10):
             assert store.add_message("s", "user", f"{name}-{number}")
+            assert store.update_session_metadata("s", **{f"{name}-{number}": number})
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    said = contents(store.get_session("s").messages)
+    session = store.get_session("s")
+    said = contents(session.messages)
     assert sorted(said) == sorted(f"{name}-{number}" for name in range(16) for number in range(10))
+    assert session.metadata.keys() == set(said)
     for name in range(16):
         mine = [text for text in said if text.startswith(f"{name}-")]
         assert mine == [f"{name}-{number}" for number in range(10)]

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -52,10 +51,11 @@ _HARD_TRY = 0.005
 _HARD_TRY_POLL = 0.0001
 
 
-class Edit(NamedTuple):
+class Edit(msgspec.Struct, frozen=True):
     """Change one session's document in any way.
 
     Attributes:
+        session_id: The session.
         change: Gets the document; returns the one to write, which may be another, or None where
             there is nothing to write. Called once, also for a write that fails.
         now: Seconds since the epoch.
@@ -65,6 +65,7 @@ class Edit(NamedTuple):
         is_whole: Whether the document stays as it is, with no retention.
     """
 
+    session_id: str
     change: Callable[[Document], Document | None]
     now: float
     keep: int | None = None
@@ -201,22 +202,26 @@ class DocumentFile(SessionWriter):
             self._dump_newest(batch[-1].now, batch[-1].keep)
         return outcomes
 
-    def edit(self, edit: Edit) -> bool:
-        """Change the document; return whether there is one now, and a new one if it had to be."""
+    def edit(self, batch: Sequence[Edit]) -> list[bool]:
+        """Change the document, all in one write; return for each whether it was to be changed."""
+        with self._place.understanding(self._session_id):
+            outcomes = [self._edit(edit) for edit in batch]
+            if not batch[-1].is_whole:
+                self._dump_newest(batch[-1].now, batch[-1].keep)
+            elif self._data is not None and self._document is not None:
+                self._data = self._document.dump()
+        return outcomes
+
+    def _edit(self, edit: Edit) -> bool:
         existing = self._existing(edit.now)
         if edit.is_new if existing is not None else not edit.create:
             return False
-        with self._place.understanding(self._session_id):
-            document = existing or Document(self._session_id, {})
-            changed = edit.change(document)
-            if changed is not None or existing is None:
-                document = changed or document
-                document.touch(edit.now)
-                self._change(document)
-                if edit.is_whole:
-                    self._data = document.dump()
-                else:
-                    self._dump_newest(edit.now, edit.keep)
+        document = existing or Document(self._session_id, {})
+        changed = edit.change(document)
+        if changed is not None or existing is None:
+            document = changed or document
+            document.touch(edit.now)
+            self._change(document)
         return True
 
     def _dump_newest(self, now: float, keep: int | None) -> None:

@@ -173,7 +173,7 @@ class FileStore(BaseSessionStore):
         return await self._flush("update", batch, creates=False)
 
     async def _flush(
-        self, verb: Literal["append", "update"], batch: Sequence[Any], *, creates: bool
+        self, verb: Verb, batch: Sequence[Any], *, creates: bool
     ) -> Sequence[Outcome[Any]]:
         """Write a batch for many sessions in one hop; what is locked follows later."""
         groups: dict[str, list[Any]] = {}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from anyio import to_thread
 
+from asyncsessions.batching import GroupCommit, Outcome
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.requests import Policy
 from asyncsessions.stores._docformat import RESERVED
@@ -24,13 +26,23 @@ __all__ = ["EditableStore"]
 
 T = TypeVar("T")
 
+# A function has no size, and few of them wait.
+_EDIT_BYTES = 1000
+
 logger: logging.Logger = logging.getLogger("asyncsessions.json")
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class EditableStore(JSONSessionStore):
-    """A JSON store that also hands out its documents; in a thread of its own."""
+    """A JSON store that also hands out its documents, to functions that run in a thread.
+
+    Changes that come at the same time are made in one write, as appends are.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], **options: Any) -> None:
+        super().__init__(directory, **options)
+        self._edits: GroupCommit[Edit, bool | None] = GroupCommit(self._flush_edits)
 
     async def view(self, session_id: str, read: Callable[[Document], T]) -> T | None:
         """Return what a function returns for a document, which it leaves as it is.
@@ -57,11 +69,14 @@ class EditableStore(JSONSessionStore):
         """
 
         async def edit(policy: Policy) -> bool:
-            request = Edit(change, policy.clock(), policy.max_messages, **options)
-            job = self._job(session_id, "edit", request, create=request.create)
-            return bool(await self._alone(job))
+            now, keep = policy.clock(), policy.max_messages
+            request = Edit(session_id, change, now, keep, **options)
+            return bool(await self._edits.submit(session_id, request, _EDIT_BYTES))
 
         return await self._perform(session_id, edit)
+
+    async def _flush_edits(self, batch: list[Edit]) -> Sequence[Outcome[bool | None]]:
+        return await self._flush("edit", batch, creates=False)
 
     async def spill(self, session_id: str, message: Mapping[str, Any], spills: Path) -> None:
         """Keep a message that can't be written to its document; see `write_spill`."""

@@ -705,7 +705,7 @@ def test_stores_on_one_directory_share_their_writes(tmp_path: Path) -> None:
     first, second = (DefaultSessionStore(str(tmp_path)) for _ in range(2))
     say(first, "1")
     say(second, "2")
-    assert first._lease is second._lease is not None
+    assert first._lease() is second._lease()
     first.close()
     say(second, "3")
     assert contents(second.get_chat_history("s")) == ["1", "2", "3"]

@@ -9,12 +9,12 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asyncsessions.errors import ForkedStoreError
 from asyncsessions.sync import DefaultSessionStore, _mirror, _paths, default
 from asyncsessions.sync import get_default_session_store as default_store
 
@@ -181,13 +181,38 @@ def test_parent_and_forked_child_go_on(tmp_path: Path) -> None:
     assert out == "41"
 
 
-def test_what_is_in_memory_stays_in_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    with DefaultSessionStore.from_url("memory://") as store:
+def test_what_is_in_memory_stays_in_its_process(tmp_path: Path) -> None:
+    out = run_script(
+        tmp_path,
+        """
+        from asyncsessions import errors
+        store = DefaultSessionStore.from_url("memory://")
         store.add_user_message("s", "x")
-        # As in a child, where the loop's thread is another one.
-        monkeypatch.setattr(store, "_leased_for", None)
-        with pytest.raises(ForkedStoreError):
-            store.get_chat_history("s")
+        child = os.fork()
+        if not child:
+            try:
+                store.get_chat_history("s")
+            except errors.ForkedStoreError:
+                os._exit(7)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """,
+    )
+    assert out == "7"
+
+
+def test_many_threads_may_be_the_first(tmp_path: Path) -> None:
+    for url in ("memory://", f"jsonl://{tmp_path}"):
+        with DefaultSessionStore.from_url(url) as store:
+            barrier = threading.Barrier(16)
+
+            def say(number: int, *, store: DefaultSessionStore = store) -> bool:
+                barrier.wait(SECONDS)  # noqa: B023  # all of one round
+                return store.add_user_message("s", str(number))
+
+            with ThreadPoolExecutor(16) as threads:
+                assert all(threads.map(say, range(16)))
+            assert len(store.get_chat_history("s")) == 16
 
 
 def test_a_dropped_store_keeps_no_file_open(tmp_path: Path) -> None:

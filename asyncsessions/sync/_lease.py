@@ -9,7 +9,7 @@ from asyncsessions.protocols import SessionStore
 from asyncsessions.sync._bridge import LoopThread
 from asyncsessions.sync._original import Original
 
-__all__ = ["Lease", "lease"]
+__all__ = ["Lease", "shared_lease"]
 
 
 class Lease:
@@ -31,7 +31,7 @@ class Lease:
 _leases: weakref.WeakValueDictionary[Hashable, Lease] = weakref.WeakValueDictionary()
 
 
-def lease(
+def shared_lease(
     thread: LoopThread, key: Hashable | None, make: Callable[[], tuple[SessionStore, Original]]
 ) -> Lease:
     """Return the lease that others of this key have, or a new one.

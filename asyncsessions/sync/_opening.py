@@ -21,7 +21,7 @@ from asyncsessions.sync._anystore import AnyStore
 from asyncsessions.sync._bridge import LoopThread, loop_thread, run
 from asyncsessions.sync._documents import Documents
 from asyncsessions.sync._editing import EditableStore
-from asyncsessions.sync._lease import Lease, lease
+from asyncsessions.sync._lease import Lease, shared_lease
 from asyncsessions.sync._mirror import Mirror, MirrorWriter
 from asyncsessions.sync._original import Original
 from asyncsessions.sync._spill import spill_directory
@@ -78,35 +78,39 @@ class Opening:
         self._raises = errors == "raise"
         self._url = url
         self._options = options
-        self._lease: Lease | None = None
-        self._leased_for: Hashable = None
+        # One as a rule, by the loop thread and by what it depends on.
+        self._leases: dict[tuple[LoopThread, Hashable], Lease] = {}
         self._is_closed = False
         self._mirror = None if mirror is None else MirrorWriter(mirror)
 
     # The store below.
 
-    @property
-    def _original(self) -> Original:
-        """What the calls go to; only the loop thread may use it."""
+    def _lease(self) -> Lease:
+        """Return the lease for a call, which is to hold it until it ends."""
         if self._is_closed:
             raise StoreClosedError
         thread = loop_thread()
-        wanted = (thread, self.session_dir, self.retention, self.active_window, self.lock_timeout)
-        if self._lease is None or self._leased_for != wanted:
-            # At the first call, in a forked child, and where somebody changed an attribute.
-            self._lease = self._take_lease(thread)
-            self._leased_for = wanted
-        return self._lease.original
+        options = (self.session_dir, self.retention, self.active_window, self.lock_timeout)
+        found = self._leases.get((thread, options))
+        if found is not None:
+            return found
+        # At the first call, in a forked child, and where somebody changed an attribute. Where two
+        # threads come at once, both take the first one's.
+        found = self._leases.setdefault((thread, options), self._take_lease(thread))
+        for other in [key for key in self._leases if key != (thread, options)]:
+            self._leases.pop(other, None)
+        return found
 
     def _take_lease(self, thread: LoopThread) -> Lease:
         if self._url is None:
             retention = tuple(self._retention_options().items())
             options = tuple(self._options.items())
             key = (str(self.session_dir), retention, self.lock_timeout, options)
-            return lease(thread, key, self._make_documents)
-        if self._lease is not None and urlsplit(self._url).scheme == "memory":
+            return shared_lease(thread, key, self._make_documents)
+        is_forked = any(other is not thread for other, _ in list(self._leases))
+        if is_forked and urlsplit(self._url).scheme == "memory":
             raise ForkedStoreError
-        return lease(thread, None, self._make_any)
+        return shared_lease(thread, None, self._make_any)
 
     def _retention_options(self) -> dict[str, int]:
         """Return the option of a store of documents that does what the retention says."""
@@ -136,8 +140,9 @@ class Opening:
     def _run(
         self, method: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
     ) -> T:
+        lease = self._lease()
         try:
-            return run(method, self._original, *args, **kwargs)
+            return run(method, lease.original, *args, **kwargs)
         except InvalidSessionIdError as exc:
             if exc.session_id is None:
                 raise TypeError(str(exc)) from exc  # It is no text at all.
@@ -189,7 +194,7 @@ class Opening:
     def close(self) -> None:
         """Let go of all resources; nothing is lost without it. Later calls raise."""
         self._is_closed = True
-        self._lease = None
+        self._leases.clear()
         if self._mirror is not None:
             self._mirror.close()
 

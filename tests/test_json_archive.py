@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asyncsessions import Message
+from asyncsessions import Message, open_store
 from asyncsessions.stores.json import JSONSessionStore
 
 NOW = 1767225600.0
@@ -185,3 +185,10 @@ def test_a_window_is_positive(tmp_path: Path, window: int) -> None:
 def test_a_window_and_retention_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_messages"):
         JSONSessionStore(tmp_path, active_window=3, max_messages=3)
+
+
+async def test_a_url_may_say_the_window(tmp_path: Path) -> None:
+    async with open_store(f"json://{tmp_path}?active_window=1&durability=os") as store:
+        for text in "12":
+            await store.add_message("s", "user", text)
+    assert archived(tmp_path / "s.json") == ["1"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from asyncsessions._compat import override
 from asyncsessions.errors import CorruptSessionError
@@ -18,7 +18,7 @@ from asyncsessions.stores._docshelf import Shelf
 from asyncsessions.stores._docspill import Spills, find_spills
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._documentfile import DocumentFile
-from asyncsessions.stores._files import FileStore
+from asyncsessions.stores._files import URL_OPTIONS, FileStore
 
 __all__ = ["JSONSessionStore"]
 
@@ -72,6 +72,8 @@ class JSONSessionStore(FileStore):
         ValueError: An argument is out of range; or ``max_messages`` is given, too, which would
             drop what ``active_window`` keeps.
     """
+
+    _url_options: ClassVar[Mapping[str, Any]] = URL_OPTIONS | {"active_window": int}
 
     def __init__(
         self,

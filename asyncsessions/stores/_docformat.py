@@ -24,14 +24,17 @@ __all__ = [
     "DamageError",
     "VersionError",
     "clean",
+    "extend_list",
     "format_document",
     "from_iso",
     "is_object",
+    "lay_out",
     "loads",
     "owner",
     "owner_of_damaged",
     "parse_document",
     "parse_list",
+    "parse_messages",
     "parse_object",
     "to_iso",
 ]
@@ -49,7 +52,9 @@ _LARGE = 1 << 17
 # What comes before the list of messages in PraisonAI's layout, and nowhere inside of a value;
 # then comes its first object, or else it is empty.
 _BEFORE_MESSAGES = b'\n  "messages": '
-# What is between two messages there.
+# What is around and between the objects of a list at the top level there.
+_OPENING, _CLOSING = b"[\n    ", b"\n  ]"
+_COMMA = b",\n    "
 _BETWEEN = re.compile(rb"},\n    {")
 _BRACE = ord("{")
 # Messages that are formatted at once, and their bytes.
@@ -134,10 +139,19 @@ def parse_list(data: msgspec.Raw) -> list[msgspec.Raw]:
     Raises:
         DamageError: It is no list.
     """
+    return parse_messages(data)[0]
+
+
+def parse_messages(data: msgspec.Raw) -> tuple[list[msgspec.Raw], bool]:
+    """Return a JSON list's values as `parse_list`, and whether each is known to be laid out.
+
+    Raises:
+        DamageError: It is no list.
+    """
     pieces = _split(memoryview(data))
     if pieces is not None:
-        return pieces
-    return cast("list[msgspec.Raw]", _parse(data, _decode_list, list))
+        return pieces, True
+    return cast("list[msgspec.Raw]", _parse(data, _decode_list, list)), False
 
 
 def _split(data: memoryview) -> list[msgspec.Raw] | None:
@@ -146,10 +160,7 @@ def _split(data: memoryview) -> list[msgspec.Raw] | None:
     It works in slices, as the parser can't. The separator stands between the list's own objects
     only, or else one of the pieces isn't JSON.
     """
-    opening, closing = b"[\n    ", b"\n  ]"
-    if len(data) < _LARGE or data[: len(opening) + 1] != opening + b"{":
-        return None
-    if data[-len(closing) - 1 :] != b"}" + closing:
+    if len(data) < _LARGE or not _is_laid_out(data):
         return None
     breather = Breather()
     # The parser doesn't look inside of texts.
@@ -161,7 +172,7 @@ def _split(data: memoryview) -> list[msgspec.Raw] | None:
     except UnicodeDecodeError:
         return None
     pieces = []
-    start, end = len(opening), len(data) - len(closing)
+    start, end = len(_OPENING), len(data) - len(_CLOSING)
     while start < end:
         cut = _BETWEEN.search(data, start, end)
         stop = end if cut is None else cut.start() + 1
@@ -171,9 +182,15 @@ def _split(data: memoryview) -> list[msgspec.Raw] | None:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         pieces.append(msgspec.Raw(piece))
-        start = stop + len(b",\n    ")
+        start = stop + len(_COMMA)
         breather.breathe()
     return pieces
+
+
+def _is_laid_out(data: memoryview | bytes) -> bool:
+    """Whether it looks like a list of objects at the top level in PraisonAI's layout."""
+    is_open = data[: len(_OPENING) + 1] == _OPENING + b"{"
+    return is_open and data[-len(_CLOSING) - 1 :] == b"}" + _CLOSING
 
 
 def _parse(data: bytes | msgspec.Raw, decode: Any, kind: type[Any]) -> Any:
@@ -258,7 +275,10 @@ def owner_of_damaged(data: bytes) -> str | None:
 
 
 def format_document(
-    top: Mapping[str, bytes | msgspec.Raw], entries: Sequence[bytes | msgspec.Raw]
+    top: Mapping[str, bytes | msgspec.Raw],
+    entries: Sequence[bytes | msgspec.Raw],
+    *,
+    is_laid_out: bool = False,
 ) -> list[bytes]:
     """Return the parts of a document's text, laid out as PraisonAI does it.
 
@@ -268,6 +288,8 @@ def format_document(
     Args:
         top: The document's values; what is under ``messages`` only holds their place.
         entries: Its messages.
+        is_laid_out: Whether each message is as `lay_out` returns it, so that they are only
+            joined.
     """
     is_compact = "snapshot_storage" in top
     parts = []
@@ -275,7 +297,7 @@ def format_document(
     for key, value in top.items():
         parts.append(before % _dumps(key))
         if key == "messages":
-            parts += _format_list(entries, is_compact=is_compact)
+            parts += _format_list(entries, is_compact=is_compact, is_laid_out=is_laid_out)
         else:
             parts.append(_format(value, is_compact=is_compact))
         before = b",%b:" if is_compact else b",\n  %b: "
@@ -286,21 +308,58 @@ def format_document(
 def _format(value: bytes | msgspec.Raw, *, is_compact: bool) -> bytes:
     """Return a value of a document as it stands behind its key."""
     raw = bytes(value)
+    # What is long, an archive, is in its layout as a rule: formatting it takes a hundred times
+    # as long as to look.
+    if not is_compact and len(raw) > _LARGE and _is_laid_out(raw):
+        return raw
+    return _indent(raw, b"\n" if is_compact else b"\n  ")
+
+
+def lay_out(entry: bytes | msgspec.Raw) -> msgspec.Raw:
+    """Return an object as it stands in a list at a document's top level."""
+    return msgspec.Raw(_indent(bytes(entry), b"\n    "))
+
+
+def _indent(raw: bytes, line_end: bytes) -> bytes:
+    """Return a value laid out with this before each line; without an indent, compact."""
+    is_compact = line_end == b"\n"
     try:
         text = msgspec.json.format(raw, indent=-1 if is_compact else 2)
     except msgspec.DecodeError:
         text = _dumps(json.loads(raw), None if is_compact else 2)
     # No text in JSON holds a line end of its own.
-    return text if is_compact else text.replace(b"\n", b"\n  ")
+    return text if is_compact else text.replace(b"\n", line_end)
 
 
-def _format_list(entries: Sequence[bytes | msgspec.Raw], *, is_compact: bool) -> Iterator[bytes]:
+def extend_list(value: bytes | msgspec.Raw | None, entries: Sequence[bytes | msgspec.Raw]) -> bytes:
+    """Return a document's list with objects added to its end, at little more than a copy's cost.
+
+    Args:
+        value: The list; None or null is an empty one.
+        entries: What to add, each as `lay_out` returns it.
+
+    Raises:
+        DamageError: It is no list.
+    """
+    raw = b"" if value is None else bytes(value)
+    added = _COMMA.join(map(bytes, entries))
+    if not _is_laid_out(raw):
+        given = [] if raw in {b"", b"null"} else parse_list(msgspec.Raw(raw))
+        raw = _OPENING + _COMMA.join(map(bytes, map(lay_out, given))) + _CLOSING
+        if not given:
+            return _OPENING + added + _CLOSING
+    return b"".join((memoryview(raw)[: -len(_CLOSING)], _COMMA, added, _CLOSING))
+
+
+def _format_list(
+    entries: Sequence[bytes | msgspec.Raw], *, is_compact: bool, is_laid_out: bool
+) -> Iterator[bytes]:
     """Iterate over the parts of the messages' text as it stands in a document."""
     if not entries:
         yield b"[]"
         return
     breather = Breather()
-    end = b"]" if is_compact else b"\n  ]"
+    end = b"]" if is_compact else _CLOSING
     before = b"["
     some: list[bytes | msgspec.Raw] = []
     size = 0
@@ -308,9 +367,12 @@ def _format_list(entries: Sequence[bytes | msgspec.Raw], *, is_compact: bool) ->
         some.append(entry)
         size += len(memoryview(entry))
         if len(some) == _SLICE or size > _SLICE_BYTES or index == len(entries):
-            text = _format(b"[%b]" % b",".join(some), is_compact=is_compact)
-            # The slice's own brackets make way for what holds the slices together.
-            yield before + text[1 : -len(end)]
+            if is_laid_out:
+                yield before + _OPENING[1:] + _COMMA.join(some)
+            else:
+                text = _format(b"[%b]" % b",".join(some), is_compact=is_compact)
+                # The slice's own brackets make way for what holds the slices together.
+                yield before + text[1 : -len(end)]
             breather.breathe()
             before, some, size = b",", [], 0
     yield end

@@ -76,6 +76,7 @@ class Place(NamedTuple):
         top: Its values; None where there are none or they can't be parsed.
         modified: When it was last written, in seconds since the epoch.
         damage: Why it can't be parsed.
+        kept: The document, where it was kept in memory; then ``data`` and ``top`` aren't there.
     """
 
     path: Path
@@ -83,6 +84,12 @@ class Place(NamedTuple):
     top: dict[str, msgspec.Raw] | None = None
     modified: float = 0.0
     damage: DamageError | None = None
+    kept: Document | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether there is no file."""
+        return self.data is None and self.kept is None
 
     def owner(self) -> str | None:
         """Return whose document it is; None where that can't be told."""
@@ -96,8 +103,8 @@ class Place(NamedTuple):
         Raises:
             CorruptSessionError: It can't be understood.
         """
-        if self.data is None:
-            return None
+        if self.kept is not None or self.data is None:
+            return self.kept
         with self.understanding(session_id):
             if self.damage is not None:
                 raise self.damage

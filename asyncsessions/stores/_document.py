@@ -7,28 +7,41 @@ taken as it is.
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from asyncsessions.codec import encode_json
+from asyncsessions.codec import decode_json, decode_message, encode_json
+from asyncsessions.history import is_tool_result, messages_to_drop
 from asyncsessions.hooks import Append, Replace, Window, renewed
 from asyncsessions.models import Checkpoint, SessionInfo
 from asyncsessions.pacing import Breather
 from asyncsessions.stores._docformat import (
     RESERVED,
     DamageError,
+    extend_list,
     format_document,
     from_iso,
     is_object,
+    lay_out,
     loads,
     parse_list,
+    parse_messages,
     parse_object,
     to_iso,
 )
 from asyncsessions.stores._docmessage import entry_from_body, entry_to_body, identity, unhide
 from asyncsessions.stores._docown import Own, number, runs
+from asyncsessions.stores._docparts import (
+    checkpoint_fields,
+    is_null,
+    part,
+    read_checkpoint,
+    typed,
+)
+from asyncsessions.stores._docsummary import count_of_summary, make_summary
 
 __all__ = ["Document"]
 
@@ -81,7 +94,8 @@ class Document:
         self._top: dict[str, bytes | msgspec.Raw] = dict(top)
         self._load_metadata(top)
         self._load_messages(top)
-        self._load_checkpoint(top)
+        places = list(self._junk_places())
+        self.checkpoint = read_checkpoint(top, self.seqs, places, self.own.covered)
         self.created_at = self._time(top, "created_at", self.own.created_at) or modified
         self.updated_at = self._time(top, "updated_at", self.own.updated_at) or modified
         self._info: SessionInfo | None = None
@@ -89,7 +103,7 @@ class Document:
     # Loading.
 
     def _load_metadata(self, top: Mapping[str, msgspec.Raw]) -> None:
-        metadata: dict[str, Any] = _part(top, "metadata", parse_object) or {}
+        metadata: dict[str, Any] = part(top, "metadata", parse_object) or {}
         try:
             own = unhide(metadata, Own) or Own()
         except DamageError as exc:
@@ -101,13 +115,14 @@ class Document:
             # PraisonAI copied the metadata to a fork: the state goes along, the rest stays.
             own = Own(state=own.state)
         for key in _MIRRORED:
-            if key not in metadata and not _is_null(top.get(key)):
+            if key not in metadata and not is_null(top.get(key)):
                 metadata[key] = top[key]
         self.own: Own = own
         self._metadata: dict[str, msgspec.Raw] = metadata
 
     def _load_messages(self, top: Mapping[str, msgspec.Raw]) -> None:
-        entries: list[msgspec.Raw] = _part(top, "messages", parse_list) or []
+        entries: list[msgspec.Raw]
+        entries, is_laid_out = part(top, "messages", parse_messages) or ([], False)
         self._breather.breathe()
         # What is no object is no message; it is kept, with how many messages are before it.
         self._junk: list[tuple[int, msgspec.Raw]] = []
@@ -119,6 +134,8 @@ class Document:
                 self._junk.append((len(messages), entry))
             self._breather.breathe()
         self._entries = entries = messages
+        # How many of them, from the first, are as `lay_out` returns them.
+        self._laid_out = len(entries) if is_laid_out else 0
         self._breather.breathe()
         try:
             self.seqs = number(self.own, entries)
@@ -128,31 +145,6 @@ class Document:
         # Whether another program changed the messages since this library wrote last.
         self.was_changed = bool(entries) and runs(self.seqs) != self.own.seqs
         self.last_seq = max(self.own.last_seq, self.seqs[-1] if self.seqs else 0)
-
-    def _load_checkpoint(self, top: Mapping[str, msgspec.Raw]) -> None:
-        self.checkpoint: Checkpoint | None = None
-        raw = top.get("last_compaction")
-        given = None if _is_null(raw) else loads(top["last_compaction"])
-        if not given:
-            return
-        if not isinstance(given, dict):
-            raise DamageError("last_compaction is no object", key="last_compaction")
-        index = _typed(given.get("message_index"), int, 0)
-        index -= sum(place < index for place in self._junk_places())
-        index = max(0, min(index, len(self.seqs)))
-        covered = self.seqs[index - 1] if index else 0
-        own = self.own.covered
-        if own is not None and bisect.bisect_right(self.seqs, own) == index:
-            covered = own
-        self.checkpoint = Checkpoint(
-            summary=_typed(given.get("summary"), str, ""),
-            seq=covered,
-            role=_typed(given.get("role"), str, "system"),
-            tokens_before=_typed(given.get("tokens_before"), int, 0),
-            tokens_after=_typed(given.get("tokens_after"), int, 0),
-            timestamp=from_iso(given.get("timestamp")) or 0.0,
-            metadata=_typed(given.get("metadata"), dict, {}),
-        )
 
     def _junk_places(self) -> Iterator[int]:
         """Iterate over the places, among all entries, of those that are no messages."""
@@ -171,24 +163,35 @@ class Document:
     def info(self) -> SessionInfo:
         """The session's record."""
         if self._info is None:
-            texts = {key: self._text(key) for key in _TEXTS}
-            self._info = SessionInfo(
-                session_id=self.session_id,
-                created_at=self.created_at,
-                updated_at=self.updated_at,
-                last_seq=self.last_seq,
-                message_count=len(self.seqs),
-                metadata={key: loads(raw) for key, raw in self._metadata.items()},
-                state=self.own.state,
-                checkpoint=self.checkpoint,
-                expires_at=self.own.expires_at,
-                **texts,
-            )
+            self._info = self._make_info()
         return self._info
 
+    def read_info(self) -> SessionInfo:
+        """Return the session's record for a caller, who may change what is in it."""
+        info = self._make_info()
+        state = decode_json(encode_json(info.state))
+        checkpoint = info.checkpoint
+        if checkpoint is not None:
+            checkpoint = msgspec.convert(msgspec.to_builtins(checkpoint), Checkpoint)
+        return msgspec.structs.replace(info, state=state, checkpoint=checkpoint)
+
+    def _make_info(self) -> SessionInfo:
+        texts = {key: self._text(key) for key in _TEXTS}
+        return SessionInfo(
+            session_id=self.session_id,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            last_seq=self.last_seq,
+            message_count=len(self.seqs),
+            metadata={key: loads(raw) for key, raw in self._metadata.items()},
+            state=self.own.state,
+            checkpoint=self.checkpoint,
+            expires_at=self.own.expires_at,
+            **texts,
+        )
+
     def _text(self, key: str) -> str | None:
-        raw = self._top.get(key)
-        value = None if raw is None else loads(msgspec.Raw(raw))
+        value = self.value(key)
         return value if isinstance(value, str) else None
 
     def read(self, window: Window) -> list[bytes]:
@@ -198,10 +201,24 @@ class Document:
 
     def identities(self) -> Iterator[str]:
         """Iterate over the `identity` of each message, those that PraisonAI archived included."""
-        archived = _part(self._top, "archived_messages", parse_list) or []
-        for entry in (*self._entries, *filter(is_object, archived)):
+        for entry in (*self._entries, *self.archived()):
             yield identity(entry)
             self._breather.breathe()
+
+    def entries(self, newest: int | None = None) -> list[msgspec.Raw]:
+        """Return the messages as they stand in the document, oldest first; or the newest ones."""
+        start = 0 if newest is None else max(0, len(self._entries) - newest)
+        return self._entries[start:]
+
+    def archived(self) -> list[msgspec.Raw]:
+        """Return the archived messages as they stand in the document, oldest first."""
+        archived = part(self._top, "archived_messages", parse_list) or []
+        return [*filter(is_object, archived)]
+
+    def value(self, key: str) -> Any:
+        """Return a value at the top level; None where there is none."""
+        raw = self._top.get(key)
+        return None if raw is None else loads(msgspec.Raw(raw))
 
     def bodies(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Iterate over messages, encoded with their ``seq``, oldest first."""
@@ -227,6 +244,24 @@ class Document:
         self._info = None
         return first
 
+    def replace_newest(self, entry: msgspec.Raw) -> None:
+        """Put another message, as a document holds it, in place of the newest one."""
+        self._entries[-1] = entry
+        self._laid_out = min(self._laid_out, len(self._entries) - 1)
+
+    def set_value(self, key: str, value: Any) -> None:
+        """Set a value at the top level that means nothing to this library."""
+        self._top[key] = encode_json(value)
+
+    def go_on_after(self, old: Document) -> None:
+        """Number the messages on from those of a document that this one replaces."""
+        self.seqs = [seq + old.last_seq for seq in self.seqs]
+        self.last_seq += old.last_seq
+        if self.checkpoint is not None and self.checkpoint.seq:
+            seq = self.checkpoint.seq + old.last_seq
+            self.checkpoint = msgspec.structs.replace(self.checkpoint, seq=seq)
+        self._info = None
+
     def put(self, body: bytes, seq: int) -> None:
         """Add an encoded message with a ``seq`` that was taken away before (`cut`)."""
         self._entries.append(entry_from_body(body))
@@ -238,6 +273,7 @@ class Document:
         start = bisect.bisect_left(self.seqs, from_seq)
         removed = len(self.seqs) - start
         del self._entries[start:], self.seqs[start:]
+        self._laid_out = min(self._laid_out, start)
         self._junk = [(before, raw) for before, raw in self._junk if before < start]
         if removed:
             self._invalidate_snapshots(start)
@@ -249,14 +285,43 @@ class Document:
         if not count:
             return
         del self._entries[:count], self.seqs[:count]
+        self._laid_out = max(0, self._laid_out - count)
         self._junk = [(before - count, raw) for before, raw in self._junk if before > count]
         self._invalidate_snapshots(0)
         self._info = None
 
+    def archive(self, window: int, now: float) -> None:
+        """Move the oldest messages to the archive, and let one summary stand for them.
+
+        A summary in front, PraisonAI's own too, is folded into the new one. So the active messages
+        are ``window`` and the summary, and neither grows; the cut falls where retention's would.
+        """
+        first, archived_before = 0, 0
+        if self._entries:
+            count = count_of_summary(self._entries[0])
+            if count is not None:
+                first, archived_before = 1, count
+        results = (is_tool_result(decode_message(body)) for body in self.bodies(first))
+        count = messages_to_drop(results, len(self.seqs) - first - window)
+        if not count:
+            return
+        end = first + count
+        moved = self._entries[first:end]
+        moved[max(0, self._laid_out - first) :] = map(
+            lay_out, moved[max(0, self._laid_out - first) :]
+        )
+        seq = self.seqs[end - 1]
+        self._top["archived_messages"] = extend_list(self._top.get("archived_messages"), moved)
+        self.drop_oldest(end)
+        self._entries.insert(0, lay_out(make_summary(archived_before + count, now)))
+        self.seqs.insert(0, seq)
+        self._laid_out += 1
+        self._junk = [(before + 1, raw) for before, raw in self._junk]
+
     def clear_archive(self) -> int:
         """Remove what PraisonAI moved out of its window; return how many messages it was."""
         try:
-            archived = _part(self._top, "archived_messages", parse_list) or []
+            archived = part(self._top, "archived_messages", parse_list) or []
         except DamageError:
             archived = []  # Whatever it was, it is removed.
         self._top["archived_messages"] = b"[]"
@@ -267,21 +332,22 @@ class Document:
 
         PraisonAI does the same where it changes messages; else it would go back to others.
         """
-        if _is_null(self._top.get("snapshots")):
+        if is_null(self._top.get("snapshots")):
             return
         snapshots = loads(msgspec.Raw(self._top["snapshots"]))
         for snapshot in snapshots if isinstance(snapshots, list) else ():
             if not isinstance(snapshot, dict) or _WITH_TRANSCRIPT & snapshot.keys():
                 continue
-            if _typed(snapshot.get("message_index"), int, 0) >= kept:
+            if typed(snapshot.get("message_index"), int, 0) >= kept:
                 snapshot["invalidated"] = True
         self._top["snapshots"] = encode_json(snapshots)
 
-    def touch(self, write: Append | Replace) -> None:
-        """Move the times on after a write of messages."""
-        self.created_at = self.created_at or write.now
-        self.updated_at = write.now
-        self.own.expires_at = renewed(self.own.expires_at, write)
+    def touch(self, now: float, write: Append | Replace | None = None) -> None:
+        """Move the times on after a write, and the expiry where the write does so."""
+        self.created_at = self.created_at or now
+        self.updated_at = now
+        if write is not None:
+            self.own.expires_at = renewed(self.own.expires_at, write)
         self._info = None
 
     def set_info(self, info: SessionInfo) -> None:
@@ -305,13 +371,27 @@ class Document:
 
     # Writing.
 
+    def copy(self) -> Document:
+        """Return a document that can be changed while others read this one."""
+        other = copy.copy(self)
+        vars(other).update(
+            _breather=Breather(),
+            _top=dict(self._top),
+            _metadata=dict(self._metadata),
+            _entries=list(self._entries),
+            _junk=list(self._junk),
+            seqs=list(self.seqs),
+            own=msgspec.structs.replace(self.own, keys=dict(self.own.keys)),
+        )
+        return other
+
     def dump(self) -> list[bytes]:
         """Return the parts of the document's text."""
         top: dict[str, bytes | msgspec.Raw] = {}
         given = self._top
         given["session_id"] = encode_json(self.session_id)
         for key, default in _DEFAULTS.items():
-            top[key] = default if _is_null(given.get(key)) else given[key]
+            top[key] = default if is_null(given.get(key)) else given[key]
         top["messages"] = b"[]"
         self._set_time(top, "created_at", self.created_at)
         self._set_time(top, "updated_at", self.updated_at)
@@ -324,15 +404,25 @@ class Document:
         top |= {key: raw for key, raw in given.items() if key not in top and key not in left_out}
         top["metadata"] = self._metadata_with_own()
         self._breather.breathe()
-        return format_document(top, self._all_entries())
+        # From now on it is as it will be read again.
+        self.was_changed = False
+        if self._junk or "snapshot_storage" in top:
+            return format_document(top, self._all_entries())
+        self._lay_out()
+        return format_document(top, self._entries, is_laid_out=True)
+
+    def _lay_out(self) -> None:
+        """Lay out the messages that aren't, once for all later writes."""
+        for index in range(self._laid_out, len(self._entries)):
+            self._entries[index] = lay_out(self._entries[index])
+            self._breather.breathe()
+        self._laid_out = len(self._entries)
 
     def close(self) -> None:
         """Free what may be much, without a stop for other threads."""
         self._breather.free(self._entries)
 
     def _all_entries(self) -> Sequence[msgspec.Raw]:
-        if not self._junk:
-            return self._entries
         entries = list(self._entries)
         for before, raw in reversed(self._junk):
             entries.insert(before, raw)
@@ -344,23 +434,16 @@ class Document:
         text = loads(msgspec.Raw(raw))
         if not isinstance(text, str) or (from_iso(text) != seconds and to_iso(seconds) != text):
             text = to_iso(seconds)
-            top[key] = encode_json(text)
+            self._top[key] = top[key] = encode_json(text)
         setattr(self.own, key, None if from_iso(text) == seconds else seconds)
 
     def _compaction(self, checkpoint: Checkpoint) -> bytes:
-        fields: dict[str, Any] = _part(self._top, "last_compaction", parse_object) or {}
+        fields: dict[str, Any] = part(self._top, "last_compaction", parse_object) or {}
         index = bisect.bisect_right(self.seqs, checkpoint.seq)
         covered = self.seqs[index - 1] if index else 0
         self.own.covered = None if covered == checkpoint.seq else checkpoint.seq
-        fields |= {
-            "summary": checkpoint.summary,
-            "message_index": index + sum(before <= index for before, _ in self._junk),
-            "role": checkpoint.role,
-            "tokens_before": checkpoint.tokens_before,
-            "tokens_after": checkpoint.tokens_after,
-            "timestamp": checkpoint.timestamp,
-            "metadata": checkpoint.metadata,
-        }
+        entries = index + sum(before <= index for before, _ in self._junk)
+        fields |= checkpoint_fields(checkpoint, entries)
         return encode_json(fields)
 
     def _metadata_with_own(self) -> bytes:
@@ -377,23 +460,3 @@ class Document:
             own.version, own.session_id = 1, self.session_id
             fields[RESERVED] = own
         return encode_json(fields)
-
-
-def _part(top: Mapping[str, Any], key: str, parse: Any) -> Any:
-    """Return a parsed value of a document; None where it is null or absent."""
-    raw = top.get(key)
-    if _is_null(raw):
-        return None
-    try:
-        return parse(msgspec.Raw(raw or b""))
-    except DamageError as exc:
-        raise DamageError(f"{key}: {exc}", key=key) from exc
-
-
-def _is_null(raw: bytes | msgspec.Raw | None) -> bool:
-    # Not a copy of what may be megabytes.
-    return raw is None or (len(memoryview(raw)) == len(b"null") and bytes(raw) == b"null")
-
-
-def _typed(value: Any, kind: type[Any], default: Any) -> Any:
-    return value if isinstance(value, kind) and not isinstance(value, bool) else default

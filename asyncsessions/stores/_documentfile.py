@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,11 +27,12 @@ from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._docformat import DamageError
 from asyncsessions.stores._docplace import Names, Place, find, free_name, names_of, read_place
+from asyncsessions.stores._docshelf import CAN_KEEP, OpenFile, Shelf
 from asyncsessions.stores._docspill import Spills, absorb, read_spill
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._writer import SessionWriter
 
-__all__ = ["DocumentFile", "Names", "Place", "find", "names_of", "read_place"]
+__all__ = ["DocumentFile", "Edit", "Names", "Place", "find", "names_of", "read_place"]
 
 # PraisonAI tries a lock every 50 ms and gives up after 5 s, so beside a busy process it would
 # hardly ever find it free. So all busy processes leave the lock alone at the same time, by the
@@ -50,10 +51,33 @@ _HARD_TRY = 0.005
 _HARD_TRY_POLL = 0.0001
 
 
+class Edit(msgspec.Struct, frozen=True):
+    """Change one session's document in any way.
+
+    Attributes:
+        session_id: The session.
+        change: Gets the document; returns the one to write, which may be another, or None where
+            there is nothing to write. Called once, also for a write that fails.
+        now: Seconds since the epoch.
+        keep: Retention, as in `Append`.
+        create: Whether to create a session that doesn't exist.
+        is_new: Do it only if the session doesn't exist.
+        is_whole: Whether the document stays as it is, with no retention.
+    """
+
+    session_id: str
+    change: Callable[[Document], Document | None]
+    now: float
+    keep: int | None = None
+    create: bool = True
+    is_new: bool = False
+    is_whole: bool = False
+
+
 class DocumentFile(SessionWriter):
     """One session's document, for one writer at a time; see `SessionWriter`.
 
-    Only the lock's file stays open between writes. The document is read anew each time, because
+    Only the lock's file stays open between writes. The document is looked for each time, because
     other programs may have replaced it.
 
     Args:
@@ -62,6 +86,8 @@ class DocumentFile(SessionWriter):
         session_id: Whose document it is.
         is_synced: Whether `sync` waits for the disk.
         lock_timeout: For how long the callers wait for the lock, in seconds.
+        window: How many messages stay active; the older ones move to the archive. None: all.
+        shelf: Where documents are kept between writes.
     """
 
     # The one that PraisonAI locks; the lock's file is empty.
@@ -75,25 +101,30 @@ class DocumentFile(SessionWriter):
         *,
         is_synced: bool,
         lock_timeout: float,
+        window: int | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         self._names = names_of(session_id)
         super().__init__(disk, directory / self._names.lock)
         self._directory = directory
         self._session_id = session_id
         self._is_synced = is_synced
+        self._window = window
+        self._shelf = Shelf(disk, directory) if shelf is None else shelf
         self._is_patient = lock_timeout >= _PATIENCE
         self._last_try = self._busy_since = self._shared_until = 0.0
         self._was_held = False
         self._place = Place(directory)
         self._document: Document | None = None
         self._data: list[bytes] | None = None  # What `sync` is to write, in parts.
+        self._is_kept = False  # Whether the shelf has the document now.
         self._spills: list[Path] = []  # What `sync` removes after that.
 
     # The lock.
 
     @override
     def _open(self, *, create: bool) -> int:
-        if not create and find(self._disk, self._directory, self._session_id).data is None:
+        if not create and find(self._disk, self._directory, self._session_id).is_free:
             raise FileNotFoundError(self._lock_path)
         return self._disk.open(self._lock_path, create=True)
 
@@ -127,10 +158,13 @@ class DocumentFile(SessionWriter):
     @override
     def _read(self, size: int, *, create: bool, load: bool) -> None:
         del size  # The file that is locked is an empty one.
-        self._place = find(self._disk, self._directory, self._session_id)
-        if self._place.data is None and not create:
+        kept = self._shelf.find(self._session_id) if load else None
+        self._place = kept or find(self._disk, self._directory, self._session_id)
+        if self._place.is_free and not create:
             raise FileNotFoundError(self._place.path)
         self._document = self._place.document(self._session_id) if load else None
+        if kept is not None and self._document is not None:
+            self._document = self._document.copy()
         if self._document is not None and self._document.was_changed:
             self._shared_until = time.monotonic() + _SHARED_SECONDS
         self._data = None
@@ -144,8 +178,9 @@ class DocumentFile(SessionWriter):
         try:
             self._disk.unlock(self._fd, self._lock_byte)
         finally:
-            if document is not None:
+            if document is not None and not self._is_kept:
                 document.close()
+            self._is_kept = False
             self._leave()
 
     @override
@@ -164,17 +199,41 @@ class DocumentFile(SessionWriter):
         """Append, all in one write; see `BaseSessionStore._append`."""
         with self._place.understanding(self._session_id):
             outcomes = [self._add(append) for append in batch]
-            self._dump_newest(batch[-1].keep)
+            self._dump_newest(batch[-1].now, batch[-1].keep)
         return outcomes
 
-    def _dump_newest(self, keep: int | None) -> None:
-        """Get a changed document ready for `sync`, with no more messages than retention leaves."""
+    def edit(self, batch: Sequence[Edit]) -> list[bool]:
+        """Change the document, all in one write; return for each whether it was to be changed."""
+        with self._place.understanding(self._session_id):
+            outcomes = [self._edit(edit) for edit in batch]
+            if not batch[-1].is_whole:
+                self._dump_newest(batch[-1].now, batch[-1].keep)
+            elif self._data is not None and self._document is not None:
+                self._data = self._document.dump()
+        return outcomes
+
+    def _edit(self, edit: Edit) -> bool:
+        existing = self._existing(edit.now)
+        if edit.is_new if existing is not None else not edit.create:
+            return False
+        document = existing or Document(self._session_id, {})
+        changed = edit.change(document)
+        if changed is not None or existing is None:
+            document = changed or document
+            document.touch(edit.now)
+            self._change(document)
+        return True
+
+    def _dump_newest(self, now: float, keep: int | None) -> None:
+        """Get a changed document ready for `sync`, with the messages that retention leaves."""
         document = self._document
         if self._data is None or document is None:
             return
         if keep is not None and len(document.seqs) > keep:
             results = (is_tool_result(decode_message(body)) for body in document.bodies())
             document.drop_oldest(messages_to_drop(results, len(document.seqs) - keep))
+        if self._window is not None and len(document.seqs) > self._window:
+            document.archive(self._window, now)
         self._data = document.dump()
 
     def _add(self, append: Append) -> Appended | SessionStoreError:
@@ -189,7 +248,7 @@ class DocumentFile(SessionWriter):
             count = len(append.bodies)
             record = KeyRecord(append.key, first, count, append.digest, append.now)
             document.own.remember(record, (document.seqs or [first])[0])
-        document.touch(append)
+        document.touch(append.now, append)
         self._change(document)
         return Appended(first, append.now)
 
@@ -241,9 +300,9 @@ class DocumentFile(SessionWriter):
             if replace.from_seq <= 1 and not replace.create:
                 # Clearing, which leaves nothing that could still be found.
                 removed += document.clear_archive()
-        document.touch(replace)
+        document.touch(replace.now, replace)
         self._change(document)
-        self._data = document.dump()
+        self._dump_newest(replace.now, None)
         return Replaced(removed, first, had_checkpoint)
 
     @override
@@ -266,9 +325,9 @@ class DocumentFile(SessionWriter):
         with self._place.understanding(self._session_id):
             count = absorb(document, self._spilled(spills.paths), spills.append.now)
             if count:
-                document.touch(spills.append)
+                document.touch(spills.append.now, spills.append)
                 self._change(document)
-                self._dump_newest(spills.append.keep)
+                self._dump_newest(spills.append.now, spills.append.keep)
         return count
 
     def _spilled(self, paths: Sequence[Path]) -> Iterator[tuple[str, list[msgspec.Raw]]]:
@@ -305,15 +364,18 @@ class DocumentFile(SessionWriter):
     def _put(self, data: Sequence[bytes], *, is_synced: bool) -> None:
         temp = self._directory / self._names.temp
         try:
-            self._write(temp, data, is_synced=is_synced)
+            file = self._write(temp, data, is_synced=is_synced)
             self._disk.replace(temp, self._place.path)
         except BaseException:
             self._remove_temp()
             raise
+        if self._document is not None and file is not None:
+            self._shelf.keep(self._session_id, self._place.path, file, self._document)
+            self._is_kept = True
         if is_synced:
             self._disk.sync_directory(self._directory)
 
-    def _write(self, temp: Path, data: Sequence[bytes], *, is_synced: bool) -> None:
+    def _write(self, temp: Path, data: Sequence[bytes], *, is_synced: bool) -> OpenFile | None:
         fd = self._disk.open(temp, create=True)
         try:
             self._disk.truncate(fd, 0)  # A crash may have left one behind.
@@ -323,8 +385,13 @@ class DocumentFile(SessionWriter):
                 end += len(part)
             if is_synced:
                 self._disk.sync(fd)
-        finally:
+        except BaseException:
             self._disk.close(fd)
+            raise
+        if CAN_KEEP:
+            return OpenFile(fd)
+        self._disk.close(fd)
+        return None
 
     def _remove_temp(self) -> None:
         with contextlib.suppress(FileNotFoundError):

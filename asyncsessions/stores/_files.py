@@ -8,10 +8,10 @@ import random
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -27,7 +27,7 @@ from asyncsessions.stores._threads import Workers
 from asyncsessions.stores._urls import STORE_OPTIONS, query_options
 from asyncsessions.stores._writer import SessionWriter
 
-__all__ = ["FileStore"]
+__all__ = ["URL_OPTIONS", "FileStore"]
 
 T = TypeVar("T")
 
@@ -44,11 +44,11 @@ _SYNC_THREADS = 8
 # no waiter is favoured.
 _FIRST_POLL = 0.001
 _LAST_POLL = 0.004
-_URL_OPTIONS = {"durability": str, "lock_timeout": float} | STORE_OPTIONS
+URL_OPTIONS = {"durability": str, "lock_timeout": float} | STORE_OPTIONS
 
 
 # What a job can do; a store that has no such method never asks for it.
-Verb = Literal["append", "update", "replace", "delete", "quarantine", "take_over"]
+Verb = Literal["append", "update", "replace", "delete", "edit", "quarantine", "take_over"]
 
 
 class _Job(msgspec.Struct, eq=False):
@@ -75,6 +75,9 @@ class FileStore(BaseSessionStore):
         disk: The file operations; for tests.
         **options: See `BaseSessionStore`.
     """
+
+    #: What may stand in the query of a URL, with the type of each.
+    _url_options: ClassVar[Mapping[str, Any]] = URL_OPTIONS
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class FileStore(BaseSessionStore):
         directory = unquote(parts.netloc + parts.path)
         if not directory:
             raise ValueError(f"{url!r} names no directory; write {parts.scheme}://DIRECTORY")
-        return cls(directory, **query_options(parts.query, _URL_OPTIONS) | options)
+        return cls(directory, **query_options(parts.query, cls._url_options) | options)
 
     @abstractmethod
     def _writer(self, session_id: str) -> SessionWriter:
@@ -173,7 +176,7 @@ class FileStore(BaseSessionStore):
         return await self._flush("update", batch, creates=False)
 
     async def _flush(
-        self, verb: Literal["append", "update"], batch: Sequence[Any], *, creates: bool
+        self, verb: Verb, batch: Sequence[Any], *, creates: bool
     ) -> Sequence[Outcome[Any]]:
         """Write a batch for many sessions in one hop; what is locked follows later."""
         groups: dict[str, list[Any]] = {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from asyncsessions._compat import override
 from asyncsessions.errors import CorruptSessionError
@@ -14,10 +14,11 @@ from asyncsessions.hooks import Append, Scan, Tail, Window
 from asyncsessions.models import SessionInfo
 from asyncsessions.requests import Policy
 from asyncsessions.stores._docplace import find, names_of, read_place
+from asyncsessions.stores._docshelf import Shelf
 from asyncsessions.stores._docspill import Spills, find_spills
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._documentfile import DocumentFile
-from asyncsessions.stores._files import FileStore
+from asyncsessions.stores._files import URL_OPTIONS, FileStore
 
 __all__ = ["JSONSessionStore"]
 
@@ -61,12 +62,34 @@ class JSONSessionStore(FileStore):
 
     Args:
         directory: Where the files are; made if missing.
-        durability: ``fsync`` returns when the disk has the data; ``os`` when the operating
-            system has it, which survives a crash of the process but not of the machine.
-        lock_timeout: How long to wait, in seconds, for a session locked by another process.
-        disk: The file operations; for tests.
-        **options: See `BaseSessionStore`.
+        active_window: What PraisonAI calls ``compact``: so many messages stay, and an append moves
+            older ones, tool calls together with their results, to the document's archive. One
+            summary message in front says how many these are. None leaves them where they are.
+        **options: ``durability``, ``lock_timeout`` and ``disk`` as for `JSONLinesSessionStore`;
+            the others as for `BaseSessionStore`.
+
+    Raises:
+        ValueError: An argument is out of range; or ``max_messages`` is given, too, which would
+            drop what ``active_window`` keeps.
     """
+
+    _url_options: ClassVar[Mapping[str, Any]] = URL_OPTIONS | {"active_window": int}
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        active_window: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(directory, **options)
+        if active_window is not None:
+            if isinstance(active_window, bool) or not active_window > 0:
+                raise ValueError(f"active_window={active_window!r}: give 1 or more, or None")
+            if options.get("max_messages") is not None:
+                raise ValueError("give max_messages, which drops, or active_window, which archives")
+        self._active_window = active_window
+        self._shelf = Shelf(self._disk, self.directory)
 
     @override
     def _writer(self, session_id: str) -> DocumentFile:
@@ -76,7 +99,14 @@ class JSONSessionStore(FileStore):
             session_id,
             is_synced=self._is_synced,
             lock_timeout=self._lock_timeout,
+            window=self._active_window,
+            shelf=self._shelf,
         )
+
+    @override
+    async def _close(self) -> None:
+        await super()._close()
+        self._shelf.clear()
 
     async def quarantine(self, session_id: str) -> Path | None:
         """Move a session's document aside if it is damaged, so that the session starts anew.
@@ -145,7 +175,7 @@ class JSONSessionStore(FileStore):
 
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:
-        return await self._in_thread(self._read, session_id, lambda document: document.info)
+        return await self._in_thread(self._read, session_id, Document.read_info)
 
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
@@ -155,8 +185,8 @@ class JSONSessionStore(FileStore):
         return await self._in_thread(self._read, session_id, read)
 
     def _read(self, session_id: str, read: Callable[[Document], T]) -> T | None:
-        place = find(self._disk, self.directory, session_id)
-        if place.data is None:
+        place = self._shelf.find(session_id) or find(self._disk, self.directory, session_id)
+        if place.is_free:
             self._missing(FileNotFoundError(place.path))
         document = place.document(session_id)
         if document is None:
@@ -165,7 +195,8 @@ class JSONSessionStore(FileStore):
             with place.understanding(session_id):
                 return read(document)
         finally:
-            document.close()
+            if place.kept is None:
+                document.close()
 
     @override
     async def _scan(self, scan: Scan) -> list[SessionInfo]:

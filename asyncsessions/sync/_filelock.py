@@ -1,0 +1,82 @@
+"""PraisonAI's lock beside a file, for programs that take it themselves."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from asyncsessions.stores._disk import Disk
+
+__all__ = ["FileLock"]
+
+# How often a lock that is held is tried, in seconds.
+_POLL = 0.01
+
+
+class FileLock:
+    """Holds ``<filepath>.lock``, which PraisonAI and this library hold around each write.
+
+    Not re-entrant: the same thread can't take it twice. The lock's file stays.
+
+    Args:
+        filepath: The file that is guarded.
+        timeout: How long to wait, in seconds.
+    """
+
+    def __init__(self, filepath: str, timeout: float = 5.0) -> None:
+        self.filepath = filepath
+        self.timeout = timeout
+        self._disk = Disk()
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        """Take the lock.
+
+        Raises:
+            OSError: Somebody else held it for too long.
+        """
+        if not self.acquire():
+            raise OSError(f"the lock of {self.filepath} was held for {self.timeout} s; try again")
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def acquire(self) -> bool:
+        """Take the lock; return False if it couldn't be taken in time."""
+        path = Path(f"{self.filepath}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + self.timeout
+        while not self._try(path):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def _try(self, path: Path) -> bool:
+        try:
+            fd = self._disk.open(path, create=True)
+        except OSError:
+            return False  # It may pass, as when too many files are open.
+        try:
+            is_taken = self._disk.try_lock(fd, 0)
+        except OSError:
+            is_taken = False
+        if is_taken:
+            self._fd = fd
+        else:
+            self._disk.close(fd)
+        return is_taken
+
+    def release(self) -> None:
+        """Give up the lock; does nothing where it isn't held."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._disk.close(fd)

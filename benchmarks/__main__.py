@@ -23,7 +23,7 @@ from benchmarks.measure import CannotMeasureError, Check, CountError, Run
 from benchmarks.memory import memory
 from benchmarks.report import print_checks
 from benchmarks.servers import mongo_store, postgres_store, redis_store
-from benchmarks.sync import sync_bridge
+from benchmarks.sync import sync_bridge, sync_hot, sync_turn
 
 Scenario = Callable[[Run], Awaitable[list[Check]]]
 
@@ -35,12 +35,17 @@ SCENARIOS: dict[str, Scenario] = {
     "json-hot": json_hot,
     "loop-lag": loop_lag,
     "sync-bridge": sync_bridge,
+    "sync-turn": sync_turn,
+    "sync-hot": sync_hot,
     "redis": redis_store,
     "postgres": postgres_store,
     "mongo": mongo_store,
     "memory": memory,
     "import": import_time,
 }
+
+# What can't be measured without PraisonAI.
+BESIDE_PRAISON = {"json-hot", "sync-hot", "sync-turn"}
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -75,10 +80,10 @@ async def _measure(names: Sequence[str], run: Run) -> tuple[dict[str, list[Check
 def _chosen(options: argparse.Namespace) -> list[str]:
     names = options.scenario or list(SCENARIOS)
     reason = missing_praison()
-    if options.smoke and reason is not None and "json-hot" in names:
-        print(f"json-hot is left out: {reason}")
-        names = [name for name in names if name != "json-hot"]
-    return names
+    left_out = BESIDE_PRAISON & set(names) if options.smoke and reason is not None else set()
+    for name in sorted(left_out):
+        print(f"{name} is left out: {reason}")
+    return [name for name in names if name not in left_out]
 
 
 def _write(path: Path, results: dict[str, list[Check]], faults: list[str]) -> None:

@@ -16,7 +16,7 @@ from asyncsessions.stores.json import JSONSessionStore
 from benchmarks.measure import CannotMeasureError, Check, CountError, Run, at_least, ratio_of
 from benchmarks.payload import METADATA, TEXT, messages
 
-__all__ = ["json_hot", "missing_praison"]
+__all__ = ["HISTORY", "fill", "json_hot", "missing_praison", "praison_store", "rate_of_threads"]
 
 CALLERS = 64
 HISTORY = 1000
@@ -37,7 +37,8 @@ def missing_praison() -> str | None:
     return None
 
 
-async def _fill(directory: Path) -> None:
+async def fill(directory: Path) -> None:
+    """Write the session ``hot`` of 1,000 messages into a directory."""
     async with JSONSessionStore(directory) as store:
         await store.set_chat_history("hot", messages(HISTORY))
 
@@ -49,7 +50,7 @@ async def _count(directory: Path) -> int:
 
 async def _ours(run: Run) -> float:
     directory = run.new_directory("json")
-    await _fill(directory)
+    await fill(directory)
     async with JSONSessionStore(directory) as store:
 
         async def call() -> None:
@@ -67,15 +68,19 @@ async def _ours(run: Run) -> float:
     return count / seconds
 
 
-def _theirs(store: Any) -> tuple[int, float]:
+def rate_of_threads(store: Any, per_caller: int) -> tuple[int, float]:
     """Return how many appends 64 threads got through, and in how many seconds.
 
     An append that fails, as some do when the lock is wanted by so many, doesn't count.
+
+    Args:
+        store: PraisonAI's, or one with its API.
+        per_caller: How many appends each thread tries.
     """
 
     def call(_: int) -> int:
         done = 0
-        for _ in range(_THEIRS_PER_CALLER):
+        for _ in range(per_caller):
             try:
                 done += bool(store.add_message("hot", "user", TEXT, METADATA))
             except (OSError, TimeoutError):
@@ -90,9 +95,9 @@ def _theirs(store: Any) -> tuple[int, float]:
 
 async def _reference(run: Run, new_store: Callable[..., Any]) -> float:
     directory = run.new_directory("praisonai")
-    await _fill(directory)
+    await fill(directory)
     store = new_store(session_dir=str(directory), retention="keep_all")
-    done, seconds = await asyncio.to_thread(_theirs, store)
+    done, seconds = await asyncio.to_thread(rate_of_threads, store, _THEIRS_PER_CALLER)
     stored = await _count(directory) - HISTORY
     # More may be there: it can fail after it has stored.
     if stored < done:
@@ -100,8 +105,12 @@ async def _reference(run: Run, new_store: Callable[..., Any]) -> float:
     return done / seconds
 
 
-async def json_hot(run: Run) -> list[Check]:
-    """64 callers on one session of 1,000 messages, against 64 threads of PraisonAI's store."""
+async def praison_store() -> Callable[..., Any]:
+    """Return PraisonAI's own store class.
+
+    Raises:
+        CannotMeasureError: It isn't installed, or in another version.
+    """
     reason = missing_praison()
     if reason is not None:
         raise CannotMeasureError(reason)
@@ -109,10 +118,17 @@ async def json_hot(run: Run) -> list[Check]:
     os.environ["PRAISONAI_TELEMETRY_DISABLED"] = os.environ["DO_NOT_TRACK"] = "1"
     logging.getLogger("praisonaiagents").setLevel(logging.CRITICAL)
     module = await asyncio.to_thread(importlib.import_module, "praisonaiagents.session.store")
+    new_store: Callable[..., Any] = module.DefaultSessionStore
+    return new_store
+
+
+async def json_hot(run: Run) -> list[Check]:
+    """64 callers on one session of 1,000 messages, against 64 threads of PraisonAI's store."""
+    new_store = await praison_store()
     rates = []
     for _ in range(1 if run.is_smoke else 5):
         ours = await _ours(run)
-        rates.append((ours, await _reference(run, module.DefaultSessionStore)))
+        rates.append((ours, await _reference(run, new_store)))
     ratios, detail = ratio_of(rates)
     name = "appends/s, JSON, 64 callers on 1,000 messages, to PraisonAI"
     return [at_least(run, name, ratios, 20.0, detail=detail)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,26 @@ async def test_a_closed_store_keeps_no_file_open(tmp_path: Path) -> None:
             await store.add_message(f"s{number}", "user", LONG)
     open_files = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
     assert not [path for path in open_files if path.is_relative_to(tmp_path)]
+
+
+def settled_files(path: Path, count: int) -> list[Path]:
+    """Return the open files of a path as soon as there are no more than so many."""
+    deadline = time.monotonic() + 60
+    while True:
+        links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        # Also those that have lost their name, which the system marks.
+        found = [link for link in links if str(link).startswith(str(path))]
+        if len(found) <= count or time.monotonic() > deadline:
+            return found
+        time.sleep(0.01)
+
+
+async def test_replaced_files_are_closed(tmp_path: Path) -> None:
+    async with store_at(tmp_path) as store:
+        for number in range(200):
+            await store.add_message("s", "user", "x" if number else LONG)
+        # The document as it is now, and its lock.
+        assert len(await asyncio.to_thread(settled_files, tmp_path / "s.json", 2)) == 2
 
 
 async def test_a_kept_document_is_written_as_one_that_was_read(tmp_path: Path) -> None:

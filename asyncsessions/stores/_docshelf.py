@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +21,8 @@ _SHORT = 16 << 10
 # What is kept at most.
 _DOCUMENTS = 64
 _BYTES = 64 << 20
+# Files that wait to be closed; more than these are closed at once.
+_CLOSING = 32
 CAN_KEEP = sys.platform != "win32"
 """Whether documents can be kept: on Windows no file that is open can be replaced."""
 
@@ -73,14 +77,21 @@ class Shelf:
         self._directory = directory
         # The one that wasn't used for longest is first.
         self._shelved: dict[str, _Shelved] = {}
+        self._closing: deque[OpenFile] = deque()
+        #: Lets another thread call a function; returns whether it will.
+        self.later: Callable[[Callable[[], object]], bool] = lambda _: False
 
     def find(self, session_id: str) -> Place | None:
         """Return where a session's document is, with the document; None where it isn't kept."""
         shelved = self._shelved.pop(session_id, None)
-        if shelved is None or not self._is_current(session_id, shelved):
+        if shelved is None:
             return None
         self._shelved[session_id] = shelved
-        return Place(shelved.path, kept=shelved.document)
+        if self._is_current(session_id, shelved):
+            return Place(shelved.path, kept=shelved.document)
+        del shelved
+        self._drop(session_id)
+        return None
 
     def _is_current(self, session_id: str, shelved: _Shelved) -> bool:
         suffixed = self._directory / names_of(session_id).suffixed
@@ -99,7 +110,7 @@ class Shelf:
     def keep(self, session_id: str, path: Path, file: OpenFile, document: Document) -> None:
         """Keep a document that has its file by now, if it is worth it."""
         version = file.version()
-        self._shelved.pop(session_id, None)
+        self._drop(session_id)
         if not _SHORT <= version.size <= _BYTES:
             return
         self._shelved[session_id] = _Shelved(path, file, version, document)
@@ -112,6 +123,25 @@ class Shelf:
             self._shelved.pop(oldest, None)
             del kept[0]
 
+    def _drop(self, session_id: str) -> None:
+        """Keep a document no more, and close its file soon and in another thread.
+
+        As a rule the file has lost its name, so that closing it removes it. That takes a disk
+        milliseconds, more than all else of a write.
+        """
+        shelved = self._shelved.pop(session_id, None)
+        if shelved is None:
+            return
+        self._closing.append(shelved.file)
+        del shelved  # Or this thread would be the last to have it.
+        if len(self._closing) > _CLOSING or not self.later(self._close_oldest):
+            self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        with suppress(IndexError):
+            self._closing.popleft()  # Which closes it, as nobody holds it any more.
+
     def clear(self) -> None:
         """Keep nothing any more."""
         self._shelved.clear()
+        self._closing.clear()

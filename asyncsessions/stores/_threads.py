@@ -91,6 +91,13 @@ class Workers:
             if error is not None:
                 raise error
 
+    def later(self, function: Callable[[], object]) -> bool:
+        """Let a thread call a function some time; return False if none ever will.
+
+        What it returns or raises goes nowhere.
+        """
+        return self._hand_over(function, (), lambda _, __: None)
+
     def _hand_over(
         self, function: Callable[..., Any], args: tuple[Any, ...], report: _Report
     ) -> bool:

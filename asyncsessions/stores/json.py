@@ -104,6 +104,12 @@ class JSONSessionStore(FileStore):
         )
 
     @override
+    def _start_threads(self) -> None:
+        super()._start_threads()
+        # Not a method of this store, which would keep itself alive.
+        self._shelf.later = self._syncers.later
+
+    @override
     async def _close(self) -> None:
         await super()._close()
         self._shelf.clear()

@@ -15,12 +15,14 @@ import pytest
 
 from asyncsessions import (
     CorruptSessionError,
+    IdempotencyConflictError,
     InvalidMessageError,
     LockTimeoutError,
     Message,
     StoreClosedError,
     StoreUnavailableError,
 )
+from asyncsessions.stores._disk import Disk
 from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.sync import (
     CompactionCheckpoint,
@@ -723,3 +725,59 @@ def test_attributes_may_be_changed(tmp_path: Path) -> None:
         store.active_window = 1
         say(store, "1", "2")
         assert len(store.get_session("s").archived_messages) == 1
+
+
+# Messages and metadata in one write.
+
+
+def test_messages_and_metadata_are_written_together(store: DefaultSessionStore) -> None:
+    say(store, "a")
+    call = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    turn: list[dict[str, Any]] = [
+        {"role": "assistant", "content": None, "tool_calls": call},
+        {"role": "tool", "content": "1", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "b", "metadata": {"k": 1}},
+    ]
+    fields = {"model": "m", "agent_id": "x", "cost": None}
+    for _ in range(2):
+        assert store.append_with_metadata("s", turn, fields, idempotency_key="turn-1")
+    session = store.get_session("s")
+    assert [message.content for message in session.messages] == ["a", None, "1", "b"]
+    assert session.messages[1].tool_calls == call
+    assert session.messages[3].metadata == {"k": 1}
+    assert session.metadata == {"model": "m", "agent_id": "x"}
+    assert session.agent_id == "x"
+    with pytest.raises(IdempotencyConflictError):
+        store.append_with_metadata("s", turn[2:], {}, idempotency_key="turn-1")
+    assert store.append_with_metadata("s", [], {"model": "n"})
+    assert store.append_with_metadata("s", turn[2:], {})
+    session = store.get_session("s")
+    assert (session.metadata["model"], len(session.messages)) == ("n", 5)
+
+
+def test_one_write_takes_both(files: DefaultSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(files, "a")
+    written: list[Path] = []
+    replace = Disk.replace
+
+    def counted(disk: Disk, source: Path, target: Path) -> None:
+        written.append(target)
+        replace(disk, source, target)
+
+    monkeypatch.setattr(Disk, "replace", counted)
+    assert files.append_with_metadata("s", [{"role": "user", "content": "b"}], {"model": "m"})
+    assert len(written) == 1
+    assert files.update_session_metadata("s", model="m")
+    assert files.set_agent_info("s", agent_name=None)
+    assert len(written) == 1
+
+
+def test_what_is_refused_is_kept_unless_it_will_be_repeated(files: DefaultSessionStore) -> None:
+    document = Path(files.session_dir) / "s.json"
+    document.mkdir()
+    message = {"role": "user", "content": "x"}
+    assert not files.append_with_metadata("s", [message], {}, idempotency_key="k")
+    assert not files.append_with_metadata("s", [message], {"model": "m"})
+    document.rmdir()
+    assert files.append_with_metadata("s", [message], {}, idempotency_key="k")
+    assert len(files.get_session("s").messages) == 2

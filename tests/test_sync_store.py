@@ -215,8 +215,10 @@ def test_a_timeout_of_the_store_itself_stays_what_it_is(tmp_path: Path) -> None:
 
 def test_control_c_cancels_the_call_and_the_store_goes_on(tmp_path: Path) -> None:
     script = """
-import sys
+import signal, sys
 from asyncsessions.sync import open_store
+# Where it is ignored, as in a shell's background, children ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 store = open_store(f"json://{sys.argv[1]}?lock_timeout=300")
 store.ping()
 try:

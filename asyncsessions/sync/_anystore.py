@@ -126,6 +126,19 @@ class AnyStore:
     async def append(self, session_id: str, message: SessionMessage) -> None:
         await self._store.append(session_id, [_to_store(message)])
 
+    async def append_all(
+        self,
+        session_id: str,
+        messages: Sequence[SessionMessage],
+        metadata: Mapping[str, Any],
+        idempotency_key: str | None,
+    ) -> None:
+        # The messages last, so that whoever repeats what failed doubles none.
+        if metadata:
+            await self.set_metadata(session_id, metadata)
+        stored = [_to_store(message) for message in messages]
+        await self._store.append(session_id, stored, idempotency_key=idempotency_key)
+
     async def salvage(self, session_id: str, message: SessionMessage) -> None:
         del session_id, message  # A server that doesn't answer has no other place.
 

@@ -39,6 +39,18 @@ class Backing(Protocol):
     async def append(self, session_id: str, message: SessionMessage) -> None:
         """Append a message."""
 
+    async def append_all(
+        self,
+        session_id: str,
+        messages: Sequence[SessionMessage],
+        metadata: Mapping[str, Any],
+        idempotency_key: str | None,
+    ) -> None:
+        """Append messages, all or none, and merge fields into the metadata.
+
+        With a key, a repetition appends nothing. A time of 0.0 stands for that of storing.
+        """
+
     async def salvage(self, session_id: str, message: SessionMessage) -> None:
         """Keep a message that couldn't be appended where a later read finds it, if that works."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +15,12 @@ import msgspec
 
 from asyncsessions.errors import (
     CorruptSessionError,
+    IdempotencyConflictError,
     InvalidMessageError,
     LockTimeoutError,
     StoreUnavailableError,
 )
-from asyncsessions.hooks import Change, Update, apply_changes
+from asyncsessions.hooks import Change, KeyRecord, Update, apply_changes
 from asyncsessions.models import Checkpoint, Message
 from asyncsessions.pacing import Breather
 from asyncsessions.requests import make_changes
@@ -112,6 +115,32 @@ class Documents:
             entry = _entry(message)
             await self._edit(session_id, lambda document: bool(document.add_entries([entry])))
 
+    async def append_all(
+        self,
+        session_id: str,
+        messages: Sequence[SessionMessage],
+        metadata: Mapping[str, Any],
+        idempotency_key: str | None,
+    ) -> None:
+        key, digest, now = idempotency_key, _digest(messages), time.time()
+        stamped = (replace(each, timestamp=each.timestamp or now) for each in messages)
+        entries = [_entry(message) for message in stamped]
+        changes = _metadata_changes(metadata)
+
+        def append(document: Document) -> bool:
+            known = document.own.key(key)
+            if known is not None and known.digest != digest:
+                raise IdempotencyConflictError(session_id, known.key)
+            is_new = known is None and bool(entries)
+            if is_new:
+                first = document.add_entries(entries)
+                if key is not None:
+                    record = KeyRecord(key, first, len(entries), digest, now)
+                    document.own.remember(record, document.seqs[0])
+            return _apply(document, changes) or is_new
+
+        await self._edit(session_id, append)
+
     async def salvage(self, session_id: str, message: SessionMessage) -> None:
         await self._store.spill(session_id, message.to_dict(), self._spills)
 
@@ -119,13 +148,13 @@ class Documents:
         entries = [_entry(message) for message in messages]
         await self._take_over(session_id)
 
-        def replace(document: Document) -> bool:
+        def put(document: Document) -> bool:
             document.cut(0)
             document.checkpoint = None
             document.add_entries(entries)
             return True
 
-        await self._edit(session_id, replace)
+        await self._edit(session_id, put)
 
     async def clear(self, session_id: str) -> None:
         await self.replace(session_id, ())
@@ -180,10 +209,7 @@ class Documents:
         await self._change(session_id, [Change((key,), "set", text) for key, text in texts.items()])
 
     async def set_metadata(self, session_id: str, fields: Mapping[str, Any]) -> None:
-        fields = plain(fields)
-        changes = make_changes("set", "metadata", fields)
-        changes += [Change((key,), "set", fields[key]) for key in _LOOKED_UP if key in fields]
-        await self._change(session_id, changes)
+        await self._change(session_id, _metadata_changes(fields))
 
     async def merge_map(
         self,
@@ -204,14 +230,7 @@ class Documents:
 
     async def _change(self, session_id: str, changes: Sequence[Change]) -> None:
         """Change the record; a document that has all of it already isn't written."""
-
-        def change(document: Document) -> bool:
-            before = document.info
-            after, _ = apply_changes(before, Update(session_id, tuple(changes), before.updated_at))
-            document.set_info(after)
-            return after != before
-
-        await self._edit(session_id, change)
+        await self._edit(session_id, lambda document: _apply(document, changes))
 
     async def set_runtime(
         self, session_id: str, runtime_id: str, turn_id: str, state: Mapping[str, Any]
@@ -295,6 +314,25 @@ def _session(document: Document, newest: int | None, *, with_archive: bool) -> S
         index = max(0, index - (len(document.seqs) - len(entries)))
         session.last_compaction = CompactionCheckpoint(message_index=index, **fields)
     return session
+
+
+def _metadata_changes(fields: Mapping[str, Any]) -> list[Change]:
+    fields = plain(fields)
+    changes = make_changes("set", "metadata", fields)
+    return changes + [Change((key,), "set", fields[key]) for key in _LOOKED_UP if key in fields]
+
+
+def _apply(document: Document, changes: Sequence[Change]) -> bool:
+    """Change a document's record; return whether that made a difference."""
+    before = document.info
+    after, _ = apply_changes(before, Update(document.session_id, tuple(changes), before.updated_at))
+    document.set_info(after)
+    return after != before
+
+
+def _digest(messages: Sequence[SessionMessage]) -> str:
+    given = dumps([message.to_dict() for message in messages])
+    return hashlib.blake2b(given, digest_size=16).hexdigest()
 
 
 def _messages(entries: Sequence[msgspec.Raw]) -> list[SessionMessage]:

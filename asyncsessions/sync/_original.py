@@ -50,6 +50,16 @@ class Original:
     async def add(self, session_id: str, message: SessionMessage) -> None:
         await self._backing.append(session_id, message)
 
+    async def append_with_metadata(
+        self,
+        session_id: str,
+        messages: Sequence[SessionMessage],
+        metadata: Mapping[str, Any],
+        idempotency_key: str | None,
+    ) -> None:
+        fields = {key: value for key, value in metadata.items() if value is not None}
+        await self._backing.append_all(session_id, messages, fields, idempotency_key)
+
     async def salvage(self, session_id: str, message: SessionMessage) -> None:
         await self._backing.salvage(session_id, message)
 

@@ -17,11 +17,11 @@ from asyncsessions.integrations import _praisonai_methods
 from asyncsessions.integrations.praisonai import TurnNotStoredError, aattach
 from asyncsessions.protocols import SessionStore
 from asyncsessions.sync import SyncSessionStore
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.integrations.conftest import NewAgent
 from tests.integrations.model import Model, calls, says
 from tests.integrations.stores import FailingStore, tool_turn
 
-SECONDS = 60
 ROUND = calls(("c1", "add", {"a": 1, "b": 2}), ("c2", "add", {"a": 3, "b": 4}))
 STORED_ROUND = [
     *tool_turn("c1", '{"a": 1, "b": 2}', "3"),
@@ -78,15 +78,15 @@ async def test_the_user_is_stored_while_the_model_thinks(
 
     def think() -> dict[str, Any]:
         asked.set()
-        assert may_answer.wait(SECONDS)
+        assert may_answer.wait(LONG_ENOUGH)
         return says("yes")
 
     model.script += [think]
     agent = new_agent()
     with await aattach(agent, store, "s"):
         turn = asyncio.create_task(agent.achat("Hi"))
-        await asyncio.to_thread(asked.wait, SECONDS)
-        async with asyncio.timeout(SECONDS):
+        await asyncio.to_thread(asked.wait, LONG_ENOUGH)
+        async with asyncio.timeout(LONG_ENOUGH):
             while not await store.get_chat_history("s"):  # noqa: ASYNC110  # nothing to wait for
                 await asyncio.sleep(0.001)
         assert await store.get_chat_history("s") == [asks("Hi")]
@@ -144,13 +144,13 @@ async def test_a_cancelled_turn_keeps_only_the_tool_calls_with_a_result(
     async def wait() -> None:
         """Wait."""
         waiting.set()
-        await asyncio.sleep(SECONDS)
+        await asyncio.sleep(LONG_ENOUGH)
 
     agent = new_agent(tools=[*new_agent().tools, wait])
     model.script += [calls(("c1", "add", {"a": 1, "b": 2}), ("c2", "wait", {}))]
     with await aattach(agent, store, "s"):
         turn = asyncio.create_task(agent.achat("Add"))
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(LONG_ENOUGH):
             await waiting.wait()
         turn.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -178,7 +178,7 @@ async def test_a_turn_that_is_cancelled_while_it_is_stored_is_stored_whole_and_o
         agent = new_agent()
         with await aattach(agent, store, "s"):
             turn = asyncio.create_task(agent.achat("Hi"))
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(LONG_ENOUGH):
                 while not _praisonai_methods._writes:  # noqa: ASYNC110  # nothing to wait for
                     await asyncio.sleep(0.001)
             turn.cancel()

@@ -12,7 +12,7 @@ import pytest
 from praisonaiagents import MemoryConfig
 from praisonaiagents.session.store import DefaultSessionStore
 
-from asyncsessions import InMemorySessionStore
+from asyncsessions import InMemorySessionStore, sync
 from asyncsessions.errors import StoreClosedError
 from asyncsessions.integrations.praisonai import TurnNotStoredError, attach
 from asyncsessions.sync import SyncSessionStore, open_store
@@ -31,8 +31,12 @@ def asks(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
-@pytest.fixture(params=["asyncsessions", "praisonai"])
+@pytest.fixture(params=["asyncsessions", "asyncsessions-default", "praisonai"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == "asyncsessions-default":
+        with sync.DefaultSessionStore(str(tmp_path / "sessions")) as store:
+            yield store
+        return
     if request.param == "praisonai":
         yield DefaultSessionStore(str(tmp_path / "sessions"), retention="keep_all")
         return

@@ -12,7 +12,7 @@ import pytest
 from praisonai_bot.bots._session import BotSessionManager
 from praisonaiagents.session.store import DefaultSessionStore
 
-from asyncsessions import InMemorySessionStore
+from asyncsessions import InMemorySessionStore, sync
 from asyncsessions.integrations.praisonai import attach_bot, bot_sessions
 from asyncsessions.sync import open_store
 from tests.integrations.conftest import NewAgent
@@ -31,8 +31,12 @@ def no_blocking_calls() -> None:
     """Allow sync stores on the loop's thread, where bots call ``reset`` and ``record_passive``."""
 
 
-@pytest.fixture(params=["asyncsessions", "praisonai"])
+@pytest.fixture(params=["asyncsessions", "asyncsessions-default", "praisonai"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == "asyncsessions-default":
+        with sync.DefaultSessionStore(str(tmp_path / "sessions")) as store:
+            yield store
+        return
     if request.param == "praisonai":
         yield DefaultSessionStore(str(tmp_path / "sessions"), retention="keep_all")
         return

@@ -13,7 +13,7 @@ import pytest
 from praisonaiagents import MemoryConfig
 from praisonaiagents.session import get_default_session_store
 
-from asyncsessions import InMemorySessionStore
+from asyncsessions import InMemorySessionStore, sync
 from asyncsessions.integrations.praisonai import use_as_default
 from asyncsessions.sync import open_store
 from tests.integrations.conftest import NewAgent
@@ -23,8 +23,12 @@ from tests.integrations.stores import CountingStore
 HOUR = 3600.0
 
 
-@pytest.fixture(params=["asyncsessions", "praisonai"])
+@pytest.fixture(params=["asyncsessions", "asyncsessions-default", "praisonai"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == "asyncsessions-default":
+        with sync.DefaultSessionStore(str(tmp_path / "sessions")) as store:
+            yield store
+        return
     if request.param == "praisonai":
         yield original.DefaultSessionStore(str(tmp_path / "sessions"))
         return

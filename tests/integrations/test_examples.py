@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from asyncsessions.sync import open_store
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.integrations.model import Model, calls, says
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "praisonai"
-SECONDS = 120
 
 
 def start(name: str, url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -26,7 +26,7 @@ def start(name: str, url: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def output(process: subprocess.Popen[str]) -> list[str]:
-    text, _ = process.communicate(timeout=SECONDS)
+    text, _ = process.communicate(timeout=LONG_ENOUGH)
     assert process.returncode == 0
     return text.splitlines()
 

@@ -7,7 +7,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ from praisonaiagents import MemoryConfig
 from praisonaiagents.session.protocols import SessionStoreProtocol
 from praisonaiagents.session.store import DefaultSessionStore
 
+from asyncsessions import sync
 from asyncsessions.errors import StoreUnavailableError
 from asyncsessions.integrations.praisonai import AgentStore, attach, use_as_default
+from asyncsessions.stores import _docplace
+from asyncsessions.stores._disk import Disk
+from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.integrations.conftest import NewAgent
-from tests.integrations.stores import CombiningStore, CountingStore, FailingStore
+from tests.integrations.stores import CountingStore, FailingStore
 
-SECONDS = 60
 HOUR = 3600.0
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + LONG_ENOUGH
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -121,7 +125,7 @@ def test_older_values_never_overtake_newer_ones(original: DefaultSessionStore) -
     class Slow(CountingStore):
         def update_session_metadata(self, session_id: str, **fields: Any) -> bool:
             is_writing.set()
-            assert may_go_on.wait(SECONDS)
+            assert may_go_on.wait(LONG_ENOUGH)
             stored: bool = self._store.update_session_metadata(session_id, **fields)
             return stored
 
@@ -129,11 +133,11 @@ def test_older_values_never_overtake_newer_ones(original: DefaultSessionStore) -
     store.update_session_metadata("s", cost=1)
     first = threading.Thread(target=store.flush)
     first.start()
-    assert is_writing.wait(SECONDS)
+    assert is_writing.wait(LONG_ENOUGH)
     store.update_session_metadata("s", cost=2)
     store.flush()
     may_go_on.set()
-    first.join(SECONDS)
+    first.join(LONG_ENOUGH)
     store.close()
     assert metadata_of(original, "s") == {"cost": 2}
 
@@ -148,7 +152,7 @@ def test_a_process_that_ends_writes_them(tmp_path: Path, home: Path) -> None:
     store.update_session_metadata("s", model="m")
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "sessions")]
-    subprocess.run(command, check=True, timeout=SECONDS)
+    subprocess.run(command, check=True, timeout=LONG_ENOUGH)
     store = DefaultSessionStore(str(tmp_path / "sessions"))
     assert metadata_of(store, "s")["model"] == "m"
 
@@ -212,22 +216,44 @@ def test_a_turn_of_an_agent_writes_its_two_messages_and_once_its_statistics(
 
 
 @pytest.fixture
-def combining(tmp_path: Path) -> CombiningStore:
-    return CombiningStore(tmp_path / "sessions")
+def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts how often documents are parsed and written."""
+    work: Counter[str] = Counter()
+    parse, replace = _docplace.parse_document, Disk.replace
+
+    def counted_parse(data: bytes) -> Any:
+        work["parses"] += 1
+        return parse(data)
+
+    def counted_replace(disk: Disk, source: Path, target: Path) -> None:
+        work["rewrites"] += 1
+        replace(disk, source, target)
+
+    monkeypatch.setattr(_docplace, "parse_document", counted_parse)
+    monkeypatch.setattr(Disk, "replace", counted_replace)
+    return work
 
 
-def test_they_go_with_the_next_message(combining: CombiningStore) -> None:
+@pytest.fixture
+def combining(tmp_path: Path) -> Iterator[sync.DefaultSessionStore]:
+    with sync.DefaultSessionStore(str(tmp_path / "sessions")) as store:
+        yield store
+
+
+def test_they_go_with_the_next_message(
+    combining: sync.DefaultSessionStore, work: Counter[str]
+) -> None:
     store = AgentStore(combining, delay=HOUR)
     store.add_user_message("s", "x")
     store.update_session_metadata("s", model="m")
     store.add_assistant_message("s", "y")
     assert metadata_of(combining, "s") == {"model": "m"}
-    assert combining.work["rewrites"] == 2
+    assert work["rewrites"] == 2
     store.close()
-    assert combining.work["rewrites"] == 2
+    assert work["rewrites"] == 2
 
 
-def test_they_wait_on_where_the_message_is_refused(combining: CombiningStore) -> None:
+def test_they_wait_on_where_the_message_is_refused(combining: sync.DefaultSessionStore) -> None:
     store = AgentStore(combining, delay=HOUR)
     store.update_session_metadata("s", model="m")
     lock_file = Path(combining.session_dir) / "s.json"
@@ -240,17 +266,20 @@ def test_they_wait_on_where_the_message_is_refused(combining: CombiningStore) ->
 
 @pytest.mark.parametrize("is_attached", [True, False])
 def test_a_turn_costs_at_most_two_parses_and_two_rewrites(
-    new_agent: NewAgent, combining: CombiningStore, is_attached: bool
+    new_agent: NewAgent,
+    combining: sync.DefaultSessionStore,
+    work: Counter[str],
+    is_attached: bool,
 ) -> None:
     with use_as_default(combining) as default:
         agent = new_agent(memory=None if is_attached else MemoryConfig(session_id="s"))
         attached = attach(agent, combining, "s") if is_attached else None
         default.store._delay = HOUR
         agent.chat("Hi")
-        combining.work.clear()
+        work.clear()
         for _ in range(5):
             agent.chat("Hi again")
-        assert combining.work == {"parses": 10, "rewrites": 10}
+        assert work == {"parses": 10, "rewrites": 10}
         if attached is not None:
             assert metadata_of(combining, "s")["total_tokens"] == 30
             attached.detach()

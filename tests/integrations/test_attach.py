@@ -34,7 +34,7 @@ def asks(text: str) -> dict[str, Any]:
 @pytest.fixture(params=["asyncsessions", "asyncsessions-default", "praisonai"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "asyncsessions-default":
-        with sync.DefaultSessionStore(str(tmp_path / "sessions")) as store:
+        with sync.DefaultSessionStore(str(tmp_path / "sessions"), retention="keep_all") as store:
             yield store
         return
     if request.param == "praisonai":

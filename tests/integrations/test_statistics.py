@@ -22,6 +22,7 @@ from asyncsessions.errors import StoreUnavailableError
 from asyncsessions.integrations.praisonai import AgentStore, attach, use_as_default
 from asyncsessions.stores import _docplace
 from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._docformat import parse_document
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.integrations.conftest import NewAgent
 from tests.integrations.stores import CountingStore, FailingStore
@@ -219,11 +220,11 @@ def test_a_turn_of_an_agent_writes_its_two_messages_and_once_its_statistics(
 def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts how often documents are parsed and written."""
     work: Counter[str] = Counter()
-    parse, replace = _docplace.parse_document, Disk.replace
+    replace = Disk.replace
 
-    def counted_parse(data: bytes) -> Any:
+    def counted_parse(data: bytes) -> object:
         work["parses"] += 1
-        return parse(data)
+        return parse_document(data)
 
     def counted_replace(disk: Disk, source: Path, target: Path) -> None:
         work["rewrites"] += 1

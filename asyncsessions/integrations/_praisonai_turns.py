@@ -35,7 +35,9 @@ class TurnNotStoredError(SessionStoreError):
             session_id=session_id,
         )
         self.answer: Any = None
-        self.batches = [(key, list(messages)) for key, messages in batches]
+        self.batches: list[tuple[str, list[dict[str, Any]]]] = [
+            (key, list(messages)) for key, messages in batches
+        ]
 
 
 class _Call:
@@ -44,12 +46,12 @@ class _Call:
     __slots__ = ("arguments", "call_id", "is_done", "name", "result")
 
     def __init__(self, name: str, arguments: Any, call_id: str | None) -> None:
-        self.name = name
+        self.name: str = name
         # As text at once, because tools may change what they get.
-        self.arguments = arguments if isinstance(arguments, str) else _text(arguments or {})
-        self.call_id = call_id or f"call_{uuid.uuid4().hex}"
-        self.is_done = False
-        self.result = ""
+        self.arguments: str = arguments if isinstance(arguments, str) else _text(arguments or {})
+        self.call_id: str = call_id or f"call_{uuid.uuid4().hex}"
+        self.is_done: bool = False
+        self.result: str = ""
 
     def messages(self) -> Iterator[dict[str, Any]]:
         function = {"name": self.name, "arguments": self.arguments}
@@ -71,13 +73,13 @@ class Turn:
         self.agent = agent
         self.outer = outer
         self.is_async = is_async
-        self.key = uuid.uuid4().hex
+        self.key: str = uuid.uuid4().hex
         self.user: dict[str, Any] | None = None
         self.reply: dict[str, Any] | None = None
-        self.was_rolled_back = False
+        self.was_rolled_back: bool = False
         #: Ends when the user's message is stored; set by who writes it.
         self.writing: asyncio.Future[Any] | None = None
-        self.is_user_stored = False
+        self.is_user_stored: bool = False
         self._calls: list[_Call] = []
 
     @contextmanager

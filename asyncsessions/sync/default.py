@@ -85,7 +85,7 @@ class DefaultSessionStore(Opening):
         del cache_maxsize
         if durability not in {"os", "fsync"}:
             raise ValueError(f"durability={durability!r}: give 'os' or 'fsync'")
-        self.session_dir = session_dir or _resolve_default_session_dir()
+        self.session_dir: str = session_dir or _resolve_default_session_dir()
         Path(self.session_dir).mkdir(parents=True, exist_ok=True)
         self._set_up(
             max_messages=max_messages,

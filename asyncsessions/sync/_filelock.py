@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from asyncsessions.stores._disk import Disk
+from asyncsessions.sync._constants import DEFAULT_LOCK_TIMEOUT
 
 __all__ = ["FileLock"]
 
@@ -25,7 +26,7 @@ class FileLock:
         timeout: How long to wait, in seconds.
     """
 
-    def __init__(self, filepath: str, timeout: float = 5.0) -> None:
+    def __init__(self, filepath: str, timeout: float = DEFAULT_LOCK_TIMEOUT) -> None:
         self.filepath = filepath
         self.timeout = timeout
         self._disk = Disk()

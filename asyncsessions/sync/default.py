@@ -1,4 +1,7 @@
-"""`DefaultSessionStore`: PraisonAI's own store, as an API on this library's stores."""
+"""`DefaultSessionStore`: PraisonAI's own store, as an API on this library's stores.
+
+This module has the public names of ``praisonaiagents.session.store`` and can stand in its place.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from asyncsessions.sync import _recall
+from asyncsessions.sync._constants import (
+    ARCHIVE_WARN_THRESHOLD,
+    DEFAULT_CACHE_MAXSIZE,
+    DEFAULT_LOCK_TIMEOUT,
+    DEFAULT_MAX_MESSAGES,
+    DEFAULT_MIRROR_MAX_RETRIES,
+    DEFAULT_MIRROR_QUEUE_SIZE,
+    DEFAULT_RETENTION,
+    RETENTION_COMPACT,
+    RETENTION_KEEP_ALL,
+    RETENTION_TRUNCATE,
+)
 from asyncsessions.sync._filelock import FileLock
 from asyncsessions.sync._mirror import Mirror
 from asyncsessions.sync._opening import Errors, Opening, directory_of
@@ -25,7 +40,25 @@ from asyncsessions.sync.records import (
     SessionSummary,
 )
 
-__all__ = ["DefaultSessionStore", "FileLock", "get_default_session_store"]
+__all__ = [
+    "ARCHIVE_WARN_THRESHOLD",
+    "DEFAULT_CACHE_MAXSIZE",
+    "DEFAULT_LOCK_TIMEOUT",
+    "DEFAULT_MAX_MESSAGES",
+    "DEFAULT_MIRROR_MAX_RETRIES",
+    "DEFAULT_MIRROR_QUEUE_SIZE",
+    "DEFAULT_RETENTION",
+    "RETENTION_COMPACT",
+    "RETENTION_KEEP_ALL",
+    "RETENTION_TRUNCATE",
+    "CompactionCheckpoint",
+    "DefaultSessionStore",
+    "FileLock",
+    "SessionData",
+    "SessionMessage",
+    "get_default_session_store",
+    "get_sessions_dir",
+]
 
 logger: logging.Logger = logging.getLogger("asyncsessions.sync")
 
@@ -72,12 +105,12 @@ class DefaultSessionStore(Opening):
     def __init__(
         self,
         session_dir: str | None = None,
-        max_messages: int = 100,
-        lock_timeout: float = 5.0,
+        max_messages: int = DEFAULT_MAX_MESSAGES,
+        lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
         retention: str | None = None,
         active_window: int | None = None,
         mirror: Mirror | None = None,
-        cache_maxsize: int = 256,
+        cache_maxsize: int = DEFAULT_CACHE_MAXSIZE,
         *,
         errors: Errors = "original",
         durability: str = "os",
@@ -102,7 +135,7 @@ class DefaultSessionStore(Opening):
         cls,
         url: str,
         *,
-        max_messages: int = 100,
+        max_messages: int = DEFAULT_MAX_MESSAGES,
         retention: str | None = None,
         active_window: int | None = None,
         mirror: Mirror | None = None,
@@ -131,7 +164,7 @@ class DefaultSessionStore(Opening):
         store.session_dir = directory_of(url)
         store._set_up(  # noqa: SLF001  # its own class
             max_messages=max_messages,
-            lock_timeout=options.get("lock_timeout", 5.0),
+            lock_timeout=options.get("lock_timeout", DEFAULT_LOCK_TIMEOUT),
             retention=retention,
             active_window=active_window,
             mirror=mirror,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -613,12 +615,27 @@ def test_a_damaged_file_is_moved_aside(files: DefaultSessionStore, data: bytes) 
         assert len(list(path.parent.glob("s.json.corrupt-*"))) == number + 1
 
 
+def test_many_threads_may_find_a_damaged_file(files: DefaultSessionStore) -> None:
+    path = Path(files.session_dir) / "s.json"
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(5):
+            path.write_text("{no")
+            histories = pool.map(files.get_chat_history, ["s"] * 8)
+            assert list(histories) == [[]] * 8
+            assert len(list(path.parent.glob("s.json.corrupt-*"))) == number + 1
+
+
 def test_an_export_is_complete_or_an_error(files: DefaultSessionStore) -> None:
     say(files, "x")
-    (Path(files.session_dir) / "bad.json").write_text("{no")
-    with pytest.raises(OSError, match=r"bad\.json"):
+    bad = Path(files.session_dir) / "bad.json"
+    bad.write_text("{no")
+    with pytest.raises(OSError, match=r"^Incomplete session export: .*bad\.json"):
         files.export_all()
     assert len(files.export_session("s")["sessions"]) == 1
+    bad.unlink()
+    shutil.rmtree(files.session_dir)
+    with pytest.raises(OSError, match=r"^Incomplete session export: "):
+        files.export_all()
 
 
 def test_a_version_to_come_is_left_alone(files: DefaultSessionStore) -> None:
@@ -646,7 +663,7 @@ def test_a_lock_is_exclusive(tmp_path: Path) -> None:
     lock, other = FileLock(path), FileLock(path, 0.05)
     assert lock.acquire()
     assert not other.acquire()
-    with pytest.raises(OSError, match="held"), other:
+    with pytest.raises(OSError, match=r"^Failed to acquire file lock for"), other:
         pass
     lock.release()
     lock.release()

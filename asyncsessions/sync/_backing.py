@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from asyncsessions.sync.records import CompactionCheckpoint, SessionData, SessionMessage
@@ -39,8 +40,12 @@ class Backing(Protocol):
     async def append(self, session_id: str, message: SessionMessage) -> None:
         """Append a message."""
 
-    async def salvage(self, session_id: str, message: SessionMessage) -> None:
-        """Keep a message that couldn't be appended where a later read finds it, if that works."""
+    async def salvage(self, session_id: str, message: SessionMessage) -> Path | None:
+        """Keep a message that couldn't be appended where a later read finds it.
+
+        Returns:
+            The file it is in; None where it could not be kept.
+        """
 
     async def replace(self, session_id: str, messages: Sequence[SessionMessage]) -> None:
         """Put messages in place of the active ones, and remove the checkpoint."""

@@ -26,6 +26,7 @@ from asyncsessions.stores._docmessage import entry_to_body
 from asyncsessions.stores._document import Document
 from asyncsessions.sync._backing import row_of
 from asyncsessions.sync._editing import EditableStore
+from asyncsessions.sync._failures import Failure, report
 from asyncsessions.sync._plain import dumps, plain
 from asyncsessions.sync.records import CompactionCheckpoint, SessionData, SessionMessage
 
@@ -112,8 +113,8 @@ class Documents:
             entry = _entry(message)
             await self._edit(session_id, lambda document: bool(document.add_entries([entry])))
 
-    async def salvage(self, session_id: str, message: SessionMessage) -> None:
-        await self._store.spill(session_id, message.to_dict(), self._spills)
+    async def salvage(self, session_id: str, message: SessionMessage) -> Path | None:
+        return await self._store.spill(session_id, message.to_dict(), self._spills)
 
     async def replace(self, session_id: str, messages: Sequence[SessionMessage]) -> None:
         entries = [_entry(message) for message in messages]
@@ -268,9 +269,10 @@ class Documents:
         """Await a call; where the document is damaged, move it aside and try once more."""
         try:
             return await call()
-        except CorruptSessionError:
-            if await self._store.quarantine(session_id) is None:
-                raise
+        except CorruptSessionError as exc:
+            aside = await self._store.quarantine(session_id)
+            if aside is not None:  # Else somebody else was faster, or it isn't to be moved.
+                await report(Failure(session_id, f"corrupt session file: {exc.detail}", str(aside)))
             return await call()
 
 

@@ -13,6 +13,7 @@ from asyncsessions.errors import (
     ForkedStoreError,
     InvalidMessageError,
     InvalidSessionIdError,
+    SessionStoreError,
     StoreClosedError,
     StoreUnavailableError,
 )
@@ -180,11 +181,15 @@ class Opening:
         try:
             self._run(method, *args, **kwargs)
         except (InvalidMessageError, StoreUnavailableError) as exc:
-            if self._raises:
-                raise
-            logger.error("nothing was stored: %s", exc)  # noqa: TRY400  # as above
+            self._refused(exc)
             return False
         return True
+
+    def _refused(self, exc: SessionStoreError) -> None:
+        """Log why nothing was stored, unless the caller wants the error."""
+        if self._raises:
+            raise exc
+        logger.error("nothing was stored: %s", exc)
 
     # Life.
 

@@ -7,8 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asyncsessions.errors import CorruptSessionError, InvalidMessageError, SessionStoreError
+from asyncsessions.errors import (
+    CorruptSessionError,
+    InvalidMessageError,
+    SessionStoreError,
+    StoreUnavailableError,
+)
 from asyncsessions.sync._backing import Backing
+from asyncsessions.sync._failures import Failure, report
 from asyncsessions.sync._recall import (
     BOOKEND_SIZE,
     Query,
@@ -50,8 +56,11 @@ class Original:
     async def add(self, session_id: str, message: SessionMessage) -> None:
         await self._backing.append(session_id, message)
 
-    async def salvage(self, session_id: str, message: SessionMessage) -> None:
-        await self._backing.salvage(session_id, message)
+    async def salvage(self, session_id: str, message: SessionMessage, error: str) -> None:
+        """Keep a message that couldn't be added, if that works, and report the failure."""
+        path = await self._backing.salvage(session_id, message)
+        kept = None if path is None else str(path)
+        await report(Failure(session_id, error, kept, message.role, message.content))
 
     async def put_partial(
         self, session_id: str, content: str, *, finalize: bool
@@ -231,8 +240,8 @@ class Original:
         """Return what a scan finds; an export that lacks a session is none."""
         try:
             return await self._backing.scan(visit, strict=True)
-        except CorruptSessionError as exc:
-            raise OSError(f"this export would be incomplete: {exc}") from exc
+        except (CorruptSessionError, StoreUnavailableError) as exc:
+            raise OSError(f"Incomplete session export: {exc}") from exc
 
     async def import_sessions(
         self, payload: Any, *, max_sessions: int, reset_live_fields: bool, overwrite: bool

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from asyncsessions.errors import InvalidMessageError, StoreUnavailableError
 from asyncsessions.sync import _recall
 from asyncsessions.sync._constants import (
     ARCHIVE_WARN_THRESHOLD,
@@ -197,12 +198,14 @@ class DefaultSessionStore(Opening):
         """
         message = SessionMessage(role, content, time.time(), metadata or {}, tool_calls)
         message.tool_call_id = tool_call_id
-        is_stored = self._write(Original.add, session_id, message)
-        if is_stored:
-            self._mirrored(session_id, [message])
-        else:
-            self._run(Original.salvage, session_id, message)
-        return is_stored
+        try:
+            self._run(Original.add, session_id, message)
+        except (InvalidMessageError, StoreUnavailableError) as exc:
+            self._refused(exc)
+            self._run(Original.salvage, session_id, message, str(exc))
+            return False
+        self._mirrored(session_id, [message])
+        return True
 
     def add_user_message(
         self, session_id: str, content: Any, metadata: dict[str, Any] | None = None

@@ -625,6 +625,36 @@ def test_many_threads_may_find_a_damaged_file(files: DefaultSessionStore) -> Non
             assert len(list(path.parent.glob("s.json.corrupt-*"))) == number + 1
 
 
+def test_a_damaged_file_is_only_imported_over_where_that_is_wanted(
+    files: DefaultSessionStore,
+) -> None:
+    path = Path(files.session_dir) / "s.json"
+    path.write_text("{no")
+    payload = {"sessions": [{"session_id": "s", "messages": [{"role": "user", "content": "x"}]}]}
+    assert files.import_sessions(payload).skipped[0]["reason"].startswith("already exists")
+    assert path.read_text() == "{no"
+    assert files.import_sessions(payload, overwrite=True).imported == 1
+    assert contents(files.get_chat_history("s")) == ["x"]
+    assert [each.read_text() for each in path.parent.glob("s.json.corrupt-*")] == ["{no"]
+
+
+@pytest.mark.parametrize("write", ["add_message", "update_session_metadata", "import_sessions"])
+def test_a_directory_that_was_removed_is_made_anew(files: DefaultSessionStore, write: str) -> None:
+    say(files, "1")
+    shutil.rmtree(files.session_dir)
+    assert files.list_sessions() == []
+    assert not files.session_exists("s")
+    given: tuple[Any, ...] = {
+        "add_message": ("s", "user", "2"),
+        "update_session_metadata": ("s",),
+        "import_sessions": ({"sessions": [{"session_id": "s"}]},),
+    }[write]
+    options = {"k": 1} if write == "update_session_metadata" else {}
+    assert getattr(files, write)(*given, **options)
+    assert files.session_exists("s")
+    assert contents(files.get_chat_history("s")) == ["2"] * (write == "add_message")
+
+
 def test_an_export_is_complete_or_an_error(files: DefaultSessionStore) -> None:
     say(files, "x")
     bad = Path(files.session_dir) / "bad.json"

@@ -244,9 +244,15 @@ class Documents:
             document.go_on_after(old)
             return document
 
-        return await self._store.edit(
-            session.session_id, restore, is_new=not overwrite, is_whole=True
-        )
+        async def put() -> bool:
+            # A damaged document is one, too, which only `overwrite` moves aside.
+            if not overwrite and await self.exists(session_id):
+                return False
+            is_new = not overwrite
+            return await self._store.edit(session_id, restore, is_new=is_new, is_whole=True)
+
+        session_id = session.session_id
+        return await self._heal(session_id, put)
 
     async def _edit(
         self, session_id: str, change: Callable[[Document], bool], *, create: bool = True
@@ -266,8 +272,16 @@ class Documents:
             logger.warning("spilled messages stay where they are: %s", exc)
 
     async def _heal(self, session_id: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Await a call; where the document is damaged, move it aside and try once more."""
+        """Await a call, and once more where that helps.
+
+        A damaged document is moved aside first, and a directory that somebody removed is made.
+        """
         try:
+            return await call()
+        except StoreUnavailableError as exc:
+            if not isinstance(exc.__cause__, FileNotFoundError):
+                raise
+            await self._store.make_directory()
             return await call()
         except CorruptSessionError as exc:
             aside = await self._store.quarantine(session_id)

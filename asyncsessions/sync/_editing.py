@@ -85,6 +85,13 @@ class EditableStore(JSONSessionStore):
         # In no thread of the store's, which may be unavailable as a whole.
         return await to_thread.run_sync(write_spill, spills, session_id, message, lock)
 
+    async def make_directory(self) -> None:
+        """Make the directory, if it is missing by now."""
+        try:
+            await self._in_thread(self._make_directory)
+        except OSError as exc:
+            raise self._failure(exc, None) from exc
+
     async def scan(self, visit: Callable[[dict[str, Any]], T | None], *, strict: bool) -> list[T]:
         """Call a function, in a thread, with what each document holds; see `Backing.scan`."""
         await self.__aenter__()  # Opens it unless it is open, as each call does.

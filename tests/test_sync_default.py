@@ -770,3 +770,42 @@ def test_attributes_may_be_changed(tmp_path: Path) -> None:
         store.active_window = 1
         say(store, "1", "2")
         assert len(store.get_session("s").archived_messages) == 1
+
+
+# Subclasses.
+
+
+def test_what_a_subclass_overrides_counts_elsewhere_too(tmp_path: Path) -> None:
+    class Mine(DefaultSessionStore):
+        def list_sessions(self, limit: int | None = 50) -> list[dict[str, Any]]:
+            rows = super().list_sessions(limit)
+            return [row | {"agent_name": "Mine"} for row in rows]
+
+        def list_sessions_by_agent(self, agent_name: str, limit: int | None = 50) -> list[str]:
+            return [row["session_id"] for row in self.list_sessions(limit)]
+
+        def get_session(self, session_id: str) -> SessionData:
+            session = super().get_session(session_id)
+            session.metadata["seen"] = True
+            return session
+
+    with Mine(str(tmp_path)) as store:
+        say(store, "x")
+        assert store.recent()[0].title == "Mine"
+        assert [each.metadata for each in store.get_sessions_by_agent("A")] == [{"seen": True}]
+        (turn,) = store.get_agent_chat_history("A")
+        assert (turn["content"], turn["session_id"], turn["agent_name"]) == ("x", "s", "A")
+
+
+def test_a_subclass_ranks_what_a_search_finds(tmp_path: Path) -> None:
+    class Mine(DefaultSessionStore):
+        BOOKEND_SIZE = 1
+        AUTOMATED_RATE_THRESHOLD = 2.0
+        AUTOMATED_DEMOTION = 0.5
+
+    turns = [{"role": "user", "content": "word", "timestamp": hour * 1200.0} for hour in range(4)]
+    with DefaultSessionStore(str(tmp_path)) as store, Mine(str(tmp_path)) as mine:
+        store.set_chat_history("s", turns)
+        (hit,), (ranked,) = store.search("word"), mine.search("word")
+        assert (len(hit.bookends["opening"]), hit.score) == (2, 12.0)
+        assert (len(ranked.bookends["opening"]), ranked.score) == (1, 6.0)

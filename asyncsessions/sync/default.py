@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from asyncsessions.errors import InvalidMessageError, StoreUnavailableError
-from asyncsessions.sync import _recall
 from asyncsessions.sync._constants import (
     ARCHIVE_WARN_THRESHOLD,
     DEFAULT_CACHE_MAXSIZE,
@@ -32,6 +31,7 @@ from asyncsessions.sync._mirror import Mirror
 from asyncsessions.sync._opening import Errors, Opening, directory_of
 from asyncsessions.sync._original import PORTABLE_VERSION, Original
 from asyncsessions.sync._paths import get_sessions_dir
+from asyncsessions.sync._recall import Ranking
 from asyncsessions.sync.records import (
     CompactionCheckpoint,
     ImportReport,
@@ -96,10 +96,14 @@ class DefaultSessionStore(Opening):
         OSError: The directory can't be made.
     """
 
-    BOOKEND_SIZE: ClassVar[int] = _recall.BOOKEND_SIZE
-    AUTOMATED_RATE_THRESHOLD: ClassVar[float] = _recall.AUTOMATED_RATE_THRESHOLD
-    AUTOMATED_DEMOTION: ClassVar[float] = _recall.AUTOMATED_DEMOTION
+    BOOKEND_SIZE: ClassVar[int] = Ranking().bookends
+    """How many of a session's first and last messages `search` shows."""
+    AUTOMATED_RATE_THRESHOLD: ClassVar[float] = Ranking().rate
+    """`search` takes a session with more messages than this in an hour for a machine's."""
+    AUTOMATED_DEMOTION: ClassVar[float] = Ranking().demotion
+    """What a machine's session counts in `search`, where another one counts 1."""
     PORTABLE_VERSION: ClassVar[int] = PORTABLE_VERSION
+    """Of the format of exports."""
 
     _made_for: str | None = None
 
@@ -442,7 +446,8 @@ class DefaultSessionStore(Opening):
 
     def get_sessions_by_agent(self, agent_name: str, limit: int | None = 10) -> list[SessionData]:
         """Return an agent's sessions."""
-        return self._read(list, Original.get_sessions, "agent_name", agent_name, limit)
+        ids = self.list_sessions_by_agent(agent_name, limit)
+        return [self.get_session(session_id) for session_id in ids]
 
     def get_agent_chat_history(
         self, agent_name: str, max_messages: int | None = None, max_sessions: int = 5
@@ -454,15 +459,16 @@ class DefaultSessionStore(Opening):
             max_messages: At most so many of each session; None means all.
             max_sessions: At most so many sessions.
         """
-        given = (agent_name, max_messages, max_sessions)
-        return self._read(list, Original.get_agent_chat_history, *given)
+        return [
+            {**turn, "session_id": session.session_id, "agent_name": agent_name}
+            for session in self.get_sessions_by_agent(agent_name, max_sessions)
+            for turn in session.get_chat_history(max_messages)
+        ]
 
     def get_by_gateway_session(self, gateway_session_id: str) -> SessionData | None:
         """Return the session that is linked to a gateway's; None where there is none."""
-        found: list[SessionData] = self._read(
-            list, Original.get_sessions, "gateway_session_id", gateway_session_id, 1
-        )
-        return found[0] if found else None
+        wanted = ("gateway_session_id", gateway_session_id)
+        return self._read(lambda: None, Original.find_session, *wanted)
 
     def list_sessions_by_gateway_agent(self, agent_id: str, limit: int | None = 50) -> list[str]:
         """Return the ids of the sessions that are linked to a gateway's agent."""
@@ -476,7 +482,9 @@ class DefaultSessionStore(Opening):
             limit: At most so many sessions.
             window: How many messages to show on each side of the best one.
         """
-        return self._read(list, Original.search, query, limit=limit, window=window)
+        ranking = Ranking(self.BOOKEND_SIZE, self.AUTOMATED_RATE_THRESHOLD, self.AUTOMATED_DEMOTION)
+        options = {"limit": limit, "window": window, "ranking": ranking}
+        return self._read(list, Original.search, query, **options)
 
     def window(
         self, session_id: str, around_message_id: str | None = None, *, window: int = 5
@@ -493,7 +501,15 @@ class DefaultSessionStore(Opening):
 
     def recent(self, *, limit: int = 10) -> list[SessionSummary]:
         """Return the sessions that were last written."""
-        return self._read(list, Original.recent, limit)
+        return [
+            SessionSummary(
+                session.get("session_id", ""),
+                session.get("agent_name") or session.get("session_id", ""),
+                session.get("updated_at") or session.get("created_at"),
+                session.get("message_count", 0),
+            )
+            for session in self.list_sessions(limit)
+        ]
 
     # Moving.
 

@@ -411,6 +411,16 @@ def test_search_finds_words_and_phrases(store: DefaultSessionStore) -> None:
     assert len(store.search("billing", limit=1)) == 1
 
 
+def test_search_passes_over_the_summary_of_an_archive(make: Make) -> None:
+    store = make(active_window=1)
+    say(store, "the first", "2", "the last")
+    assert store.get_session("s").messages[0].content.endswith("messages are archived.")
+    assert store.search("messages are archived") == []
+    assert [hit.anchor_index for hit in store.search("first")] == [0]
+    say(store, "my messages")
+    assert [hit.snippet for hit in store.search("messages")] == ["my messages"]
+
+
 def test_search_shows_a_lineage_once(store: DefaultSessionStore) -> None:
     for name, text in (("a", "word"), ("b", "word word two")):
         store.set_chat_history(name, [{"role": "user", "content": text, "timestamp": 1.0}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from asyncsessions.stores._docsummary import is_summary_text
 from asyncsessions.sync.records import SessionHit
 
 __all__ = ["Query", "Ranking", "best_hits", "entries_of", "lineage_of", "window_of"]
@@ -69,6 +70,8 @@ class Query:
         return lineage_of(data), hit
 
     def _score(self, content: Any) -> float:
+        if is_summary_text(content):
+            return 0.0  # Or "messages" would find every long session.
         text = str(content).lower()
         return 2.0 * (self._phrase in text) + sum(1.0 for word in self._words if word in text)
 

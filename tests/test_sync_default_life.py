@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -43,10 +44,15 @@ def test_the_default_directory_is_praisonais(home: Path) -> None:
     assert str(home / "sessions") == default.DEFAULT_SESSION_DIR == sync.DEFAULT_SESSION_DIR
 
 
-def test_an_assigned_directory_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(default), "DEFAULT_SESSION_DIR", str(tmp_path / "mine"))
+@pytest.mark.parametrize("module", [default, sync, ModuleType("praisonaiagents.session.store")])
+def test_an_assigned_directory_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(vars(module), "DEFAULT_SESSION_DIR", str(tmp_path / "mine"))
     with DefaultSessionStore() as store:
         assert store.session_dir == str(tmp_path / "mine")
+    assert default_store().session_dir == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Return ``DEFAULT_SESSION_DIR`` as it is now; `asyncsessions.sync.default` takes another."""
+    """Return ``DEFAULT_SESSION_DIR`` as it is now; whoever assigns it sets the default."""
     if name == "DEFAULT_SESSION_DIR":
         return default.DEFAULT_SESSION_DIR
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -576,6 +577,9 @@ class DefaultSessionStore(Opening):
             self._mirror.put(session_id, messages)
 
 
+# Where an application may assign `DEFAULT_SESSION_DIR`; PraisonAI says so of its own module.
+_ASSIGNABLE = (__name__, "asyncsessions.sync", "praisonaiagents.session.store")
+
 # An application, or a test, may set its own store here; it is returned as it is.
 _default_store: Any = None
 _default_lock = threading.Lock()
@@ -589,7 +593,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _resolve_default_session_dir() -> str:
-    return str(globals().get("DEFAULT_SESSION_DIR") or get_sessions_dir())
+    loaded = (sys.modules.get(name) for name in _ASSIGNABLE)
+    assigned = (vars(module).get("DEFAULT_SESSION_DIR") for module in loaded if module is not None)
+    return str(next(filter(None, assigned), None) or get_sessions_dir())
 
 
 def get_default_session_store() -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +413,16 @@ def test_search_finds_words_and_phrases(store: DefaultSessionStore) -> None:
     assert len(store.search("billing", limit=1)) == 1
 
 
+def test_search_passes_over_the_summary_of_an_archive(make: Make) -> None:
+    store = make(active_window=1)
+    say(store, "the first", "2", "the last")
+    assert store.get_session("s").messages[0].content.endswith("messages are archived.")
+    assert store.search("messages are archived") == []
+    assert [hit.anchor_index for hit in store.search("first")] == [0]
+    say(store, "my messages")
+    assert [hit.snippet for hit in store.search("messages")] == ["my messages"]
+
+
 def test_search_shows_a_lineage_once(store: DefaultSessionStore) -> None:
     for name, text in (("a", "word"), ("b", "word word two")):
         store.set_chat_history(name, [{"role": "user", "content": text, "timestamp": 1.0}])
@@ -615,12 +627,57 @@ def test_a_damaged_file_is_moved_aside(files: DefaultSessionStore, data: bytes) 
         assert len(list(path.parent.glob("s.json.corrupt-*"))) == number + 1
 
 
+def test_many_threads_may_find_a_damaged_file(files: DefaultSessionStore) -> None:
+    path = Path(files.session_dir) / "s.json"
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(5):
+            path.write_text("{no")
+            histories = pool.map(files.get_chat_history, ["s"] * 8)
+            assert list(histories) == [[]] * 8
+            assert len(list(path.parent.glob("s.json.corrupt-*"))) == number + 1
+
+
+def test_a_damaged_file_is_only_imported_over_where_that_is_wanted(
+    files: DefaultSessionStore,
+) -> None:
+    path = Path(files.session_dir) / "s.json"
+    path.write_text("{no")
+    payload = {"sessions": [{"session_id": "s", "messages": [{"role": "user", "content": "x"}]}]}
+    assert files.import_sessions(payload).skipped[0]["reason"].startswith("already exists")
+    assert path.read_text() == "{no"
+    assert files.import_sessions(payload, overwrite=True).imported == 1
+    assert contents(files.get_chat_history("s")) == ["x"]
+    assert [each.read_text() for each in path.parent.glob("s.json.corrupt-*")] == ["{no"]
+
+
+@pytest.mark.parametrize("write", ["add_message", "update_session_metadata", "import_sessions"])
+def test_a_directory_that_was_removed_is_made_anew(files: DefaultSessionStore, write: str) -> None:
+    say(files, "1")
+    shutil.rmtree(files.session_dir)
+    assert files.list_sessions() == []
+    assert not files.session_exists("s")
+    given: tuple[Any, ...] = {
+        "add_message": ("s", "user", "2"),
+        "update_session_metadata": ("s",),
+        "import_sessions": ({"sessions": [{"session_id": "s"}]},),
+    }[write]
+    options = {"k": 1} if write == "update_session_metadata" else {}
+    assert getattr(files, write)(*given, **options)
+    assert files.session_exists("s")
+    assert contents(files.get_chat_history("s")) == ["2"] * (write == "add_message")
+
+
 def test_an_export_is_complete_or_an_error(files: DefaultSessionStore) -> None:
     say(files, "x")
-    (Path(files.session_dir) / "bad.json").write_text("{no")
-    with pytest.raises(OSError, match=r"bad\.json"):
+    bad = Path(files.session_dir) / "bad.json"
+    bad.write_text("{no")
+    with pytest.raises(OSError, match=r"^Incomplete session export: .*bad\.json"):
         files.export_all()
     assert len(files.export_session("s")["sessions"]) == 1
+    bad.unlink()
+    shutil.rmtree(files.session_dir)
+    with pytest.raises(OSError, match=r"^Incomplete session export: "):
+        files.export_all()
 
 
 def test_a_version_to_come_is_left_alone(files: DefaultSessionStore) -> None:
@@ -648,7 +705,7 @@ def test_a_lock_is_exclusive(tmp_path: Path) -> None:
     lock, other = FileLock(path), FileLock(path, 0.05)
     assert lock.acquire()
     assert not other.acquire()
-    with pytest.raises(OSError, match="held"), other:
+    with pytest.raises(OSError, match=r"^Failed to acquire file lock for"), other:
         pass
     lock.release()
     lock.release()
@@ -781,3 +838,42 @@ def test_what_is_refused_is_kept_unless_it_will_be_repeated(files: DefaultSessio
     document.rmdir()
     assert files.append_with_metadata("s", [message], {}, idempotency_key="k")
     assert len(files.get_session("s").messages) == 2
+
+
+# Subclasses.
+
+
+def test_what_a_subclass_overrides_counts_elsewhere_too(tmp_path: Path) -> None:
+    class Mine(DefaultSessionStore):
+        def list_sessions(self, limit: int | None = 50) -> list[dict[str, Any]]:
+            rows = super().list_sessions(limit)
+            return [row | {"agent_name": "Mine"} for row in rows]
+
+        def list_sessions_by_agent(self, agent_name: str, limit: int | None = 50) -> list[str]:
+            return [row["session_id"] for row in self.list_sessions(limit)]
+
+        def get_session(self, session_id: str) -> SessionData:
+            session = super().get_session(session_id)
+            session.metadata["seen"] = True
+            return session
+
+    with Mine(str(tmp_path)) as store:
+        say(store, "x")
+        assert store.recent()[0].title == "Mine"
+        assert [each.metadata for each in store.get_sessions_by_agent("A")] == [{"seen": True}]
+        (turn,) = store.get_agent_chat_history("A")
+        assert (turn["content"], turn["session_id"], turn["agent_name"]) == ("x", "s", "A")
+
+
+def test_a_subclass_ranks_what_a_search_finds(tmp_path: Path) -> None:
+    class Mine(DefaultSessionStore):
+        BOOKEND_SIZE = 1
+        AUTOMATED_RATE_THRESHOLD = 2.0
+        AUTOMATED_DEMOTION = 0.5
+
+    turns = [{"role": "user", "content": "word", "timestamp": hour * 1200.0} for hour in range(4)]
+    with DefaultSessionStore(str(tmp_path)) as store, Mine(str(tmp_path)) as mine:
+        store.set_chat_history("s", turns)
+        (hit,), (ranked,) = store.search("word"), mine.search("word")
+        assert (len(hit.bookends["opening"]), hit.score) == (2, 12.0)
+        assert (len(ranked.bookends["opening"]), ranked.score) == (1, 6.0)

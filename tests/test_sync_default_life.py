@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from asyncsessions import sync
 from asyncsessions.sync import DefaultSessionStore, _mirror, _paths, default
 from asyncsessions.sync import get_default_session_store as default_store
 
@@ -39,13 +41,18 @@ def test_the_default_directory_is_praisonais(home: Path) -> None:
     with DefaultSessionStore() as store:
         assert store.session_dir == str(home / "sessions")
         assert (home / "sessions").is_dir()
-    assert str(home / "sessions") == default.DEFAULT_SESSION_DIR
+    assert str(home / "sessions") == default.DEFAULT_SESSION_DIR == sync.DEFAULT_SESSION_DIR
 
 
-def test_an_assigned_directory_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(default), "DEFAULT_SESSION_DIR", str(tmp_path / "mine"))
+@pytest.mark.parametrize("module", [default, sync, ModuleType("praisonaiagents.session.store")])
+def test_an_assigned_directory_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(vars(module), "DEFAULT_SESSION_DIR", str(tmp_path / "mine"))
     with DefaultSessionStore() as store:
         assert store.session_dir == str(tmp_path / "mine")
+    assert default_store().session_dir == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
@@ -76,9 +83,10 @@ def test_the_home_of_praisonai(
     assert _paths.get_sessions_dir() == tmp_path / expected / "sessions"
 
 
-def test_there_is_no_other_attribute_of_the_module() -> None:
+@pytest.mark.parametrize("module", [default, sync])
+def test_there_is_no_other_attribute_of_the_module(module: Any) -> None:
     with pytest.raises(AttributeError, match="NOTHING"):
-        _ = default.NOTHING
+        _ = module.NOTHING
 
 
 # The default store.
@@ -301,7 +309,7 @@ def test_a_mirror_that_fails_gets_the_same_again(tmp_path: Path) -> None:
 
 
 def test_a_slow_mirror_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mirror, "_QUEUED", 2)
+    monkeypatch.setattr(_mirror, "DEFAULT_MIRROR_QUEUE_SIZE", 2)
     mirror = Mirror()
     mirror.may_go_on.clear()
     with DefaultSessionStore(str(tmp_path), mirror=mirror) as store:

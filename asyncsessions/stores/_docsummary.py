@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from asyncsessions.codec import encode_json
 
-__all__ = ["count_of_summary", "make_summary", "summary_text"]
+__all__ = ["count_of_summary", "is_summary_text", "make_summary", "summary_text"]
+
+_TEXT = re.compile(r"\[Session Summary\]\n\d+ earlier messages? (is|are) archived\.")
 
 
 class _Lead(msgspec.Struct):
@@ -34,6 +37,11 @@ def summary_text(count: int) -> str:
     """Return what a summary says of ``count`` archived messages."""
     what = "1 earlier message is" if count == 1 else f"{count} earlier messages are"
     return f"[Session Summary]\n{what} archived."
+
+
+def is_summary_text(text: object) -> bool:
+    """Return whether a text is one of `summary_text`, which says nothing that isn't archived."""
+    return isinstance(text, str) and _TEXT.fullmatch(text) is not None
 
 
 def make_summary(count: int, now: float) -> msgspec.Raw:

@@ -8,6 +8,21 @@ with open_store("postgresql://localhost/app") as store:
 
 from __future__ import annotations
 
+from typing import Any
+
+from asyncsessions.sync import default
+from asyncsessions.sync._constants import (
+    ARCHIVE_WARN_THRESHOLD,
+    DEFAULT_CACHE_MAXSIZE,
+    DEFAULT_LOCK_TIMEOUT,
+    DEFAULT_MAX_MESSAGES,
+    DEFAULT_MIRROR_MAX_RETRIES,
+    DEFAULT_MIRROR_QUEUE_SIZE,
+    DEFAULT_RETENTION,
+    RETENTION_COMPACT,
+    RETENTION_KEEP_ALL,
+    RETENTION_TRUNCATE,
+)
 from asyncsessions.sync.default import DefaultSessionStore, FileLock, get_default_session_store
 from asyncsessions.sync.records import (
     CompactionCheckpoint,
@@ -20,6 +35,16 @@ from asyncsessions.sync.records import (
 from asyncsessions.sync.store import SyncSessionStore, open_store
 
 __all__ = [
+    "ARCHIVE_WARN_THRESHOLD",
+    "DEFAULT_CACHE_MAXSIZE",
+    "DEFAULT_LOCK_TIMEOUT",
+    "DEFAULT_MAX_MESSAGES",
+    "DEFAULT_MIRROR_MAX_RETRIES",
+    "DEFAULT_MIRROR_QUEUE_SIZE",
+    "DEFAULT_RETENTION",
+    "RETENTION_COMPACT",
+    "RETENTION_KEEP_ALL",
+    "RETENTION_TRUNCATE",
     "CompactionCheckpoint",
     "DefaultSessionStore",
     "FileLock",
@@ -32,3 +57,10 @@ __all__ = [
     "get_default_session_store",
     "open_store",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return ``DEFAULT_SESSION_DIR`` as it is now; whoever assigns it sets the default."""
+    if name == "DEFAULT_SESSION_DIR":
+        return default.DEFAULT_SESSION_DIR
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

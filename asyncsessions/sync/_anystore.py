@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from asyncsessions.history import is_tool_result
@@ -139,8 +140,9 @@ class AnyStore:
         stored = [_to_store(message) for message in messages]
         await self._store.append(session_id, stored, idempotency_key=idempotency_key)
 
-    async def salvage(self, session_id: str, message: SessionMessage) -> None:
-        del session_id, message  # A server that doesn't answer has no other place.
+    async def salvage(self, session_id: str, message: SessionMessage) -> Path | None:
+        del session_id, message
+        return None  # A server that doesn't answer has no other place.
 
     async def replace(self, session_id: str, messages: Sequence[SessionMessage]) -> None:
         await self._store.set_chat_history(session_id, [_to_store(each) for each in messages])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from asyncsessions.sync.records import CompactionCheckpoint, SessionData, SessionMessage
@@ -51,8 +52,12 @@ class Backing(Protocol):
         With a key, a repetition appends nothing. A time of 0.0 stands for that of storing.
         """
 
-    async def salvage(self, session_id: str, message: SessionMessage) -> None:
-        """Keep a message that couldn't be appended where a later read finds it, if that works."""
+    async def salvage(self, session_id: str, message: SessionMessage) -> Path | None:
+        """Keep a message that couldn't be appended where a later read finds it.
+
+        Returns:
+            The file it is in; None where it could not be kept.
+        """
 
     async def replace(self, session_id: str, messages: Sequence[SessionMessage]) -> None:
         """Put messages in place of the active ones, and remove the checkpoint."""

@@ -29,6 +29,7 @@ from asyncsessions.stores._docmessage import entry_to_body
 from asyncsessions.stores._document import Document
 from asyncsessions.sync._backing import row_of
 from asyncsessions.sync._editing import EditableStore
+from asyncsessions.sync._failures import Failure, report
 from asyncsessions.sync._plain import dumps, plain
 from asyncsessions.sync.records import CompactionCheckpoint, SessionData, SessionMessage
 
@@ -141,8 +142,8 @@ class Documents:
 
         await self._edit(session_id, append)
 
-    async def salvage(self, session_id: str, message: SessionMessage) -> None:
-        await self._store.spill(session_id, message.to_dict(), self._spills)
+    async def salvage(self, session_id: str, message: SessionMessage) -> Path | None:
+        return await self._store.spill(session_id, message.to_dict(), self._spills)
 
     async def replace(self, session_id: str, messages: Sequence[SessionMessage]) -> None:
         entries = [_entry(message) for message in messages]
@@ -262,9 +263,15 @@ class Documents:
             document.go_on_after(old)
             return document
 
-        return await self._store.edit(
-            session.session_id, restore, is_new=not overwrite, is_whole=True
-        )
+        async def put() -> bool:
+            # A damaged document is one, too, which only `overwrite` moves aside.
+            if not overwrite and await self.exists(session_id):
+                return False
+            is_new = not overwrite
+            return await self._store.edit(session_id, restore, is_new=is_new, is_whole=True)
+
+        session_id = session.session_id
+        return await self._heal(session_id, put)
 
     async def _edit(
         self, session_id: str, change: Callable[[Document], bool], *, create: bool = True
@@ -284,12 +291,21 @@ class Documents:
             logger.warning("spilled messages stay where they are: %s", exc)
 
     async def _heal(self, session_id: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Await a call; where the document is damaged, move it aside and try once more."""
+        """Await a call, and once more where that helps.
+
+        A damaged document is moved aside first, and a directory that somebody removed is made.
+        """
         try:
             return await call()
-        except CorruptSessionError:
-            if await self._store.quarantine(session_id) is None:
+        except StoreUnavailableError as exc:
+            if not isinstance(exc.__cause__, FileNotFoundError):
                 raise
+            await self._store.make_directory()
+            return await call()
+        except CorruptSessionError as exc:
+            aside = await self._store.quarantine(session_id)
+            if aside is not None:  # Else somebody else was faster, or it isn't to be moved.
+                await report(Failure(session_id, f"corrupt session file: {exc.detail}", str(aside)))
             return await call()
 
 

@@ -20,6 +20,7 @@ from asyncsessions.stores._docplace import names_of, read_place
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._documentfile import Edit
 from asyncsessions.stores.json import JSONSessionStore
+from asyncsessions.sync._failures import Failure, report
 from asyncsessions.sync._spilling import write_spill
 
 __all__ = ["EditableStore"]
@@ -78,32 +79,51 @@ class EditableStore(JSONSessionStore):
     async def _flush_edits(self, batch: list[Edit]) -> Sequence[Outcome[bool | None]]:
         return await self._flush("edit", batch, creates=False)
 
-    async def spill(self, session_id: str, message: Mapping[str, Any], spills: Path) -> None:
+    async def spill(self, session_id: str, message: Mapping[str, Any], spills: Path) -> Path | None:
         """Keep a message that can't be written to its document; see `write_spill`."""
         lock = self.directory / names_of(session_id).lock
         # In no thread of the store's, which may be unavailable as a whole.
-        await to_thread.run_sync(write_spill, spills, session_id, message, lock)
+        return await to_thread.run_sync(write_spill, spills, session_id, message, lock)
+
+    async def make_directory(self) -> None:
+        """Make the directory, if it is missing by now."""
+        try:
+            await self._in_thread(self._make_directory)
+        except OSError as exc:
+            raise self._failure(exc, None) from exc
 
     async def scan(self, visit: Callable[[dict[str, Any]], T | None], *, strict: bool) -> list[T]:
         """Call a function, in a thread, with what each document holds; see `Backing.scan`."""
         await self.__aenter__()  # Opens it unless it is open, as each call does.
+        damaged: list[Failure] = []
         try:
-            return await self._in_thread(self._scan_all, visit, strict)
+            return await self._in_thread(self._scan_all, visit, strict, damaged)
         except OSError as exc:
             raise self._failure(exc, None) from exc
+        finally:
+            for failure in damaged:
+                await report(failure)
 
-    def _scan_all(self, visit: Callable[[dict[str, Any]], T | None], strict: bool) -> list[T]:  # noqa: FBT001  # called in a thread, by position
-        found = (visit(data) for data in self._plain_documents(strict=strict))
+    def _scan_all(
+        self,
+        visit: Callable[[dict[str, Any]], T | None],
+        strict: bool,  # noqa: FBT001  # called in a thread, by position
+        damaged: list[Failure],
+    ) -> list[T]:
+        found = (visit(data) for data in self._plain_documents(damaged, strict=strict))
         return [each for each in found if each is not None]
 
-    def _plain_documents(self, *, strict: bool) -> Iterator[dict[str, Any]]:
-        for path in sorted(self.directory.glob("*.json")):
+    def _plain_documents(self, damaged: list[Failure], *, strict: bool) -> Iterator[dict[str, Any]]:
+        names = sorted(os.listdir(self.directory))  # noqa: PTH208  # raises where it is missing
+        for path in [self.directory / name for name in names if name.endswith(".json")]:
             try:
                 place = read_place(self._disk, path)
                 if place.damage is not None:
                     raise place.damage
                 data = None if place.data is None else _plain(place.data)
             except (ValueError, OSError) as exc:
+                if isinstance(exc, ValueError):
+                    damaged.append(Failure(path.stem, f"corrupt session file: {exc}"))
                 if strict:
                     raise CorruptSessionError(str(exc), path=str(path)) from exc
                 logger.warning("left out: %s can't be read", path)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from asyncsessions.stores._disk import Disk
+from asyncsessions.sync._constants import DEFAULT_LOCK_TIMEOUT
 
 __all__ = ["FileLock"]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.sync")
 
 # How often a lock that is held is tried, in seconds.
 _POLL = 0.01
@@ -25,7 +29,7 @@ class FileLock:
         timeout: How long to wait, in seconds.
     """
 
-    def __init__(self, filepath: str, timeout: float = 5.0) -> None:
+    def __init__(self, filepath: str, timeout: float = DEFAULT_LOCK_TIMEOUT) -> None:
         self.filepath = filepath
         self.timeout = timeout
         self._disk = Disk()
@@ -38,7 +42,7 @@ class FileLock:
             OSError: Somebody else held it for too long.
         """
         if not self.acquire():
-            raise OSError(f"the lock of {self.filepath} was held for {self.timeout} s; try again")
+            raise OSError(self._failure())
         return self
 
     def __exit__(
@@ -56,9 +60,13 @@ class FileLock:
         deadline = time.monotonic() + self.timeout
         while not self._try(path):
             if time.monotonic() > deadline:
+                logger.warning("%s", self._failure())
                 return False
             time.sleep(_POLL)
         return True
+
+    def _failure(self) -> str:
+        return f"Failed to acquire file lock for {self.filepath} after {self.timeout:g} s"
 
     def _try(self, path: Path) -> bool:
         try:

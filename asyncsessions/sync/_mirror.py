@@ -11,14 +11,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from asyncsessions.sync._constants import DEFAULT_MIRROR_MAX_RETRIES, DEFAULT_MIRROR_QUEUE_SIZE
 from asyncsessions.sync.records import SessionMessage
 
 __all__ = ["Mirror", "MirrorWriter"]
 
 logger: logging.Logger = logging.getLogger("asyncsessions.mirror")
 
-_QUEUED = 1000
-_TRIES = 3
 _FIRST_DELAY = 0.05
 _LAST_DELAY = 1.0
 # How often the thread looks whether it is to end.
@@ -42,7 +41,9 @@ class MirrorWriter:
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
-        self._queue: queue.Queue[tuple[str, list[dict[str, Any]]]] = queue.Queue(_QUEUED)
+        self._queue: queue.Queue[tuple[str, list[dict[str, Any]]]] = queue.Queue(
+            DEFAULT_MIRROR_QUEUE_SIZE
+        )
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="asyncsessions-mirror", daemon=True)
         self._thread.start()
@@ -86,7 +87,7 @@ class MirrorWriter:
 
     def _hand_over(self, session_id: str, records: list[dict[str, Any]]) -> None:
         delay = _FIRST_DELAY
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(DEFAULT_MIRROR_MAX_RETRIES)):
             try:
                 # A copy, because a mirror may change it before it fails.
                 self._mirror.append(session_id, copy.deepcopy(records))

@@ -13,12 +13,20 @@ from asyncsessions.errors import (
     ForkedStoreError,
     InvalidMessageError,
     InvalidSessionIdError,
+    SessionStoreError,
     StoreClosedError,
     StoreUnavailableError,
 )
 from asyncsessions.protocols import SessionStore
 from asyncsessions.sync._anystore import AnyStore
 from asyncsessions.sync._bridge import LoopThread, loop_thread, run
+from asyncsessions.sync._constants import (
+    DEFAULT_MAX_MESSAGES,
+    DEFAULT_RETENTION,
+    RETENTION_COMPACT,
+    RETENTION_KEEP_ALL,
+    RETENTION_TRUNCATE,
+)
 from asyncsessions.sync._documents import Documents
 from asyncsessions.sync._editing import EditableStore
 from asyncsessions.sync._lease import Lease, shared_lease
@@ -33,8 +41,7 @@ T = TypeVar("T")
 Errors = Literal["original", "raise"]
 Retention = Literal["compact", "truncate", "keep_all"]
 
-_RETENTIONS = ("compact", "truncate", "keep_all")
-_DEFAULT_MAX_MESSAGES = 100
+_RETENTIONS = (RETENTION_COMPACT, RETENTION_TRUNCATE, RETENTION_KEEP_ALL)
 
 logger: logging.Logger = logging.getLogger("asyncsessions.sync")
 
@@ -66,7 +73,8 @@ class Opening:
         options: dict[str, Any],
     ) -> None:
         if retention is None:
-            retention = "compact" if max_messages == _DEFAULT_MAX_MESSAGES else "truncate"
+            is_given = max_messages != DEFAULT_MAX_MESSAGES
+            retention = RETENTION_TRUNCATE if is_given else DEFAULT_RETENTION
         if retention not in _RETENTIONS:
             raise ValueError(f"Invalid retention {retention!r}; give one of {_RETENTIONS}")
         if errors not in {"original", "raise"}:
@@ -114,10 +122,11 @@ class Opening:
 
     def _retention_options(self) -> dict[str, int]:
         """Return the option of a store of documents that does what the retention says."""
-        if self.retention == "keep_all" or self.active_window is None or self.active_window <= 0:
+        window = self.active_window
+        if self.retention == RETENTION_KEEP_ALL or window is None or window <= 0:
             return {}
-        name = "active_window" if self.retention == "compact" else "max_messages"
-        return {name: self.active_window}
+        name = "active_window" if self.retention == RETENTION_COMPACT else "max_messages"
+        return {name: window}
 
     def _make_documents(self) -> tuple[SessionStore, Original]:
         options: dict[str, Any] = {**self._options, **self._retention_options()}
@@ -172,11 +181,15 @@ class Opening:
         try:
             self._run(method, *args, **kwargs)
         except (InvalidMessageError, StoreUnavailableError) as exc:
-            if self._raises:
-                raise
-            logger.error("nothing was stored: %s", exc)  # noqa: TRY400  # as above
+            self._refused(exc)
             return False
         return True
+
+    def _refused(self, exc: SessionStoreError) -> None:
+        """Log why nothing was stored, unless the caller wants the error."""
+        if self._raises:
+            raise exc
+        logger.error("nothing was stored: %s", exc)
 
     # Life.
 

@@ -7,11 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asyncsessions.errors import CorruptSessionError, InvalidMessageError, SessionStoreError
+from asyncsessions.errors import (
+    CorruptSessionError,
+    InvalidMessageError,
+    SessionStoreError,
+    StoreUnavailableError,
+)
 from asyncsessions.sync._backing import Backing
+from asyncsessions.sync._failures import Failure, report
 from asyncsessions.sync._recall import (
-    BOOKEND_SIZE,
     Query,
+    Ranking,
     best_hits,
     entries_of,
     lineage_of,
@@ -23,7 +29,6 @@ from asyncsessions.sync.records import (
     SessionData,
     SessionHit,
     SessionMessage,
-    SessionSummary,
 )
 
 __all__ = ["PORTABLE_VERSION", "Original"]
@@ -60,8 +65,11 @@ class Original:
         fields = {key: value for key, value in metadata.items() if value is not None}
         await self._backing.append_all(session_id, messages, fields, idempotency_key)
 
-    async def salvage(self, session_id: str, message: SessionMessage) -> None:
-        await self._backing.salvage(session_id, message)
+    async def salvage(self, session_id: str, message: SessionMessage, error: str) -> None:
+        """Keep a message that couldn't be added, if that works, and report the failure."""
+        path = await self._backing.salvage(session_id, message)
+        kept = None if path is None else str(path)
+        await report(Failure(session_id, error, kept, message.role, message.content))
 
     async def put_partial(
         self, session_id: str, content: str, *, finalize: bool
@@ -174,25 +182,18 @@ class Original:
     async def find(self, field: str, value: str, limit: int | None) -> list[str]:
         return await self._backing.find(field, value, limit)
 
-    async def get_sessions(self, field: str, value: str, limit: int | None) -> list[SessionData]:
-        ids = await self._backing.find(field, value, limit)
-        return [await self.get_session(session_id) for session_id in ids]
+    async def find_session(self, field: str, value: str) -> SessionData | None:
+        for session_id in await self._backing.find(field, value, 1):
+            return await self.get_session(session_id)
+        return None
 
-    async def get_agent_chat_history(
-        self, agent_name: str, max_messages: int | None, max_sessions: int
-    ) -> list[dict[str, Any]]:
-        history = []
-        for session_id in await self._backing.find("agent_name", agent_name, max_sessions):
-            where = {"session_id": session_id, "agent_name": agent_name}
-            turns = await self.get_chat_history(session_id, max_messages)
-            history += [turn | where for turn in turns]
-        return history
-
-    async def search(self, text: str | None, *, limit: int, window: int) -> list[SessionHit]:
+    async def search(
+        self, text: str | None, *, limit: int, window: int, ranking: Ranking
+    ) -> list[SessionHit]:
         wanted = (text or "").strip()
         if not wanted:
             return []
-        query = Query(wanted, window=window, bookends=BOOKEND_SIZE)
+        query = Query(wanted, window=window, ranking=ranking)
         return best_hits(await self._backing.scan(query.match), limit)
 
     async def window(self, session_id: str, around: object, *, window: int) -> list[dict[str, Any]]:
@@ -204,17 +205,6 @@ class Original:
         except ValueError:
             anchor = last
         return window_of(entries, max(0, min(anchor, last)), window)
-
-    async def recent(self, limit: int | None) -> list[SessionSummary]:
-        return [
-            SessionSummary(
-                row["session_id"],
-                row["agent_name"] or row["session_id"],
-                row["updated_at"] or row["created_at"],
-                row["message_count"],
-            )
-            for row in await self._backing.rows(limit)
-        ]
 
     # Moving.
 
@@ -241,8 +231,8 @@ class Original:
         """Return what a scan finds; an export that lacks a session is none."""
         try:
             return await self._backing.scan(visit, strict=True)
-        except CorruptSessionError as exc:
-            raise OSError(f"this export would be incomplete: {exc}") from exc
+        except (CorruptSessionError, StoreUnavailableError) as exc:
+            raise OSError(f"Incomplete session export: {exc}") from exc
 
     async def import_sessions(
         self, payload: Any, *, max_sessions: int, reset_live_fields: bool, overwrite: bool

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from asyncsessions.stores._docsummary import is_summary_text
 from asyncsessions.sync.records import SessionHit
 
-__all__ = ["Query", "best_hits", "entries_of", "lineage_of", "window_of"]
+__all__ = ["Query", "Ranking", "best_hits", "entries_of", "lineage_of", "window_of"]
 
-BOOKEND_SIZE = 2
-AUTOMATED_RATE_THRESHOLD = 60.0
-AUTOMATED_DEMOTION = 0.25
 _AUTOMATED_SOURCES = {"scheduled", "automated", "cron", "system", "batch"}
 # Fewer messages say nothing of how fast they came.
 _RATED_FROM = 4
 _SNIPPET = 120
 _TITLE = 60
+
+
+class Ranking(NamedTuple):
+    """How a search shows sessions, and which of them it puts behind the others.
+
+    Attributes:
+        bookends: How many of the first and last messages to show.
+        rate: A session with more messages than this in an hour is a machine's.
+        demotion: What a machine's session counts, where another one counts 1.
+    """
+
+    bookends: int = 2
+    rate: float = 60.0
+    demotion: float = 0.25
 
 
 class Query:
@@ -25,15 +37,15 @@ class Query:
     Args:
         text: What to look for.
         window: How many messages to show on each side of the best one.
-        bookends: How many of the first and last messages to show.
+        ranking: How to show and rank what is found.
     """
 
-    def __init__(self, text: str, *, window: int, bookends: int) -> None:
+    def __init__(self, text: str, *, window: int, ranking: Ranking) -> None:
         self._text = text
         self._phrase = text.lower()
         self._words = self._phrase.split()
         self._window = window
-        self._bookends = bookends
+        self._ranking = ranking
 
     def match(self, data: Mapping[str, Any]) -> tuple[str | None, SessionHit] | None:
         """Return a session's lineage and hit; None where nothing matches."""
@@ -43,8 +55,8 @@ class Query:
         if not total:
             return None
         best = max(range(len(scores)), key=scores.__getitem__)
-        if _is_automated(data, entries):
-            total *= AUTOMATED_DEMOTION
+        if _is_automated(data, entries, self._ranking.rate):
+            total *= self._ranking.demotion
         hit = SessionHit(
             session_id=data.get("session_id", ""),
             title=_title(data),
@@ -53,11 +65,13 @@ class Query:
             score=total,
             anchor_index=best,
             messages=window_of(entries, best, self._window),
-            bookends=_bookends(entries, self._bookends),
+            bookends=_bookends(entries, self._ranking.bookends),
         )
         return lineage_of(data), hit
 
     def _score(self, content: Any) -> float:
+        if is_summary_text(content):
+            return 0.0  # Or "messages" would find every long session.
         text = str(content).lower()
         return 2.0 * (self._phrase in text) + sum(1.0 for word in self._words if word in text)
 
@@ -130,7 +144,9 @@ def _title(data: Mapping[str, Any]) -> str:
     return str(data.get("session_id", ""))
 
 
-def _is_automated(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> bool:
+def _is_automated(
+    data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], rate: float
+) -> bool:
     """Whether a session is marked as a machine's, or faster than people talk."""
     metadata = data.get("metadata") or {}
     source = str(data.get("source") or metadata.get("source") or "").lower()
@@ -144,7 +160,7 @@ def _is_automated(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]])
     if len(times) < _RATED_FROM:
         return False
     hours = (max(times) - min(times)) / 3600
-    return hours > 0 and len(times) / hours > AUTOMATED_RATE_THRESHOLD
+    return hours > 0 and len(times) / hours > rate
 
 
 def _bookends(entries: list[dict[str, Any]], size: int) -> dict[str, list[dict[str, Any]]]:

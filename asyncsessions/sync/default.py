@@ -1,21 +1,38 @@
-"""`DefaultSessionStore`: PraisonAI's own store, as an API on this library's stores."""
+"""`DefaultSessionStore`: PraisonAI's own store, as an API on this library's stores.
+
+This module has the public names of ``praisonaiagents.session.store`` and can stand in its place.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from asyncsessions.sync import _recall
+from asyncsessions.errors import InvalidMessageError, StoreUnavailableError
+from asyncsessions.sync._constants import (
+    ARCHIVE_WARN_THRESHOLD,
+    DEFAULT_CACHE_MAXSIZE,
+    DEFAULT_LOCK_TIMEOUT,
+    DEFAULT_MAX_MESSAGES,
+    DEFAULT_MIRROR_MAX_RETRIES,
+    DEFAULT_MIRROR_QUEUE_SIZE,
+    DEFAULT_RETENTION,
+    RETENTION_COMPACT,
+    RETENTION_KEEP_ALL,
+    RETENTION_TRUNCATE,
+)
 from asyncsessions.sync._filelock import FileLock
 from asyncsessions.sync._mirror import Mirror
 from asyncsessions.sync._opening import Errors, Opening, directory_of
 from asyncsessions.sync._original import PORTABLE_VERSION, Original
 from asyncsessions.sync._paths import get_sessions_dir
+from asyncsessions.sync._recall import Ranking
 from asyncsessions.sync.records import (
     CompactionCheckpoint,
     ImportReport,
@@ -25,7 +42,25 @@ from asyncsessions.sync.records import (
     SessionSummary,
 )
 
-__all__ = ["DefaultSessionStore", "FileLock", "get_default_session_store"]
+__all__ = [
+    "ARCHIVE_WARN_THRESHOLD",
+    "DEFAULT_CACHE_MAXSIZE",
+    "DEFAULT_LOCK_TIMEOUT",
+    "DEFAULT_MAX_MESSAGES",
+    "DEFAULT_MIRROR_MAX_RETRIES",
+    "DEFAULT_MIRROR_QUEUE_SIZE",
+    "DEFAULT_RETENTION",
+    "RETENTION_COMPACT",
+    "RETENTION_KEEP_ALL",
+    "RETENTION_TRUNCATE",
+    "CompactionCheckpoint",
+    "DefaultSessionStore",
+    "FileLock",
+    "SessionData",
+    "SessionMessage",
+    "get_default_session_store",
+    "get_sessions_dir",
+]
 
 logger: logging.Logger = logging.getLogger("asyncsessions.sync")
 
@@ -62,22 +97,26 @@ class DefaultSessionStore(Opening):
         OSError: The directory can't be made.
     """
 
-    BOOKEND_SIZE: ClassVar[int] = _recall.BOOKEND_SIZE
-    AUTOMATED_RATE_THRESHOLD: ClassVar[float] = _recall.AUTOMATED_RATE_THRESHOLD
-    AUTOMATED_DEMOTION: ClassVar[float] = _recall.AUTOMATED_DEMOTION
+    BOOKEND_SIZE: ClassVar[int] = Ranking().bookends
+    """How many of a session's first and last messages `search` shows."""
+    AUTOMATED_RATE_THRESHOLD: ClassVar[float] = Ranking().rate
+    """`search` takes a session with more messages than this in an hour for a machine's."""
+    AUTOMATED_DEMOTION: ClassVar[float] = Ranking().demotion
+    """What a machine's session counts in `search`, where another one counts 1."""
     PORTABLE_VERSION: ClassVar[int] = PORTABLE_VERSION
+    """Of the format of exports."""
 
     _made_for: str | None = None
 
     def __init__(
         self,
         session_dir: str | None = None,
-        max_messages: int = 100,
-        lock_timeout: float = 5.0,
+        max_messages: int = DEFAULT_MAX_MESSAGES,
+        lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
         retention: str | None = None,
         active_window: int | None = None,
         mirror: Mirror | None = None,
-        cache_maxsize: int = 256,
+        cache_maxsize: int = DEFAULT_CACHE_MAXSIZE,
         *,
         errors: Errors = "original",
         durability: str = "os",
@@ -102,7 +141,7 @@ class DefaultSessionStore(Opening):
         cls,
         url: str,
         *,
-        max_messages: int = 100,
+        max_messages: int = DEFAULT_MAX_MESSAGES,
         retention: str | None = None,
         active_window: int | None = None,
         mirror: Mirror | None = None,
@@ -131,7 +170,7 @@ class DefaultSessionStore(Opening):
         store.session_dir = directory_of(url)
         store._set_up(  # noqa: SLF001  # its own class
             max_messages=max_messages,
-            lock_timeout=options.get("lock_timeout", 5.0),
+            lock_timeout=options.get("lock_timeout", DEFAULT_LOCK_TIMEOUT),
             retention=retention,
             active_window=active_window,
             mirror=mirror,
@@ -164,12 +203,14 @@ class DefaultSessionStore(Opening):
         """
         message = SessionMessage(role, content, time.time(), metadata or {}, tool_calls)
         message.tool_call_id = tool_call_id
-        is_stored = self._write(Original.add, session_id, message)
-        if is_stored:
-            self._mirrored(session_id, [message])
-        else:
-            self._run(Original.salvage, session_id, message)
-        return is_stored
+        try:
+            self._run(Original.add, session_id, message)
+        except (InvalidMessageError, StoreUnavailableError) as exc:
+            self._refused(exc)
+            self._run(Original.salvage, session_id, message, str(exc))
+            return False
+        self._mirrored(session_id, [message])
+        return True
 
     def add_user_message(
         self, session_id: str, content: Any, metadata: dict[str, Any] | None = None
@@ -207,17 +248,22 @@ class DefaultSessionStore(Opening):
         """
         # Where no time is given, the time of storing counts: a repetition is the same then.
         appended = [SessionMessage.from_dict({"timestamp": 0.0, **each}) for each in messages]
-        is_stored = self._write(
-            Original.append_with_metadata, session_id, appended, metadata, idempotency_key
-        )
-        for message in appended:
+        method = Original.append_with_metadata
+        try:
+            self._run(method, session_id, appended, metadata, idempotency_key)
+        except (InvalidMessageError, StoreUnavailableError) as exc:
+            self._refused(exc)
+            for message in self._timed(appended) if idempotency_key is None else ():
+                self._run(Original.salvage, session_id, message, str(exc))
+            return False
+        self._mirrored(session_id, self._timed(appended))
+        return True
+
+    @staticmethod
+    def _timed(messages: list[SessionMessage]) -> list[SessionMessage]:
+        for message in messages:
             message.timestamp = message.timestamp or time.time()
-        if is_stored:
-            self._mirrored(session_id, appended)
-        elif idempotency_key is None:
-            for message in appended:
-                self._run(Original.salvage, session_id, message)
-        return is_stored
+        return messages
 
     def upsert_partial_assistant_message(
         self, session_id: str, content: str, *, finalize: bool = False
@@ -442,7 +488,8 @@ class DefaultSessionStore(Opening):
 
     def get_sessions_by_agent(self, agent_name: str, limit: int | None = 10) -> list[SessionData]:
         """Return an agent's sessions."""
-        return self._read(list, Original.get_sessions, "agent_name", agent_name, limit)
+        ids = self.list_sessions_by_agent(agent_name, limit)
+        return [self.get_session(session_id) for session_id in ids]
 
     def get_agent_chat_history(
         self, agent_name: str, max_messages: int | None = None, max_sessions: int = 5
@@ -454,15 +501,16 @@ class DefaultSessionStore(Opening):
             max_messages: At most so many of each session; None means all.
             max_sessions: At most so many sessions.
         """
-        given = (agent_name, max_messages, max_sessions)
-        return self._read(list, Original.get_agent_chat_history, *given)
+        return [
+            {**turn, "session_id": session.session_id, "agent_name": agent_name}
+            for session in self.get_sessions_by_agent(agent_name, max_sessions)
+            for turn in session.get_chat_history(max_messages)
+        ]
 
     def get_by_gateway_session(self, gateway_session_id: str) -> SessionData | None:
         """Return the session that is linked to a gateway's; None where there is none."""
-        found: list[SessionData] = self._read(
-            list, Original.get_sessions, "gateway_session_id", gateway_session_id, 1
-        )
-        return found[0] if found else None
+        wanted = ("gateway_session_id", gateway_session_id)
+        return self._read(lambda: None, Original.find_session, *wanted)
 
     def list_sessions_by_gateway_agent(self, agent_id: str, limit: int | None = 50) -> list[str]:
         """Return the ids of the sessions that are linked to a gateway's agent."""
@@ -476,7 +524,9 @@ class DefaultSessionStore(Opening):
             limit: At most so many sessions.
             window: How many messages to show on each side of the best one.
         """
-        return self._read(list, Original.search, query, limit=limit, window=window)
+        ranking = Ranking(self.BOOKEND_SIZE, self.AUTOMATED_RATE_THRESHOLD, self.AUTOMATED_DEMOTION)
+        options = {"limit": limit, "window": window, "ranking": ranking}
+        return self._read(list, Original.search, query, **options)
 
     def window(
         self, session_id: str, around_message_id: str | None = None, *, window: int = 5
@@ -493,7 +543,15 @@ class DefaultSessionStore(Opening):
 
     def recent(self, *, limit: int = 10) -> list[SessionSummary]:
         """Return the sessions that were last written."""
-        return self._read(list, Original.recent, limit)
+        return [
+            SessionSummary(
+                session.get("session_id", ""),
+                session.get("agent_name") or session.get("session_id", ""),
+                session.get("updated_at") or session.get("created_at"),
+                session.get("message_count", 0),
+            )
+            for session in self.list_sessions(limit)
+        ]
 
     # Moving.
 
@@ -560,6 +618,9 @@ class DefaultSessionStore(Opening):
             self._mirror.put(session_id, messages)
 
 
+# Where an application may assign `DEFAULT_SESSION_DIR`; PraisonAI says so of its own module.
+_ASSIGNABLE = (__name__, "asyncsessions.sync", "praisonaiagents.session.store")
+
 # An application, or a test, may set its own store here; it is returned as it is.
 _default_store: Any = None
 _default_lock = threading.Lock()
@@ -573,7 +634,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _resolve_default_session_dir() -> str:
-    return str(globals().get("DEFAULT_SESSION_DIR") or get_sessions_dir())
+    loaded = (sys.modules.get(name) for name in _ASSIGNABLE)
+    assigned = (vars(module).get("DEFAULT_SESSION_DIR") for module in loaded if module is not None)
+    return str(next(filter(None, assigned), None) or get_sessions_dir())
 
 
 def get_default_session_store() -> Any:

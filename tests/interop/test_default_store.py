@@ -473,6 +473,20 @@ def test_attributes_and_constants_are_the_originals(tmp_path: Path) -> None:
         assert getattr(ours, name) == getattr(theirs, name), name
 
 
+def test_the_module_has_the_originals_public_names() -> None:
+    theirs = importlib.import_module("praisonaiagents.session.store")
+    names = [name for name in vars(theirs) if name.isupper() and not name.startswith("_")]
+    assert {"DEFAULT_MAX_MESSAGES", "RETENTION_COMPACT"} <= set(names)
+    for name in names:
+        for ours in (sync, sync.default):
+            assert getattr(ours, name) == getattr(theirs, name), name
+    for name, member in vars(theirs).items():
+        if getattr(member, "__module__", "") == theirs.__name__ and not name.startswith("_"):
+            assert hasattr(sync, name)
+            assert hasattr(sync.default, name)
+    assert theirs.DEFAULT_SESSION_DIR == sync.DEFAULT_SESSION_DIR
+
+
 def test_the_default_directory_is_the_originals() -> None:
     paths = importlib.import_module("praisonaiagents.paths")
     assert sync.DefaultSessionStore().session_dir == str(paths.get_sessions_dir())

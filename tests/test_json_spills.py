@@ -19,7 +19,7 @@ import pytest
 from asyncsessions import CorruptSessionError, StoreUnavailableError, open_store
 from asyncsessions.stores._disk import PAST_DATA, Disk
 from asyncsessions.stores.json import JSONSessionStore
-from asyncsessions.sync._spill import take_over_spills
+from asyncsessions.sync._original.spill import take_over_spills
 from asyncsessions.testing.timing import LONG_ENOUGH
 
 AT = 1_700_000_000.0

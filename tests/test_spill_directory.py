@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncsessions.sync._spill import spill_directory
+from asyncsessions.sync._original.spill import spill_directory
 
 
 @pytest.mark.parametrize(

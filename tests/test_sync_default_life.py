@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from asyncsessions import sync
-from asyncsessions.sync import DefaultSessionStore, _mirror, _paths, default
+from asyncsessions.sync import DefaultSessionStore, default
 from asyncsessions.sync import get_default_session_store as default_store
+from asyncsessions.sync._original import mirror as mirrors
+from asyncsessions.sync._original import paths
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 60
@@ -31,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("PRAISONAI_SESSION_RETENTION", raising=False)
     monkeypatch.delenv("PRAISONAI_SESSION_ACTIVE_WINDOW", raising=False)
     yield tmp_path / "home"
-    _paths._data_directory.cache_clear()
+    paths._data_directory.cache_clear()
 
 
 # Where the sessions are.
@@ -77,10 +79,10 @@ def test_the_home_of_praisonai(
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "user")
     for name in present:
         (tmp_path / "user" / name).mkdir(parents=True)
-    assert _paths.get_sessions_dir() == tmp_path / expected / "sessions"
+    assert paths.get_sessions_dir() == tmp_path / expected / "sessions"
     (tmp_path / "user" / ".praisonai").mkdir(parents=True, exist_ok=True)
     # What was decided stays.
-    assert _paths.get_sessions_dir() == tmp_path / expected / "sessions"
+    assert paths.get_sessions_dir() == tmp_path / expected / "sessions"
 
 
 @pytest.mark.parametrize("module", [default, sync])
@@ -225,8 +227,8 @@ def test_many_threads_may_be_the_first(tmp_path: Path) -> None:
 
 def test_a_dropped_store_keeps_no_file_open(tmp_path: Path) -> None:
     def lock_files() -> list[Path]:
-        paths = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
-        return [path for path in paths if path.is_relative_to(tmp_path)]
+        open_files = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
+        return [path for path in open_files if path.is_relative_to(tmp_path)]
 
     store = DefaultSessionStore(str(tmp_path))
     for number in range(5):
@@ -309,7 +311,7 @@ def test_a_mirror_that_fails_gets_the_same_again(tmp_path: Path) -> None:
 
 
 def test_a_slow_mirror_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mirror, "DEFAULT_MIRROR_QUEUE_SIZE", 2)
+    monkeypatch.setattr(mirrors, "DEFAULT_MIRROR_QUEUE_SIZE", 2)
     mirror = Mirror()
     mirror.may_go_on.clear()
     with DefaultSessionStore(str(tmp_path), mirror=mirror) as store:

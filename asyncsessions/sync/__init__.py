@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from asyncsessions.sync import default
-from asyncsessions.sync._constants import (
+from asyncsessions.sync._original.constants import (
     ARCHIVE_WARN_THRESHOLD,
     DEFAULT_CACHE_MAXSIZE,
     DEFAULT_LOCK_TIMEOUT,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from asyncsessions.errors import InvalidMessageError, StoreUnavailableError
-from asyncsessions.sync._constants import (
+from asyncsessions.sync._original.constants import (
     ARCHIVE_WARN_THRESHOLD,
     DEFAULT_CACHE_MAXSIZE,
     DEFAULT_LOCK_TIMEOUT,
@@ -27,12 +27,12 @@ from asyncsessions.sync._constants import (
     RETENTION_KEEP_ALL,
     RETENTION_TRUNCATE,
 )
-from asyncsessions.sync._filelock import FileLock
-from asyncsessions.sync._mirror import Mirror
-from asyncsessions.sync._opening import Errors, Opening, directory_of
-from asyncsessions.sync._original import PORTABLE_VERSION, Original
-from asyncsessions.sync._paths import get_sessions_dir
-from asyncsessions.sync._recall import Ranking
+from asyncsessions.sync._original.filelock import FileLock
+from asyncsessions.sync._original.methods import PORTABLE_VERSION, Original
+from asyncsessions.sync._original.mirror import Mirror
+from asyncsessions.sync._original.opening import Errors, Opening, directory_of
+from asyncsessions.sync._original.paths import get_sessions_dir
+from asyncsessions.sync._original.recall import Ranking
 from asyncsessions.sync.records import (
     CompactionCheckpoint,
     ImportReport,

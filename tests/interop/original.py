@@ -50,7 +50,7 @@ import asyncio
 from pathlib import Path
 from asyncsessions import CorruptSessionError, Message
 from asyncsessions.stores.json import JSONSessionStore
-from asyncsessions.sync._spill import take_over_spills
+from asyncsessions.sync._original.spill import take_over_spills
 
 async def main():
     global out

@@ -15,7 +15,7 @@ import pytest
 
 from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
-from asyncsessions.sync._spill import spill_directory, take_over_spills
+from asyncsessions.sync._original.spill import spill_directory, take_over_spills
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.interop.original import at_once, load, original, ours, run
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from asyncsessions.stores._disk import Disk
-from asyncsessions.sync._constants import DEFAULT_LOCK_TIMEOUT
+from asyncsessions.sync._original.constants import DEFAULT_LOCK_TIMEOUT
 
 __all__ = ["FileLock"]
 

@@ -18,21 +18,21 @@ from asyncsessions.errors import (
     StoreUnavailableError,
 )
 from asyncsessions.protocols import SessionStore
-from asyncsessions.sync._anystore import AnyStore
 from asyncsessions.sync._bridge import LoopThread, loop_thread, run
-from asyncsessions.sync._constants import (
+from asyncsessions.sync._original.anystore import AnyStore
+from asyncsessions.sync._original.constants import (
     DEFAULT_MAX_MESSAGES,
     DEFAULT_RETENTION,
     RETENTION_COMPACT,
     RETENTION_KEEP_ALL,
     RETENTION_TRUNCATE,
 )
-from asyncsessions.sync._documents import Documents
-from asyncsessions.sync._editing import EditableStore
-from asyncsessions.sync._lease import Lease, shared_lease
-from asyncsessions.sync._mirror import Mirror, MirrorWriter
-from asyncsessions.sync._original import Original
-from asyncsessions.sync._spill import spill_directory
+from asyncsessions.sync._original.documents import Documents
+from asyncsessions.sync._original.editing import EditableStore
+from asyncsessions.sync._original.lease import Lease, shared_lease
+from asyncsessions.sync._original.methods import Original
+from asyncsessions.sync._original.mirror import Mirror, MirrorWriter
+from asyncsessions.sync._original.spill import spill_directory
 
 __all__ = ["Errors", "Opening", "Retention"]
 

@@ -11,7 +11,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from asyncsessions.sync._constants import DEFAULT_MIRROR_MAX_RETRIES, DEFAULT_MIRROR_QUEUE_SIZE
+from asyncsessions.sync._original.constants import (
+    DEFAULT_MIRROR_MAX_RETRIES,
+    DEFAULT_MIRROR_QUEUE_SIZE,
+)
 from asyncsessions.sync.records import SessionMessage
 
 __all__ = ["Mirror", "MirrorWriter"]

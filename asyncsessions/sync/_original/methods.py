@@ -13,9 +13,9 @@ from asyncsessions.errors import (
     SessionStoreError,
     StoreUnavailableError,
 )
-from asyncsessions.sync._backing import Backing
-from asyncsessions.sync._failures import Failure, report
-from asyncsessions.sync._recall import (
+from asyncsessions.sync._original.backing import Backing
+from asyncsessions.sync._original.failures import Failure, report
+from asyncsessions.sync._original.recall import (
     Query,
     Ranking,
     best_hits,

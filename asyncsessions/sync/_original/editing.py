@@ -20,8 +20,8 @@ from asyncsessions.stores._docplace import names_of, read_place
 from asyncsessions.stores._document import Document
 from asyncsessions.stores._documentfile import Edit
 from asyncsessions.stores.json import JSONSessionStore
-from asyncsessions.sync._failures import Failure, report
-from asyncsessions.sync._spilling import write_spill
+from asyncsessions.sync._original.failures import Failure, report
+from asyncsessions.sync._original.spilling import write_spill
 
 __all__ = ["EditableStore"]
 

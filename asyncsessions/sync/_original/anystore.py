@@ -14,8 +14,8 @@ from asyncsessions.models import SessionData as StoredSession
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores._docformat import from_iso, to_iso
 from asyncsessions.stores._docsummary import summary_text
-from asyncsessions.sync._backing import row_of
-from asyncsessions.sync._plain import dumps, plain
+from asyncsessions.sync._original.backing import row_of
+from asyncsessions.sync._original.plain import dumps, plain
 from asyncsessions.sync.records import (
     MIRRORED,
     CompactionCheckpoint,

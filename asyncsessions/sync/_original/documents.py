@@ -27,10 +27,10 @@ from asyncsessions.requests import make_changes
 from asyncsessions.stores._docformat import loads, parse_object, to_iso
 from asyncsessions.stores._docmessage import entry_to_body
 from asyncsessions.stores._document import Document
-from asyncsessions.sync._backing import row_of
-from asyncsessions.sync._editing import EditableStore
-from asyncsessions.sync._failures import Failure, report
-from asyncsessions.sync._plain import dumps, plain
+from asyncsessions.sync._original.backing import row_of
+from asyncsessions.sync._original.editing import EditableStore
+from asyncsessions.sync._original.failures import Failure, report
+from asyncsessions.sync._original.plain import dumps, plain
 from asyncsessions.sync.records import CompactionCheckpoint, SessionData, SessionMessage
 
 __all__ = ["Documents"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 from asyncsessions.protocols import SessionStore
 from asyncsessions.sync._bridge import LoopThread
-from asyncsessions.sync._original import Original
+from asyncsessions.sync._original.methods import Original
 
 __all__ = ["Lease", "shared_lease"]
 

@@ -69,6 +69,8 @@ class Engine:
             # After a failure the next call tries again.
             if opening.done() and self._opening is opening:
                 self._opening = None
+        if self._is_closed:
+            raise StoreClosedError  # Meanwhile.
 
     async def _open(self) -> None:
         try:
@@ -83,6 +85,9 @@ class Engine:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._opening is not None:
+            # What it has opened by then is to be closed.
+            await asyncio.wait([self._opening])
         was_open = self.is_ready
         self.is_ready = False
         await self._writes.aclose()

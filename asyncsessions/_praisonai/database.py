@@ -62,10 +62,16 @@ class Database:
         self._closing = ExitStack()
         try:
             self._connection = self._connect()
-            self._connection.execute("SELECT 1 FROM sessions LIMIT 1").fetchone()
+            self._connection.execute("SELECT 1 FROM sessions LIMIT 0").fetchone()
+            # A view could have rows without end.
+            views = "SELECT 1 FROM sqlite_master WHERE lower(name) = 'sessions' AND type = 'view'"
+            is_view = self._connection.execute(views).fetchone() is not None
         except (sqlite3.Error, OSError) as exc:
             self.close()
             fail(f"this database can't be read ({exc}); look for a whole copy", path, None)
+        if is_view:
+            self.close()
+            fail("this database has a view in place of its table of sessions", path, None)
 
     def _connect(self) -> sqlite3.Connection:
         if Path(f"{self.path}-shm").exists():

@@ -112,11 +112,11 @@ async def _achat(agent: Any, ask: _AsyncMethod, /, *args: Any, **kwargs: Any) ->
         except BaseException as exc:
             _remember(agent, turn)
             with _noted(exc):
-                await _to_the_end(recorder.afinish(turn))
+                await _to_the_end(recorder, turn)
             raise
         _remember(agent, turn)
         with _answered(answer):
-            await _to_the_end(recorder.afinish(turn))
+            await _to_the_end(recorder, turn)
         return answer
 
 
@@ -148,16 +148,20 @@ def _answered(answer: Any) -> Iterator[None]:
         raise
 
 
-async def _to_the_end(writing: Coroutine[Any, Any, None]) -> None:
-    """Await a write; a caller that is cancelled meanwhile sees it through first."""
-    task = asyncio.get_running_loop().create_task(writing)
+async def _to_the_end(recorder: Recorder, turn: Turn) -> None:
+    """Await the write of a turn; a caller that is cancelled meanwhile sees it through first."""
+    task = asyncio.get_running_loop().create_task(recorder.afinish(turn))
     _writes.add(task)
     task.add_done_callback(_writes.discard)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        if not task.cancelled():
+        if task.cancelled():
+            # By the end of the event loop, which cancels everything once. What is stored by now
+            # is not stored again.
+            await recorder.afinish(turn)
+        else:
             task.exception()  # Marks it as seen; the caller learns of the cancellation.
         raise
 

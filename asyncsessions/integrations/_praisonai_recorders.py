@@ -69,7 +69,7 @@ class SyncRecorder:
     async def afinish(self, turn: Turn) -> None:
         """Do as `finish` does, without blocking the event loop."""
         if turn.writing is not None:
-            await turn.writing
+            await asyncio.wait([turn.writing])  # Also where the end of the loop cancelled it.
         await asyncio.to_thread(self.finish, turn)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class AsyncRecorder:
             TurnNotStoredError: The store refused.
         """
         if turn.writing is not None:
-            await turn.writing
+            await asyncio.wait([turn.writing])  # Also where the end of the loop cancelled it.
         batches = turn.unsaved()
         if batches:
             await asyncio.gather(self._append(batches), self._update_statistics())

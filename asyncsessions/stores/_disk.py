@@ -34,6 +34,8 @@ else:
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+# Or whoever opens a pipe, by whatever mistake it is there, waits for somebody who writes to it.
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)
 _BUSY = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
 
 
@@ -47,7 +49,7 @@ class Disk:
 
     def open_to_read(self, path: Path) -> int:
         """Open a file that exists, to read."""
-        return os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC)
+        return os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC | _NO_WAITING)
 
     def close(self, fd: int) -> None:
         """Close a file, which also gives up its lock."""

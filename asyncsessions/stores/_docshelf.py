@@ -62,7 +62,8 @@ class Shelf:
 
     A document is given out only while its file is the one that it was read from or written to. A
     writer replaces the file, and the number of a file that is open goes to no other, so a change
-    can't be missed; a change in place shows in the file's times.
+    can't be missed; a change in place shows in the file's times (on Linux before 6.13, unless it
+    keeps the size and comes within the same few milliseconds as the write before it).
 
     Any number of threads use it. No lock is needed, because who finds a document missing that
     another thread has just taken reads the file instead.

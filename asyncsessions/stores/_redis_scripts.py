@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+
+# Or a worker thread would import it for `resources`, and a child forked meanwhile never could.
+import importlib.readers  # noqa: F401
 import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources

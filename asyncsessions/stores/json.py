@@ -220,8 +220,11 @@ class JSONSessionStore(FileStore):
         for name in names:
             try:
                 info = self._read_file(self.directory / name)
-            except (CorruptSessionError, OSError) as exc:
+            except CorruptSessionError as exc:
                 logger.warning("left out of the list: %s", exc)
+                continue
+            except OSError as exc:
+                logger.warning("left out of the list: %s: %s", name, exc.strerror)
                 continue
             if info is None:
                 continue

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+
+# Or a thread would import it for the address of a host, and a child forked meanwhile never could.
+import encodings.idna  # noqa: F401
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from asyncsessions.errors import CallTimeoutError, StoreClosedError
 from asyncsessions.protocols import SessionStore
 
-__all__ = ["LoopThread", "loop_thread", "run", "run_within"]
+__all__ = ["LoopThread", "loop_thread", "run", "run_within", "running_thread"]
 
 T = TypeVar("T")
 
 # How long an exiting process waits for its stores to be closed.
 _EXIT_SECONDS = 2.0
+# How long a cancelled call may take to end then, until it is cancelled once more.
+_CANCEL_SECONDS = 0.1
+# How long a fork waits for the loop to stand still. What a callback does takes milliseconds.
+_FORK_SECONDS = 1.0
 
 
 class LoopThread:
@@ -38,6 +45,10 @@ class LoopThread:
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        # The process exits, and nobody needs to be told of calls that it cuts off.
+        self.loop.set_exception_handler(lambda *_: None)
+        self.loop.run_until_complete(_end_calls())
+        self.loop.close()
 
     def run(
         self,
@@ -60,16 +71,13 @@ class LoopThread:
             coroutine.close()
             raise StoreClosedError from exc
         try:
-            return future.result(seconds)
-        except TimeoutError as exc:
-            if seconds is None or future.done():
-                raise  # The function's own.
-            raise CallTimeoutError(seconds) from exc
+            return _result(future, seconds)
         except CancelledError as exc:
             raise StoreClosedError from exc
         finally:
             # Does nothing to a call that is done: this is for Ctrl-C and the timeout.
             future.cancel()
+            del future  # As in `_result`.
 
     def hold(self, store: SessionStore) -> None:
         """Keep a store until it is released: it must not be freed in a forked child."""
@@ -93,22 +101,56 @@ class LoopThread:
         finally:
             self._stores.discard(store)
 
+    def pause(self) -> Callable[[], None]:
+        """Return when the loop stands still, with the function that lets it go on.
+
+        What runs in the loop is then between two steps, where it holds no lock: a forked child
+        would wait forever for one, as for that of a module that was being imported.
+        """
+        stands_still, may_go_on = threading.Event(), threading.Event()
+
+        def stand() -> None:
+            stands_still.set()
+            may_go_on.wait()
+
+        if threading.current_thread() is not self._thread:
+            with suppress(RuntimeError):  # The loop is closed.
+                self.loop.call_soon_threadsafe(stand)
+                stands_still.wait(_FORK_SECONDS)
+        return may_go_on.set
+
     def stop(self) -> None:
-        """Close what is open, as far as that is quick, and end the loop."""
+        """Close what is open, as far as that is quick, end all calls, and end the loop."""
         with suppress(Exception):
-            self.run(_EXIT_SECONDS, self._finish)
+            self.run(_EXIT_SECONDS, self._close_all)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(_EXIT_SECONDS)
-        if not self._thread.is_alive():
-            self.loop.close()
 
-    async def _finish(self) -> None:
-        await asyncio.gather(*map(_close_quietly, self._stores))
-        left = asyncio.all_tasks() - {asyncio.current_task()}
+    async def _close_all(self) -> None:
+        await asyncio.gather(*map(_close_quietly, list(self._stores)))
+
+
+def _result(future: Future[T], seconds: float | None) -> T:
+    try:
+        return future.result(seconds)
+    except TimeoutError as exc:
+        if seconds is None or future.done():
+            # The function's own error; or it ended in this moment.
+            return future.result()
+        raise CallTimeoutError(seconds) from exc
+    finally:
+        # Or an error would hold itself, and all that its caller holds, by its traceback.
+        del future
+
+
+async def _end_calls() -> None:
+    """Cancel all calls in a loop, and those that are still on their way to it."""
+    await asyncio.sleep(0)
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
         for task in left:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        await self.loop.shutdown_asyncgens()
+        await asyncio.wait(left, timeout=_CANCEL_SECONDS)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 async def _close_quietly(store: SessionStore) -> None:
@@ -123,6 +165,8 @@ _is_exiting = False
 # Loops that a forked child has from its parent. They share selectors and sockets with the parent's,
 # so they are never used here, nor freed, which would close what the parent still needs.
 _inherited: list[LoopThread] = []
+# What lets the loop go on after a fork, for each thread that forks.
+_forking = threading.local()
 
 
 def loop_thread() -> LoopThread:
@@ -140,6 +184,11 @@ def loop_thread() -> LoopThread:
         if _running is None:
             _running = LoopThread()
         return _running
+
+
+def running_thread() -> LoopThread | None:
+    """Return the loop thread of this process if it has been started, and hasn't been stopped."""
+    return _running
 
 
 def run(function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> T:
@@ -169,6 +218,17 @@ def run_within(
     return loop_thread().run(seconds, function, *args, **kwargs)
 
 
+def _pause() -> None:
+    """Let the loop stand still while its process is forked."""
+    running = _running
+    _forking.resume = None if running is None else running.pause()
+
+
+def _resume() -> None:
+    if _forking.resume is not None:
+        _forking.resume()
+
+
 def _forget() -> None:
     """Leave the parent's loop alone; runs in a forked child before anything else does."""
     global _lock, _running
@@ -188,5 +248,5 @@ def _stop() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_pause, after_in_parent=_resume, after_in_child=_forget)
 atexit.register(_stop)

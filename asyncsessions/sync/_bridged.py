@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from asyncsessions import registry
 from asyncsessions.errors import ForkedStoreError, SessionStoreError, StoreClosedError
 from asyncsessions.protocols import SessionStore, check_async_store
-from asyncsessions.sync._bridge import LoopThread, loop_thread, run_within
+from asyncsessions.sync._bridge import LoopThread, loop_thread, run_within, running_thread
 
 __all__ = ["BridgedStore"]
 
@@ -76,6 +76,7 @@ class BridgedStore:
 
     def _iterate(self, iterator: AsyncIterator[T], count: int) -> Iterator[T]:
         """Iterate over what comes in the loop, so many at once."""
+        thread = loop_thread()
 
         async def take() -> tuple[list[T], Exception | None]:
             taken: list[T] = []
@@ -88,6 +89,8 @@ class BridgedStore:
             return taken, None
 
         while True:
+            if loop_thread() is not thread:
+                raise ForkedStoreError  # The iteration's connection is the parent's.
             taken, ended = self._run(take)
             yield from taken
             if isinstance(ended, StopAsyncIteration):
@@ -110,10 +113,16 @@ class BridgedStore:
         self.close()
 
     def close(self) -> None:
-        """Complete the writes under way, refuse new ones and let go of all resources."""
-        store = self._async
+        """Complete the writes under way, refuse new ones and let go of all resources.
+
+        Where there is nothing to close, as in a forked child or while the interpreter exits,
+        that's all.
+        """
         self._is_closed = True
-        self._run(loop_thread().close, store)
+        thread = running_thread()
+        store = None if thread is None else self._stores.get(thread)
+        if thread is not None and store is not None:
+            self._run(thread.close, store)
 
 
 def _check_unopened(store: SessionStore, options: Mapping[str, Any]) -> None:

@@ -148,6 +148,23 @@ def test_rows_without_an_id_are_kept_apart(database: Path, target: str) -> None:
     assert contents(found["@sessions.db:2"]) + contents(found["@sessions.db:3"]) == ["a", "b"]
 
 
+def test_a_view_without_end_is_refused(database: Path, target: str) -> None:
+    write_database(database, count=1, end="close")
+    rows = "SELECT 's', '{}' UNION ALL SELECT session_id || 'x', data FROM endless"
+    with sqlite3.connect(database) as connection:
+        connection.execute("DROP TABLE sessions")
+        connection.execute(
+            f"CREATE VIEW sessions AS WITH RECURSIVE endless (session_id, data) AS ({rows}) "
+            "SELECT * FROM endless"
+        )
+    connection.close()
+
+    result = call("import", database.parent, "--store", target, "--json")
+
+    (text,) = result.json["damaged"]
+    assert text.endswith("this database has a view in place of its table of sessions")
+
+
 def test_a_damaged_page_stops_only_what_is_on_it(database: Path, target: str) -> None:
     write_database(database, count=60, end="close")
     data = bytearray(database.read_bytes())

@@ -16,7 +16,9 @@ from asyncsessions.errors import StoreClosedError
 from asyncsessions.integrations import _praisonai_methods
 from asyncsessions.integrations.praisonai import TurnNotStoredError, aattach
 from asyncsessions.protocols import SessionStore
+from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.sync import SyncSessionStore
+from asyncsessions.sync import open_store as open_sync_store
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.integrations.conftest import NewAgent
 from tests.integrations.model import Model, calls, says
@@ -186,6 +188,38 @@ async def test_a_turn_that_is_cancelled_while_it_is_stored_is_stored_whole_and_o
             with pytest.raises(asyncio.CancelledError):
                 await turn
         assert await store.get_chat_history("s") == [asks("Hi"), says("echo Hi")]
+
+
+@pytest.mark.parametrize("written", ["user", "reply"])
+def test_a_turn_is_stored_where_the_loop_ends_in_mid_write(
+    new_agent: NewAgent, tmp_path: Path, written: str
+) -> None:
+    class StuckStore(JSONSessionStore):
+        """Writes when the loop has begun to end, and cancelled the first attempt."""
+
+        is_stuck = asyncio.Event()
+
+        async def _append(self, batch: Any) -> Any:
+            is_user = batch[0].key.endswith(":user")
+            if is_user == (written == "user") and not self.is_stuck.is_set():
+                self.is_stuck.set()
+                await asyncio.Event().wait()
+            return await super()._append(batch)
+
+    async def serve() -> None:
+        store = StuckStore(tmp_path / "sessions")
+        await aattach(agent, store, "s")
+        turns.append(asyncio.create_task(agent.achat("Hi")))
+        async with asyncio.timeout(LONG_ENOUGH):
+            await store.is_stuck.wait()
+
+    agent = new_agent()
+    turns: list[asyncio.Task[Any]] = []
+    asyncio.run(serve())
+    assert turns[0].cancelled()
+    with open_sync_store(f"json://{tmp_path / 'sessions'}") as store:
+        expected = [asks("Hi")] if written == "user" else [asks("Hi"), says("echo Hi")]
+        assert store.get_chat_history("s")[:2] == expected
 
 
 async def test_a_turn_that_the_store_refuses_gives_its_answer_all_the_same(

@@ -75,6 +75,51 @@ with open_store("memory://") as store:
     assert run_script(script).stderr == ""
 
 
+def test_a_child_writes_statistics_whatever_its_parent_was_doing(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from asyncsessions.integrations.praisonai import AgentStore
+from asyncsessions.sync import open_store
+store = AgentStore(open_store(f"jsonl://{sys.argv[1]}"), delay=300)
+store.update_session_metadata("s", cost=1)
+store._lock.acquire()  # As another thread would for a moment.
+pid = os.fork()
+if not pid:
+    signal.alarm(20)
+    store.update_session_metadata("s", model="m")
+    store.flush()
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+# What waited before the fork is the parent's to write, once.
+assert store._store.get_session("s").metadata == {"model": "m"}
+store._lock.release()
+store.flush()
+assert store._store.get_session("s").metadata == {"model": "m", "cost": 1}
+"""
+    run_script(script, str(tmp_path))
+
+
+def test_a_child_mirrors_what_it_writes(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from asyncsessions.sync import DefaultSessionStore
+class Mirror:
+    def append(self, session_id, records):
+        with open(sys.argv[1] + "/mirrored", "a") as file:
+            file.writelines(record["content"] + "\\n" for record in records)
+store = DefaultSessionStore(sys.argv[1] + "/sessions", mirror=Mirror())
+store.add_user_message("s", "parent")
+assert store._mirror.flush(20)
+pid = os.fork()
+if not pid:
+    store.add_user_message("s", "child")
+    os._exit(not store._mirror.flush(20))
+assert os.waitpid(pid, 0)[1] == 0
+assert open(sys.argv[1] + "/mirrored").read().split() == ["parent", "child"]
+"""
+    run_script(script, str(tmp_path))
+
+
 # Exits.
 
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from asyncsessions._forks import renew_in_children
 from asyncsessions.integrations._praisonai_append import append
 from asyncsessions.integrations._praisonai_checks import check_sync, import_package
 
@@ -61,10 +62,15 @@ class BotStore:
     def __init__(self, store: Any, max_history: int) -> None:
         self._store = store
         self._limit = max_history if max_history > 0 else None
-        self._lock = threading.Lock()
-        self._unsent: dict[str, list[tuple[str, list[_Stored]]]] = {}
         # Sessions that were not empty when they were last loaded.
         self._begun: set[str] = set()
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin with nothing unsent, as also a forked child does: its parent stores that."""
+        self._lock = threading.Lock()
+        self._unsent: dict[str, list[tuple[str, list[_Stored]]]] = {}
 
     def __getattr__(self, name: str) -> Any:
         # Only for what isn't defined here.

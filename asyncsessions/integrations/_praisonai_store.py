@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asyncsessions._forks import renew_in_children
 from asyncsessions.integrations._praisonai_append import append, refused, takes_tool_fields
 
 __all__ = ["STATISTICS", "AgentStore"]
@@ -66,13 +67,18 @@ class AgentStore:
     def __init__(self, store: Any, *, delay: float = _DELAY) -> None:
         self._store = store
         self._delay = delay
-        self._lock = threading.Lock()
-        self._sessions: OrderedDict[str, _Held] = OrderedDict()
-        self._timer: threading.Timer | None = None
+        self.renew()
+        renew_in_children(self)
         self._combined: Any = getattr(store, "append_with_metadata", None)
         self._has_tool_fields = takes_tool_fields(store.add_message)
         self._at_exit = functools.partial(_flush_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
+
+    def renew(self) -> None:
+        """Begin with nothing that waits, as also a forked child does: its parent writes that."""
+        self._lock = threading.Lock()
+        self._sessions: OrderedDict[str, _Held] = OrderedDict()
+        self._timer: threading.Timer | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AgentStore:
         """Return itself: copies of an agent share the store."""
@@ -257,7 +263,7 @@ class AgentStore:
                 known = held.waiting.get(name, held.written.get(name))
                 if value is not None and value != known:
                     held.waiting[name] = value
-            # A forked child has its parent's timer, but not the thread.
+            # One that `close` cancelled may be there still.
             if held.waiting and (self._timer is None or not self._timer.is_alive()):
                 self._start_timer()
 

@@ -45,7 +45,8 @@ class SyncSessionStore(BridgedStore):
     ``call_timeout`` ends a call, it either never wrote or completes its write.
 
     In a forked child, a store made from a URL opens connections of its own. One that was made from
-    a store, or from ``memory://``, raises `ForkedStoreError` there if it was used before.
+    a store, or from ``memory://``, raises `ForkedStoreError` there if it was used before, and so
+    does an iteration that began before the fork.
 
     Args:
         store: A URL, as `asyncsessions.open_store` takes it, or an async store that isn't open.

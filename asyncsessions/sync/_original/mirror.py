@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from asyncsessions._forks import renew_in_children
 from asyncsessions.sync._original.constants import (
     DEFAULT_MIRROR_MAX_RETRIES,
     DEFAULT_MIRROR_QUEUE_SIZE,
@@ -44,12 +45,19 @@ class MirrorWriter:
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
+        self._closing = threading.Event()
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin with an empty queue, as also a forked child does: its parent hands over its own."""
         self._queue: queue.Queue[tuple[str, list[dict[str, Any]]]] = queue.Queue(
             DEFAULT_MIRROR_QUEUE_SIZE
         )
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="asyncsessions-mirror", daemon=True)
-        self._thread.start()
+        if not self._closing.is_set():
+            name = "asyncsessions-mirror"
+            self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._thread.start()
 
     def put(self, session_id: str, messages: Sequence[SessionMessage]) -> None:
         """Queue copies of stored messages; returns at once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,7 +165,8 @@ class Directory:
         Where one has all of the others, that is the newest. Otherwise the first place keeps the
         id: the directory's own before those of its projects, there the newest.
         """
-        found.sort(key=lambda pair: (pair[0].project or "", -_updated(pair[1])))
+        found.sort(key=lambda pair: _newness(pair[1]), reverse=True)
+        found.sort(key=lambda pair: pair[0].project or "")
         sessions: list[dict[str, Any]] = []
         for place, record in found:
             name = place.path.relative_to(self._root).as_posix()
@@ -174,7 +175,7 @@ class Directory:
                 sessions.append({**record, "session_id": record["session_id"] or f"@{name}"})
                 continue
             first = sessions[0]
-            older, newer = sorted((record, first), key=_updated)
+            older, newer = sorted((record, first), key=_newness)
             if _messages(older) <= _messages(newer):
                 # A database lacks what only a hierarchical session has, such as snapshots.
                 sessions[0] = {**older, **newer, "session_id": first["session_id"]}
@@ -224,9 +225,9 @@ def _load(place: _Place) -> bytes:
         return place.path.read_bytes()
 
 
-def _updated(record: Mapping[str, Any]) -> float:
-    # A time that can't be understood is the oldest.
-    return seconds(record.get("updated_at"))
+def _newness(record: dict[str, Any]) -> tuple[float, int]:
+    # A time that can't be understood is the oldest; of two at one time, the longer one is newer.
+    return seconds(record.get("updated_at")), len(_messages(record))
 
 
 def _record(data: bytes, place: _Place, session_id: str | None) -> dict[str, Any]:

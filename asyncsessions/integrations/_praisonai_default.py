@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakKeyDictionary, WeakSet
 
 from asyncsessions.integrations._praisonai_checks import check_sync, import_package
 from asyncsessions.integrations._praisonai_store import AgentStore
 
 __all__ = ["DefaultStore", "use_as_default"]
+
+# What was the default before each store that took its place, and which of these were taken back.
+_before: WeakKeyDictionary[AgentStore, Any] = WeakKeyDictionary()
+_restored: WeakSet[AgentStore] = WeakSet()
 
 
 class DefaultStore:
@@ -22,7 +27,7 @@ class DefaultStore:
     def __init__(self, module: Any, store: AgentStore) -> None:
         self.store = store
         self._module = module
-        self._before = module._default_store
+        _before[store] = module._default_store
         module._default_store = store
 
     def __enter__(self) -> Self:
@@ -42,9 +47,18 @@ class DefaultStore:
         Where somebody else has set another default meanwhile, that one stays. Agents that have
         talked keep the store that they have.
         """
+        _restored.add(self.store)
         if self._module._default_store is self.store:
-            self._module._default_store = self._before
+            self._module._default_store = _former(self.store)
         self.store.close()
+
+
+def _former(store: AgentStore) -> Any:
+    """Return what was the default before a store, and wasn't itself taken back meanwhile."""
+    before = _before[store]
+    while isinstance(before, AgentStore) and before in _restored:
+        before = _before[before]
+    return before
 
 
 def use_as_default(store: Any) -> DefaultStore:

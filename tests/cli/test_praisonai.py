@@ -202,6 +202,20 @@ def test_where_two_places_differ_both_are_kept(home: Path, target: str) -> None:
     assert contents(found["long@projects/web-1a2b/long.json"]) == ["A project's own"]
 
 
+def test_of_two_places_at_one_time_the_longer_one_counts(tmp_path: Path, target: str) -> None:
+    messages = [{"role": "user", "content": text, "timestamp": 1.5} for text in ("a", "b")]
+    for path, count in ("s.json", 1), ("projects/p/s.json", 2):
+        file = tmp_path / "home" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        record = {"session_id": "s", "messages": messages[:count]}
+        file.write_text(json.dumps(record | {"updated_at": "2026-11-01T00:00:00+00:00"}))
+
+    assert call("import", tmp_path / "home", "--store", target).code == 0
+
+    found = exported(target)
+    assert {name: contents(found[name]) for name in found} == {"s": ["a", "b"]}
+
+
 def test_a_database_alone_is_imported(home: Path, target: str) -> None:
     result = good("import", home / "sessions" / "sessions.db", "--store", target, "--json").json
 

@@ -74,9 +74,11 @@ def test_the_default_of_somebody_else_stays(store: Any) -> None:
     default.restore()
     assert get_default_session_store() is inner.store
     inner.restore()
-    assert get_default_session_store() is default.store
-    default.restore()
-    assert get_default_session_store() is not default.store
+    assert get_default_session_store() not in (default.store, inner.store)
+    with use_as_default(store) as outer:
+        with use_as_default(store):
+            pass
+        assert get_default_session_store() is outer.store
 
 
 def test_an_async_store_is_refused() -> None:

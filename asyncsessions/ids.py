@@ -23,9 +23,10 @@ def check_session_id(session_id: str) -> None:
     Raises:
         InvalidSessionIdError: It isn't.
     """
-    if not isinstance(session_id, str):
+    # A subclass, such as an enumeration's, may have another text in a file's name than at a server.
+    if type(session_id) is not str:
         kind = type(session_id).__name__
-        raise InvalidSessionIdError(f"a session id is text, not {kind}; convert it first")
+        raise InvalidSessionIdError(f"a session id is a plain str, not {kind}; convert it first")
     if session_id.isascii() and 0 < len(session_id) <= MAX_SESSION_ID_BYTES:
         return
     if not session_id:

@@ -135,8 +135,8 @@ class Directory:
             found, size = self._read(session_id, self._places.pop(session_id))
             yield [record for data in found for record in from_praisonai(data)], size
         if self._copies:
-            text = "were left aside: newer ones have all of their messages"
-            self.notes.append(f"{self._copies} older copies of sessions {text}")
+            what = "1 older copy was" if self._copies == 1 else f"{self._copies} older copies were"
+            self.notes.append(f"{what} left aside: a newer session has all of its messages")
 
     def _read(self, session_id: str, places: list[_Place]) -> tuple[list[dict[str, Any]], int]:
         size = 0

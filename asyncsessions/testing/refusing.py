@@ -72,6 +72,11 @@ _BAD_MESSAGES: dict[str, tuple[Any, str]] = {
     "it is None": (None, "messages[0]"),
 }
 
+
+class _Name(str):
+    __slots__ = ()
+
+
 _BAD_IDS: dict[str, Any] = {
     "empty": "",
     "513 bytes": "x" * 513,
@@ -80,6 +85,7 @@ _BAD_IDS: dict[str, Any] = {
     "bytes": b"chat",
     "number": 7,
     "None": None,
+    "a subclass of str": _Name("chat"),
 }
 
 # Ids that careless stores confuse, cut, sanitise or take for a path.

@@ -74,7 +74,7 @@ def test_the_report_says_what_was_done(home: Path, target: str) -> None:
         f"note: {project} holds another 'long': now 'long@{project}'",
         "note: twice.json holds another 'twice': now 'twice@twice.json'",
         "note: 'user:ann' has messages again that PraisonAI had set aside",
-        "note: 3 older copies of sessions were left aside: newer ones have all of their messages",
+        "note: 3 older copies were left aside: a newer session has all of its messages",
     ]
     assert result.out == (
         f"imported 17 sessions with 69 messages into {target}; all read back the same\n"

@@ -36,6 +36,8 @@ def no_blocking_calls() -> Iterator[None]:
         for function in guard.functions.values():
             function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
             function.can_block_in("pymongo/pool_options.py", {"get_container_env_info"})
+            # The loop of the sync stores stands still on purpose while its process is forked.
+            function.can_block_in("asyncsessions/sync/_bridge.py", {"pause", "stand"})
         yield
 
 

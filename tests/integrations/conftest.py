@@ -39,6 +39,7 @@ def no_blocking_calls() -> Iterator[None]:
         for function in guard.functions.values():
             # It looks for certificates and passwords in the user's home before it connects.
             function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
+            function.can_block_in("asyncsessions/sync/_bridge.py", {"pause", "stand"})
         yield
 
 

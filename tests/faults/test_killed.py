@@ -109,7 +109,8 @@ class StoppingDisk(Disk):
     """Stops its whole process when data is written but not yet synced."""
 
     def sync(self, fd: int) -> None:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # To this thread: sent to the process, it may come to another one, and this one goes on.
+        signal.raise_signal(signal.SIGSTOP)
         super().sync(fd)
 
 

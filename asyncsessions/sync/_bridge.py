@@ -14,9 +14,8 @@ import encodings.idna  # noqa: F401
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from asyncsessions.errors import CallTimeoutError, StoreClosedError
 from asyncsessions.protocols import SessionStore
@@ -31,6 +30,56 @@ _EXIT_SECONDS = 2.0
 _CANCEL_SECONDS = 0.1
 # How long a fork waits for the loop to stand still. What a callback does takes milliseconds.
 _FORK_SECONDS = 1.0
+
+
+class _Call(Generic[T]):
+    """A coroutine that runs in a loop while the thread that made this waits for it.
+
+    `asyncio.run_coroutine_threadsafe` does the same with a future of its own in each of the two
+    threads, which makes a call take twice as long.
+    """
+
+    __slots__ = ("_coroutine", "_is_done", "_loop", "_task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._loop = loop
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T]  # From the loop's first step on.
+        self._is_done = threading.Lock()
+        self._is_done.acquire()
+        loop.call_soon_threadsafe(self._start)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # Nobody needs to be told of it whose caller has gone.
+        self._is_done.release()
+
+    def _cancel(self) -> None:
+        self._task.cancel()
+
+    def wait(self, seconds: float | None) -> T:
+        """Return the result or raise the error; a wait that is interrupted cancels the call."""
+        limit = threading.TIMEOUT_MAX if seconds is None else seconds
+        is_done = False
+        try:
+            is_done = self._is_done.acquire(timeout=limit)
+        finally:
+            if not is_done:
+                with suppress(RuntimeError):  # The loop is closed.
+                    self._loop.call_soon_threadsafe(self._cancel)
+        if not is_done:
+            raise CallTimeoutError(limit)
+        task = self._task
+        del self._task
+        try:
+            return task.result()
+        finally:
+            # Or an error would hold itself, and all that its caller holds, by its traceback.
+            del task
 
 
 class LoopThread:
@@ -66,18 +115,14 @@ class LoopThread:
             )
         coroutine = function(*args, **kwargs)
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            call = _Call(self.loop, coroutine)
         except RuntimeError as exc:  # The loop is closed.
             coroutine.close()
             raise StoreClosedError from exc
         try:
-            return _result(future, seconds)
-        except CancelledError as exc:
+            return call.wait(seconds)
+        except asyncio.CancelledError as exc:
             raise StoreClosedError from exc
-        finally:
-            # Does nothing to a call that is done: this is for Ctrl-C and the timeout.
-            future.cancel()
-            del future  # As in `_result`.
 
     def hold(self, store: SessionStore) -> None:
         """Keep a store until it is released: it must not be freed in a forked child."""
@@ -128,19 +173,6 @@ class LoopThread:
 
     async def _close_all(self) -> None:
         await asyncio.gather(*map(_close_quietly, list(self._stores)))
-
-
-def _result(future: Future[T], seconds: float | None) -> T:
-    try:
-        return future.result(seconds)
-    except TimeoutError as exc:
-        if seconds is None or future.done():
-            # The function's own error; or it ended in this moment.
-            return future.result()
-        raise CallTimeoutError(seconds) from exc
-    finally:
-        # Or an error would hold itself, and all that its caller holds, by its traceback.
-        del future
 
 
 async def _end_calls() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -33,6 +33,7 @@ __all__ = [
     "Tail",
     "Update",
     "Window",
+    "Write",
     "admit",
     "apply_changes",
     "renewed",
@@ -264,7 +265,19 @@ def admit(
     return None if append.bodies else Appended(last_seq + 1, append.now)
 
 
-def renewed(expires_at: float | None, write: Append | Update | Replace) -> float | None:
+class Write(Protocol):
+    """What every write says of its time; `Append` tells what it means."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    @property
+    def ttl_seconds(self) -> float | None:
+        """See `Append`."""
+
+
+def renewed(expires_at: float | None, write: Write) -> float | None:
     """Return a session's expiry after a write."""
     if isinstance(write, Update) and write.persist:
         return None

@@ -812,6 +812,53 @@ def test_messages_and_metadata_are_written_together(store: DefaultSessionStore) 
     assert (session.metadata["model"], len(session.messages)) == ("n", 5)
 
 
+def test_a_conflict_leaves_the_writes_beside_it_alone(files: DefaultSessionStore) -> None:
+    turn = [{"role": "user", "content": "a"}]
+    assert files.append_with_metadata("s", turn, {}, idempotency_key="k")
+    other = [{"role": "user", "content": "b"}]
+    conflicts = []
+
+    def write(number: int) -> None:
+        if number % 2:
+            assert files.append_with_metadata("s", other, {f"n{number}": number})
+            return
+        try:
+            files.append_with_metadata("s", other, {f"n{number}": number}, idempotency_key="k")
+        except IdempotencyConflictError:
+            conflicts.append(number)
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(write, range(64)))
+    session = files.get_session("s")
+    assert len(conflicts) == 32
+    assert len(session.messages) == 33
+    assert session.metadata == {f"n{number}": number for number in range(1, 64, 2)}
+
+
+@pytest.mark.parametrize("scheme", ["json", "jsonl", "memory"])
+def test_every_write_renews_the_expiry(tmp_path: Path, scheme: str) -> None:
+    now = 1000.0
+    url = f"{scheme}://{tmp_path if scheme != 'memory' else ''}"
+    with DefaultSessionStore.from_url(url, ttl_seconds=60, clock=lambda: now) as store:
+        writes: list[Callable[[], Any]] = [
+            lambda: say(store, "a"),
+            lambda: store.update_session_metadata("s", cost=now),
+            lambda: store.set_chat_history("s", [{"role": "user", "content": "b"}]),
+            lambda: store.upsert_partial_assistant_message("s", "c"),
+            lambda: store.append_with_metadata("s", [{"role": "user", "content": "d"}], {}),
+            lambda: store.set_agent_info("s", agent_name=str(now)),
+        ]
+        for write in writes:
+            write()
+            now += 50
+            assert store.session_exists("s")
+        now += 11
+        assert not store.session_exists("s")
+        store.update_session_metadata("s", model="m")
+        now += 61
+        assert not store.session_exists("s")
+
+
 def test_one_write_takes_both(files: DefaultSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     say(files, "a")
     written: list[Path] = []

@@ -15,7 +15,7 @@ import msgspec
 
 from asyncsessions.codec import decode_json, decode_message, encode_json
 from asyncsessions.history import is_tool_result, messages_to_drop
-from asyncsessions.hooks import Append, Replace, Window, renewed
+from asyncsessions.hooks import Window, Write, renewed
 from asyncsessions.models import Checkpoint, SessionInfo
 from asyncsessions.pacing import Breather
 from asyncsessions.stores._docformat import (
@@ -342,12 +342,11 @@ class Document:
                 snapshot["invalidated"] = True
         self._top["snapshots"] = encode_json(snapshots)
 
-    def touch(self, now: float, write: Append | Replace | None = None) -> None:
+    def touch(self, write: Write) -> None:
         """Move the times on after a write, and the expiry where the write does so."""
-        self.created_at = self.created_at or now
-        self.updated_at = now
-        if write is not None:
-            self.own.expires_at = renewed(self.own.expires_at, write)
+        self.created_at = self.created_at or write.now
+        self.updated_at = write.now
+        self.own.expires_at = renewed(self.own.expires_at, write)
         self._info = None
 
     def set_info(self, info: SessionInfo) -> None:

@@ -57,9 +57,11 @@ class Edit(msgspec.Struct, frozen=True):
     Attributes:
         session_id: The session.
         change: Gets the document; returns the one to write, which may be another, or None where
-            there is nothing to write. Called once, also for a write that fails.
+            there is nothing to write. Called once, also for a write that fails. A
+            `SessionStoreError` that it raises is this edit's outcome; it changed nothing then.
         now: Seconds since the epoch.
         keep: Retention, as in `Append`.
+        ttl_seconds: Expiry, as in `Append`.
         create: Whether to create a session that doesn't exist.
         is_new: Do it only if the session doesn't exist.
         is_whole: Whether the document stays as it is, with no retention.
@@ -69,6 +71,7 @@ class Edit(msgspec.Struct, frozen=True):
     change: Callable[[Document], Document | None]
     now: float
     keep: int | None = None
+    ttl_seconds: float | None = None
     create: bool = True
     is_new: bool = False
     is_whole: bool = False
@@ -202,7 +205,7 @@ class DocumentFile(SessionWriter):
             self._dump_newest(batch[-1].now, batch[-1].keep)
         return outcomes
 
-    def edit(self, batch: Sequence[Edit]) -> list[bool]:
+    def edit(self, batch: Sequence[Edit]) -> list[bool | SessionStoreError]:
         """Change the document, all in one write; return for each whether it was to be changed."""
         with self._place.understanding(self._session_id):
             outcomes = [self._edit(edit) for edit in batch]
@@ -212,15 +215,18 @@ class DocumentFile(SessionWriter):
                 self._data = self._document.dump()
         return outcomes
 
-    def _edit(self, edit: Edit) -> bool:
+    def _edit(self, edit: Edit) -> bool | SessionStoreError:
         existing = self._existing(edit.now)
         if edit.is_new if existing is not None else not edit.create:
             return False
         document = existing or Document(self._session_id, {})
-        changed = edit.change(document)
+        try:
+            changed = edit.change(document)
+        except SessionStoreError as exc:
+            return exc
         if changed is not None or existing is None:
             document = changed or document
-            document.touch(edit.now)
+            document.touch(edit)
             self._change(document)
         return True
 
@@ -248,7 +254,7 @@ class DocumentFile(SessionWriter):
             count = len(append.bodies)
             record = KeyRecord(append.key, first, count, append.digest, append.now)
             document.own.remember(record, (document.seqs or [first])[0])
-        document.touch(append.now, append)
+        document.touch(append)
         self._change(document)
         return Appended(first, append.now)
 
@@ -300,7 +306,7 @@ class DocumentFile(SessionWriter):
             if replace.from_seq <= 1 and not replace.create:
                 # Clearing, which leaves nothing that could still be found.
                 removed += document.clear_archive()
-        document.touch(replace.now, replace)
+        document.touch(replace)
         self._change(document)
         self._dump_newest(replace.now, None)
         return Replaced(removed, first, had_checkpoint)
@@ -325,7 +331,7 @@ class DocumentFile(SessionWriter):
         with self._place.understanding(self._session_id):
             count = absorb(document, self._spilled(spills.paths), spills.append.now)
             if count:
-                document.touch(spills.append.now, spills.append)
+                document.touch(spills.append)
                 self._change(document)
                 self._dump_newest(spills.append.now, spills.append.keep)
         return count

@@ -70,8 +70,8 @@ class EditableStore(JSONSessionStore):
         """
 
         async def edit(policy: Policy) -> bool:
-            now, keep = policy.clock(), policy.max_messages
-            request = Edit(session_id, change, now, keep, **options)
+            now, keep, ttl = policy.clock(), policy.max_messages, policy.ttl_seconds
+            request = Edit(session_id, change, now, keep, ttl, **options)
             return bool(await self._edits.submit(session_id, request, _EDIT_BYTES))
 
         return await self._perform(session_id, edit)

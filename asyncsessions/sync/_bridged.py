@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -64,9 +63,7 @@ class BridgedStore:
             store = self._make()
         # Where two threads come at once, both take the first one's.
         store = self._stores.setdefault(thread, store)
-        thread.hold(store)
-        # A store that is dropped without being closed leaves no connections behind.
-        weakref.finalize(self, thread.release, store).atexit = False
+        thread.hold(store, self)
         return store
 
     def _run(

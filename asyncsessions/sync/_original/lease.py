@@ -24,8 +24,7 @@ class Lease:
     def __init__(self, thread: LoopThread, store: SessionStore, original: Original) -> None:
         self.store = store
         self.original = original
-        thread.hold(store)
-        weakref.finalize(self, thread.release, store).atexit = False
+        thread.hold(store, self)
 
 
 _leases: weakref.WeakValueDictionary[Hashable, Lease] = weakref.WeakValueDictionary()

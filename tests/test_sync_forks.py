@@ -99,6 +99,24 @@ assert store._store.get_session("s").metadata == {"model": "m", "cost": 1}
     run_script(script, str(tmp_path))
 
 
+def test_a_child_has_a_default_store_whatever_its_parent_was_doing(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+os.environ["PRAISONAI_HOME"] = sys.argv[1]
+from asyncsessions.sync import default
+default._default_lock.acquire()  # As another thread would for a moment.
+pid = os.fork()
+if not pid:
+    signal.alarm(20)
+    default.get_default_session_store().add_user_message("s", "hello")
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+default._default_lock.release()
+assert default.get_default_session_store().get_chat_history("s")
+"""
+    run_script(script, str(tmp_path))
+
+
 def test_a_child_mirrors_what_it_writes(tmp_path: Path) -> None:
     script = """
 import os, sys

@@ -626,6 +626,16 @@ _default_store: Any = None
 _default_lock = threading.Lock()
 
 
+def _renew_lock() -> None:
+    """Start anew in a forked child: another thread of the parent may have held the lock."""
+    global _default_lock
+    _default_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def __getattr__(name: str) -> Any:
     """Return ``DEFAULT_SESSION_DIR`` as it is now; whoever assigns it sets the default."""
     if name == "DEFAULT_SESSION_DIR":

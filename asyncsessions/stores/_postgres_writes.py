@@ -112,10 +112,14 @@ class Writes:
 
     async def _clear_up(self, connection: Connection, sessions: Iterable[Held]) -> None:
         """Empty what had expired, and remove what the lock made and nobody needs."""
-        reborn = [held.id for held in sessions if held.is_reborn and held.is_written]
+        sessions = list(sessions)
+        reborn = [held.id for held in sessions if held.is_reborn]
         if reborn:
             await connection.execute(self._sql.wipe, reborn)
-        unneeded = [held.id for held in sessions if held.is_new and not held.is_written]
+        # Also what was alive until a write before in this batch ended it.
+        unneeded = [
+            held.id for held in sessions if (held.is_new or held.is_reborn) and not held.is_written
+        ]
         if unneeded:
             await connection.execute(self._sql.discard, unneeded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -147,6 +148,15 @@ class ExpiryCases(StoreCases):
         await store.add_message("s", "user", "x")
         assert await store.expire_session("s", 0) is True
         assert await is_absent(store, "s")
+
+    async def test_many_may_expire_a_session_at_once(self, store: SessionStore) -> None:
+        await fill(store, "s", 2)
+        # Together, so that they are in one flush.
+        done = await asyncio.gather(*(store.expire_session("s", 0) for _ in range(3)))
+        assert done[0] is True
+        assert await is_absent(store, "s")
+        assert seqs(await store.append("s", [user("new")])) == [1]
+        assert len(await store.get_messages("s")) == 1
 
     async def test_expire_of_an_absent_session_says_so(self, store: SessionStore) -> None:
         assert await store.expire_session("s", 10) is False

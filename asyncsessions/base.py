@@ -8,6 +8,7 @@ cycle) happens here and means the same on every store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import (
@@ -30,6 +31,7 @@ from asyncsessions.engine import Engine
 from asyncsessions.errors import (
     CorruptSessionError,
     InvalidMessageError,
+    SessionSharedError,
     StoreUnavailableError,
     VersionConflictError,
 )
@@ -167,6 +169,9 @@ class BaseSessionStore(SessionStore, ABC):
         Returns:
             None where nothing was done: ``if_newest`` is another message, or the session doesn't
             exist (or has expired) and isn't to be created.
+
+        Raises:
+            SessionSharedError: As `hooks.check_unshared` says, inside the step.
         """
 
     @abstractmethod
@@ -179,6 +184,9 @@ class BaseSessionStore(SessionStore, ABC):
 
         Returns:
             Whether there was a session to remove.
+
+        Raises:
+            SessionSharedError: As `hooks.check_unshared` says, inside the step.
         """
 
     @abstractmethod
@@ -239,6 +247,18 @@ class BaseSessionStore(SessionStore, ABC):
     @final
     async def aclose(self) -> None:
         await self.__engine.aclose()
+
+    @final
+    @property
+    def max_messages(self) -> int | None:
+        """Retention: how many of its newest messages a session keeps; None: all."""
+        return self.__policy.max_messages
+
+    @final
+    @property
+    def ttl_seconds(self) -> float | None:
+        """How long after its last write a session vanishes; None: never."""
+        return self.__policy.ttl_seconds
 
     @final
     @property
@@ -448,22 +468,7 @@ class BaseSessionStore(SessionStore, ABC):
         self, session_id: str, max_messages: int | None = None
     ) -> list[dict[str, Any]]:
         window = await self.__messages(session_id, limit=check_limit("max_messages", max_messages))
-        return await self.__to_chat(window)
-
-    @staticmethod
-    async def __to_chat(window: list[Message]) -> list[dict[str, Any]]:
-        pairs = history.PairFilter(window)
-        pacer = Pacer()
-        chat: list[dict[str, Any]] = []
-        # Emptied on the way, because to free all of a long list at the end takes long, too.
-        window.reverse()
-        while window:
-            message = window.pop()
-            if pairs.keeps(message):
-                chat.append(message.to_chat())
-            if not len(window) & 15:
-                await pacer.pause()
-        return chat
+        return await history.to_chat(window)
 
     @final
     async def get_messages(
@@ -518,6 +523,10 @@ class BaseSessionStore(SessionStore, ABC):
             after = messages[-1].seq
 
     @final
+    async def get_info(self, session_id: str) -> SessionInfo | None:
+        return await self.__info(session_id)
+
+    @final
     async def session_exists(self, session_id: str) -> bool:
         return await self.__info(session_id) is not None
 
@@ -547,7 +556,7 @@ class BaseSessionStore(SessionStore, ABC):
         checkpoint = None if info is None else info.checkpoint
         after = 0 if checkpoint is None else checkpoint.seq
         window = await self.__messages(session_id, limit=limit, after=after)
-        chat = await self.__to_chat(window)
+        chat = await history.to_chat(window)
         return chat if checkpoint is None else [checkpoint.to_chat(), *chat]
 
     @final
@@ -681,6 +690,34 @@ class BaseSessionStore(SessionStore, ABC):
     async def __set_texts(self, session_id: str, **fields: str | None) -> bool:
         changes = [_set_text(field, text) for field, text in fields.items() if text]
         await self.__change(session_id, *changes)
+        return True
+
+    @final
+    async def amend_session(
+        self,
+        session_id: str,
+        changes: Sequence[Change],
+        *,
+        create: bool = False,
+        last_seq: int = 0,
+    ) -> bool:
+        done = await self.__change(session_id, *changes, create=create, last_seq=last_seq)
+        return done is not None
+
+    @final
+    async def discard_session(self, session_id: str, *, last_seq: int, updated_at: float) -> bool:
+        expected = {"last_seq": last_seq, "updated_at": updated_at}
+        done = await self.__change(
+            session_id,
+            *(Change((field,), "expect", value) for field, value in expected.items()),
+            create=False,
+            ttl_seconds=0.0,
+            unless_shared=True,
+        )
+        if done is None:
+            return False
+        now = self.__policy.clock()
+        await self.__engine.act(session_id, self._delete, session_id, expired_at=now)
         return True
 
     # State.
@@ -818,7 +855,11 @@ class BaseSessionStore(SessionStore, ABC):
         if seconds is not None and not 0 <= seconds < float("inf"):
             raise ValueError(f"seconds={seconds}: give 0 or more, or None for never")
         done = await self.__change(
-            session_id, create=False, ttl_seconds=seconds, persist=seconds is None
+            session_id,
+            create=False,
+            ttl_seconds=seconds,
+            persist=seconds is None,
+            unless_shared=seconds is not None,
         )
         return done is not None
 
@@ -831,7 +872,8 @@ class BaseSessionStore(SessionStore, ABC):
             before = purged
             for info in found:
                 sid = info.session_id
-                purged += await self.__engine.act(sid, self._delete, sid, expired_at=now)
+                with contextlib.suppress(SessionSharedError):
+                    purged += await self.__engine.act(sid, self._delete, sid, expired_at=now)
             # A whole page that others have renewed or removed meanwhile is no reason to go on.
             if len(found) < _PURGE_PAGE or purged == before:
                 return purged

@@ -36,14 +36,20 @@ __all__ = [
     "InvalidMessageError",
     "InvalidSessionIdError",
     "LockTimeoutError",
+    "MessageNotFoundError",
     "MessageTooLargeError",
+    "SessionChangedError",
+    "SessionExistsError",
     "SessionFileError",
     "SessionNotFoundError",
+    "SessionSharedError",
     "SessionStoreError",
+    "SnapshotNotFoundError",
     "StoreClosedError",
     "StoreFullError",
     "StoreRefusedError",
     "StoreUnavailableError",
+    "UnrelatedSessionsError",
     "VersionConflictError",
 ]
 
@@ -183,6 +189,89 @@ class SessionNotFoundError(SessionStoreError, LookupError):
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"there is no session {session_id!r}", session_id=session_id)
+
+
+class MessageNotFoundError(SessionStoreError, LookupError):
+    """A session shows no message with this ``seq``.
+
+    Attributes:
+        seq: What the caller gave.
+    """
+
+    def __init__(self, session_id: str, seq: int) -> None:
+        super().__init__(
+            f"session {session_id!r} shows no message {seq}; give the seq of one that "
+            "get_messages returns",
+            session_id=session_id,
+        )
+        self.seq = seq
+
+
+class SnapshotNotFoundError(SessionStoreError, LookupError):
+    """A session has no snapshot of this id.
+
+    Attributes:
+        snapshot_id: What the caller gave; None where there is no revert to undo.
+    """
+
+    def __init__(self, session_id: str, snapshot_id: str | None) -> None:
+        what = "revert to undo" if snapshot_id is None else f"snapshot {snapshot_id!r}"
+        super().__init__(f"session {session_id!r} has no {what}", session_id=session_id)
+        self.snapshot_id = snapshot_id
+
+
+class UnrelatedSessionsError(SessionStoreError, ValueError):
+    """Two sessions have no messages in common, because neither is a fork of the other's kin.
+
+    Attributes:
+        other_id: The other session.
+    """
+
+    def __init__(self, session_id: str, other_id: str) -> None:
+        super().__init__(
+            f"sessions {session_id!r} and {other_id!r} are unrelated: neither was forked from "
+            "the other, nor both from a third",
+            session_id=session_id,
+        )
+        self.other_id = other_id
+
+
+class SessionExistsError(SessionStoreError, ValueError):
+    """There is a session of this id already. Nothing was written."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"there is a session {session_id!r} already; choose another id", session_id=session_id
+        )
+
+
+class SessionChangedError(SessionStoreError):
+    """Somebody else changed the session's record since it was read. Nothing was written."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"session {session_id!r} was changed meanwhile; read it again and decide anew",
+            session_id=session_id,
+        )
+
+
+class SessionSharedError(SessionStoreError):
+    """The operation would remove messages that forks or snapshots of the session still read.
+
+    Nothing was written. `HierarchicalSessionStore` does such operations; it moves the messages
+    to where only those find them first.
+
+    Attributes:
+        last_seq: The newest ``seq`` that others read.
+    """
+
+    def __init__(self, session_id: str, *, last_seq: int) -> None:
+        super().__init__(
+            f"forks or snapshots read the messages of session {session_id!r} up to {last_seq}; "
+            "do this through a HierarchicalSessionStore, which keeps those for them",
+            session_id=session_id,
+        )
+        self.last_seq = last_seq
 
 
 class LockTimeoutError(SessionStoreError, TimeoutError):

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from asyncsessions.models import Message
+from asyncsessions.pacing import Pacer
 
-__all__ = ["PairFilter", "drop_orphan_results", "is_tool_result", "messages_to_drop"]
+__all__ = ["PairFilter", "drop_orphan_results", "is_tool_result", "messages_to_drop", "to_chat"]
 
 
 def is_tool_result(message: Message) -> bool:
@@ -66,6 +67,26 @@ class PairFilter:
                 return False
         self._called.update(_called_ids(message))
         return True
+
+
+async def to_chat(window: list[Message]) -> list[dict[str, Any]]:
+    """Return messages as a chat model API takes them, without the results of calls cut off.
+
+    Args:
+        window: Stored messages, oldest first; it is empty afterwards.
+    """
+    pairs = PairFilter(window)
+    pacer = Pacer()
+    chat: list[dict[str, Any]] = []
+    # Emptied on the way, because to free all of a long list at the end takes long, too.
+    window.reverse()
+    while window:
+        message = window.pop()
+        if pairs.keeps(message):
+            chat.append(message.to_chat())
+        if not len(window) & 15:
+            await pacer.pause()
+    return chat
 
 
 def drop_orphan_results(window: Sequence[Message]) -> list[Message]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -17,12 +17,15 @@ import msgspec
 from asyncsessions.errors import (
     IdempotencyConflictError,
     InvalidMessageError,
+    SessionChangedError,
+    SessionSharedError,
     VersionConflictError,
 )
 from asyncsessions.models import JSONValue, SessionInfo
 
 __all__ = [
     "KEY_LIFETIME",
+    "SHARED",
     "Append",
     "Appended",
     "Change",
@@ -36,8 +39,12 @@ __all__ = [
     "Write",
     "admit",
     "apply_changes",
+    "check_unshared",
     "renewed",
 ]
+
+SHARED = "asyncsessions:shared"
+"""The key in a session's metadata of who else reads its messages: for each its newest ``seq``."""
 
 KEY_LIFETIME = 24 * 3600.0
 """Seconds that an idempotency key outlives its messages."""
@@ -104,12 +111,14 @@ class Change(msgspec.Struct, frozen=True):
     Attributes:
         path: A field of `SessionInfo`, or ``metadata`` or ``state`` with one or two keys.
         kind: ``set``; ``default`` sets only what is absent; ``remove``; ``increment`` adds to a
-            number, or to 0 where there is none.
-        value: The new value, or the number to add.
+            number, or to 0 where there is none; ``expect`` changes nothing, and fails the update
+            where another value is there.
+        value: The new value, the number to add, or the expected value, which for ``expect`` is
+            a number or text; None stands for an absent one.
     """
 
     path: tuple[str, ...]
-    kind: Literal["set", "default", "remove", "increment"]
+    kind: Literal["set", "default", "remove", "increment", "expect"]
     value: JSONValue = None
 
 
@@ -123,6 +132,8 @@ class Update(msgspec.Struct, frozen=True):
         create: Whether to create a session that doesn't exist.
         ttl_seconds: As in `Append`.
         persist: Whether the session no longer expires.
+        last_seq: The first message of a session that this creates gets the ``seq`` after this.
+        unless_shared: Whether it fails where others read the session's messages.
     """
 
     session_id: str
@@ -131,6 +142,8 @@ class Update(msgspec.Struct, frozen=True):
     create: bool = True
     ttl_seconds: float | None = None
     persist: bool = False
+    last_seq: int = 0
+    unless_shared: bool = False
 
 
 class Replace(msgspec.Struct, frozen=True, gc=False):
@@ -265,6 +278,24 @@ def admit(
     return None if append.bodies else Appended(last_seq + 1, append.now)
 
 
+def check_unshared(session_id: str, metadata: Mapping[str, Any], from_seq: int = 1) -> None:
+    """Refuse to take messages away that others read.
+
+    Args:
+        session_id: The session.
+        metadata: Of its record.
+        from_seq: These messages and later ones would go.
+
+    Raises:
+        SessionSharedError: Others read some of them.
+    """
+    sharers = metadata.get(SHARED)
+    if isinstance(sharers, dict):
+        newest = max((seq for seq in sharers.values() if isinstance(seq, int)), default=0)
+        if newest >= from_seq:
+            raise SessionSharedError(session_id, last_seq=newest)
+
+
 class Write(Protocol):
     """What every write says of its time; `Append` tells what it means."""
 
@@ -289,12 +320,21 @@ def apply_changes(info: SessionInfo, update: Update) -> tuple[SessionInfo, list[
 
     Raises:
         InvalidMessageError: An increment meets something that isn't a number.
+        SessionChangedError: Something isn't as expected.
+        SessionSharedError: Others read the session's messages, which the update doesn't suffer.
     """
+    if update.unless_shared:
+        check_unshared(info.session_id, info.metadata)
     fields: dict[str, Any] = {}
     values = []
     for change in update.changes:
         field, *keys = change.path
         old = fields.get(field, getattr(info, field))
+        if change.kind == "expect":
+            if _at(old, keys) != change.value:
+                raise SessionChangedError(info.session_id)
+            values.append(change.value)
+            continue
         fields[field] = _changed(old, keys, change)
         values.append(_at(fields[field], keys))
     fields.setdefault("created_at", info.created_at or update.now)

@@ -22,6 +22,7 @@ from asyncsessions.hooks import (
     Update,
     admit,
     apply_changes,
+    check_unshared,
 )
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
@@ -272,7 +273,7 @@ class DocumentFile(SessionWriter):
             if existing is None and not update.create:
                 outcomes.append(None)
                 continue
-            document = existing or Document(self._session_id, {})
+            document = existing or self._new(update)
             try:
                 info, values = apply_changes(document.info, update)
             except SessionStoreError as exc:
@@ -286,6 +287,11 @@ class DocumentFile(SessionWriter):
             self._data = self._document.dump()
         return outcomes
 
+    def _new(self, update: Update) -> Document:
+        document = Document(self._session_id, {})
+        document.last_seq = update.last_seq
+        return document
+
     @override
     def replace(self, replace: Replace) -> Replaced | None:
         """Replace the newest messages; see `BaseSessionStore._replace`."""
@@ -294,6 +300,7 @@ class DocumentFile(SessionWriter):
         if replace.if_newest not in (None, newest) or (document is None and not replace.create):
             return None
         document = document or Document(self._session_id, {})
+        check_unshared(self._session_id, document.info.metadata, replace.from_seq)
         had_checkpoint = document.checkpoint is not None
         removed = document.cut(replace.from_seq)
         first = replace.from_seq
@@ -316,6 +323,8 @@ class DocumentFile(SessionWriter):
         """Remove the document; see `BaseSessionStore._delete`. The lock's file stays."""
         if expired_at is not None and self._existing(expired_at) is not None:
             return False
+        if self._document is not None:
+            check_unshared(self._session_id, self._document.info.metadata)
         self._disk.unlink(self._place.path)
         self._remove_temp()
         if self._is_synced:

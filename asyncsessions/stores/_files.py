@@ -19,7 +19,12 @@ import msgspec
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.batching import Outcome
-from asyncsessions.errors import LockTimeoutError, SessionStoreError, StoreUnavailableError
+from asyncsessions.errors import (
+    CorruptSessionError,
+    LockTimeoutError,
+    SessionStoreError,
+    StoreUnavailableError,
+)
 from asyncsessions.hooks import Append, Appended, Replace, Replaced, Update
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
@@ -251,10 +256,15 @@ class FileStore(BaseSessionStore):
 
     @override
     async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
-        # What is damaged can still be deleted, so only a purge looks inside.
-        load = expired_at is not None
-        job = self._job(session_id, "delete", expired_at, create=False, load=load)
-        return bool(await self._alone(job))
+        try:
+            job = self._job(session_id, "delete", expired_at, create=False)
+            return bool(await self._alone(job))
+        except CorruptSessionError:
+            if expired_at is not None:
+                raise
+            # What is damaged can still be deleted, without a look inside.
+            job = self._job(session_id, "delete", None, create=False, load=False)
+            return bool(await self._alone(job))
 
     async def _alone(self, job: _Job) -> Any:
         if await self._hop([job]):

@@ -12,7 +12,10 @@ import msgspec
 
 from asyncsessions._compat import override
 from asyncsessions.codec import decode_message, encode_json, with_seq
-from asyncsessions.errors import SessionStoreError
+from asyncsessions.errors import (
+    CorruptSessionError,
+    SessionStoreError,
+)
 from asyncsessions.history import is_tool_result, messages_to_drop
 from asyncsessions.hooks import (
     Append,
@@ -24,6 +27,7 @@ from asyncsessions.hooks import (
     Window,
     admit,
     apply_changes,
+    check_unshared,
 )
 from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.stores._disk import Disk
@@ -219,6 +223,8 @@ class SessionFile(SessionWriter):
         if not done:
             return outcomes
         draft = self._begin(batch[0].now, info)
+        if not exists:
+            draft.commit.seq = done[0].last_seq
         if exists and any(update.changes for update in done):
             draft.commit.dead += self._record_size
             draft.set_record(info)
@@ -240,6 +246,7 @@ class SessionFile(SessionWriter):
         if replace.if_newest not in (None, newest) or not (exists or replace.create):
             return None
         info = self._record() if exists else SessionInfo(session_id=self._session_id)
+        check_unshared(self._session_id, info.metadata, replace.from_seq)
         had_checkpoint = info.checkpoint is not None
         if replace.drop_checkpoint:
             info = msgspec.structs.replace(info, checkpoint=None)
@@ -389,6 +396,9 @@ class SessionFile(SessionWriter):
         """Remove the file and what lies beside it; see `BaseSessionStore._delete`."""
         if expired_at is not None and self._exists(expired_at):
             return False
+        if self._is_known and self._end:
+            with suppress(CorruptSessionError):
+                check_unshared(self._session_id, self._record().metadata)
         existed = os.fstat(self._fd).st_size > 0
         self._disk.unlink(self._path)
         self._remove_torn()

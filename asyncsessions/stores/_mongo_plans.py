@@ -14,7 +14,10 @@ from typing import Any, ClassVar
 import msgspec
 from bson import ObjectId
 
-from asyncsessions.errors import SessionStoreError
+from asyncsessions.errors import (
+    SessionSharedError,
+    SessionStoreError,
+)
 from asyncsessions.hooks import (
     Append,
     Appended,
@@ -23,6 +26,7 @@ from asyncsessions.hooks import (
     Update,
     admit,
     apply_changes,
+    check_unshared,
 )
 from asyncsessions.stores._mongo_entries import entries_of
 from asyncsessions.stores._mongo_keys import OldKeys
@@ -320,6 +324,7 @@ class UpdateJob(Job):
                 next_head = copy.copy(head)
             else:
                 next_head = Head.new(self.session_id, ObjectId(), head)
+                next_head.last_seq = update.last_seq
             try:
                 info, values = apply_changes(next_head.info(), update)
                 next_head.take(info)
@@ -364,6 +369,11 @@ class DeleteJob(Job):
             now = self._expired_at if moment is None else moment
             if base.expires_at is None or base.expires_at > now:
                 return None
+        try:
+            check_unshared(self.session_id, base.info().metadata)
+        except SessionSharedError as exc:
+            self.answer = exc
+            return None
         self.answer = True
         return Head(
             self.session_id,

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import msgspec
 from bson import ObjectId
 
-from asyncsessions.hooks import Replace, Replaced
+from asyncsessions.errors import SessionSharedError
+from asyncsessions.hooks import (
+    Replace,
+    Replaced,
+    check_unshared,
+)
 from asyncsessions.stores._mongo_entries import entries_of, entries_with_gaps, entry_below
 from asyncsessions.stores._mongo_pages import Pages, messages_in
 from asyncsessions.stores._mongo_plans import INLINE_BYTES, Job, put_in_pages, touch
@@ -42,6 +47,12 @@ class ReplaceJob(Job):
         head = copy.copy(base) if base is not None and is_there else None
         newest = 0 if head is None else head.newest_seq
         if replace.if_newest not in (None, newest) or (head is None and not replace.create):
+            return None
+        try:
+            metadata = {} if head is None else head.info().metadata
+            check_unshared(self.session_id, metadata, replace.from_seq)
+        except SessionSharedError as exc:
+            self.answer = exc
             return None
         volume = self.unused_volume()
         head = head or Head.new(self.session_id, volume, base)

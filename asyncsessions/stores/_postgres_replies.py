@@ -11,6 +11,8 @@ from asyncsessions.errors import (
     CorruptSessionError,
     IdempotencyConflictError,
     InvalidMessageError,
+    SessionChangedError,
+    SessionSharedError,
     VersionConflictError,
 )
 from asyncsessions.hooks import Append, Appended, Replaced, Update
@@ -46,6 +48,10 @@ def _shortened(outcome: Any, write: Any) -> Any:
             return {"key": outcome.idempotency_key}
         case CorruptSessionError():
             return {"damage": outcome.detail}
+        case SessionChangedError():
+            return {"changed": True}
+        case SessionSharedError():
+            return {"shared": outcome.last_seq}
         case list():
             return _unknown_values(outcome, write)
     return outcome
@@ -61,6 +67,10 @@ def _restored(short: Any, write: Any) -> Any:
             return InvalidMessageError(text, field=field)
         case {"key": key}:
             return IdempotencyConflictError(write.session_id, key)
+        case {"changed": True}:
+            return SessionChangedError(write.session_id)
+        case {"shared": last_seq}:
+            return SessionSharedError(write.session_id, last_seq=last_seq)
         case {"damage": detail}:
             return CorruptSessionError(detail, session_id=write.session_id)
         case list() if isinstance(write, Append):

@@ -150,6 +150,8 @@ class Held:
             self.expires_at = None
         elif update.ttl_seconds is not None:
             self.expires_at = now + update.ttl_seconds
+        if not self.exists:
+            self.last_seq = update.last_seq
         self.created_at, self.updated_at = info.created_at, info.updated_at
         self.is_written = True
         return info, values
@@ -239,6 +241,14 @@ def info_of(row: Mapping[str, Any]) -> SessionInfo:
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         detail = f"its record can't be decoded: {exc}"
         raise CorruptSessionError(detail, session_id=session_id) from exc
+
+
+def metadata_of(row: Mapping[str, Any]) -> dict[str, JSONValue]:
+    """Return a session's metadata from its row; nothing where it is damaged."""
+    try:
+        return _object(row["metadata"])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
 
 
 def _object(raw: bytes | None) -> dict[str, JSONValue]:

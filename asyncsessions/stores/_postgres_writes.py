@@ -6,15 +6,30 @@ then saves in as few statements as it can. The last one notes what the write ans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from asyncsessions.errors import CorruptSessionError, SessionStoreError
-from asyncsessions.hooks import KEY_LIFETIME, Append, Appended, KeyRecord, Replace, Replaced, Update
+from asyncsessions.hooks import (
+    KEY_LIFETIME,
+    Append,
+    Appended,
+    KeyRecord,
+    Replace,
+    Replaced,
+    Update,
+    check_unshared,
+)
 from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.stores._postgres_connections import Connection, transaction
 from asyncsessions.stores._postgres_replies import encode_reply
-from asyncsessions.stores._postgres_sessions import Held, Oldest, info_of, record_columns
+from asyncsessions.stores._postgres_sessions import (
+    Held,
+    Oldest,
+    info_of,
+    metadata_of,
+    record_columns,
+)
 from asyncsessions.stores._postgres_statements import Statements
 
 __all__ = ["Claim", "Writes"]
@@ -192,7 +207,7 @@ class Writes:
             held = Held(rows[0]) if rows else None
             if held is not None:
                 held.expire(self._moment(held, replace))
-                replaced = await self._replace(connection, held, rows[0]["checkpoint"], replace)
+                replaced = await self._replace(connection, held, rows[0], replace)
                 await self._clear_up(connection, [held])
             written = [held] if held is not None and held.is_written else []
             # Also where nothing was done: a retry must not find that it is possible by now.
@@ -200,15 +215,16 @@ class Writes:
         return replaced
 
     async def _replace(
-        self, connection: Connection, held: Held, checkpoint: bytes | None, replace: Replace
+        self, connection: Connection, held: Held, row: Mapping[str, Any], replace: Replace
     ) -> Replaced | None:
         newest = removed = 0
         if held.exists:
+            check_unshared(replace.session_id, metadata_of(row), replace.from_seq)
             bounds = (held.id, replace.from_seq, replace.if_newest)
             newest, removed = await connection.fetchrow(self._sql.cut, *bounds)
         if replace.if_newest not in (None, newest) or not (held.exists or replace.create):
             return None
-        had_checkpoint = held.exists and checkpoint is not None
+        had_checkpoint = held.exists and row["checkpoint"] is not None
         if had_checkpoint and replace.drop_checkpoint:
             await connection.execute(self._sql.drop_checkpoint, held.id)
         replaced = _replaced(held, replace, removed, had_checkpoint=had_checkpoint)
@@ -222,6 +238,8 @@ class Writes:
         async with transaction(connection):
             rows = await connection.fetch(self._sql.lock_existing, session_id.encode())
             is_wanted = bool(rows)
+            if rows:
+                check_unshared(session_id, metadata_of(rows[0]))
             if rows and expired_at is not None:
                 held = Held(rows[0])
                 held.expire(held.server_now if self._by_server else expired_at)

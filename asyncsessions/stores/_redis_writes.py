@@ -13,6 +13,8 @@ from asyncsessions.errors import (
     CorruptSessionError,
     IdempotencyConflictError,
     InvalidMessageError,
+    SessionChangedError,
+    SessionSharedError,
     VersionConflictError,
 )
 from asyncsessions.history import is_tool_result
@@ -38,7 +40,7 @@ W = TypeVar("W", Append, Update)
 
 _LARGE = 1 << 18
 # How the scripts answer a call.
-_DONE, _FIRST_FAULT, _SECOND_FAULT, _OVERFLOW = 0, 1, 2, 3
+_DONE, _FIRST_FAULT, _SECOND_FAULT, _OVERFLOW, _SHARED, _CHANGED = 0, 1, 2, 3, 4, 5
 
 Group: TypeAlias = list[int]
 """Which writes of a batch are for one session."""
@@ -185,6 +187,8 @@ def update_words(updates: Sequence[Update]) -> list[Word]:
             "1" if update.create else "",
             _optional(update.ttl_seconds),
             "1" if update.persist else "",
+            update.last_seq,
+            "1" if update.unless_shared else "",
             len(update.changes),
         ]
         for change in update.changes:
@@ -223,6 +227,10 @@ def _updated(update: Update, answer: Sequence[Any]) -> Outcome[list[JSONValue] |
             decode_json(text) if text else (None if change.kind == "remove" else change.value)
             for change, text in zip(update.changes, answer[1:], strict=True)
         ]
+    if answer[0] == _CHANGED:
+        return SessionChangedError(update.session_id)
+    if answer[0] == _SHARED:
+        return SessionSharedError(update.session_id, last_seq=answer[1])
     field = ".".join(update.changes[answer[1] - 1].path)
     if answer[0] == _OVERFLOW:
         return InvalidMessageError(f"{field} would overflow", field=field)

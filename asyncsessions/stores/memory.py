@@ -25,6 +25,7 @@ from asyncsessions.hooks import (
     Window,
     admit,
     apply_changes,
+    check_unshared,
     renewed,
 )
 from asyncsessions.models import JSONValue, SessionInfo
@@ -76,7 +77,7 @@ class InMemorySessionStore(BaseSessionStore):
         session = self._existing(update.session_id, update.now)
         if session is None and not update.create:
             return None
-        session = session or _Session(update.session_id)
+        session = session or _Session(update.session_id, update.last_seq)
         try:
             session.info, values = apply_changes(session.info, update)
         except SessionStoreError as exc:
@@ -101,6 +102,7 @@ class InMemorySessionStore(BaseSessionStore):
         if replace.if_newest not in (None, newest) or (session is None and not replace.create):
             return None
         session = session or _Session(replace.session_id)
+        check_unshared(replace.session_id, session.info.metadata, replace.from_seq)
         replaced = session.replace(replace)
         self._keep(session)
         return replaced
@@ -110,6 +112,7 @@ class InMemorySessionStore(BaseSessionStore):
         session = self._sessions.get(session_id)
         if session is None or (expired_at is not None and not session.info.is_expired(expired_at)):
             return False
+        check_unshared(session_id, session.info.metadata)
         del self._sessions[session_id]
         return True
 
@@ -139,8 +142,8 @@ def _copy(info: SessionInfo) -> SessionInfo:
 class _Session:
     """One session: its record, and its messages in parallel lists."""
 
-    def __init__(self, session_id: str) -> None:
-        self.info = SessionInfo(session_id=session_id)
+    def __init__(self, session_id: str, last_seq: int = 0) -> None:
+        self.info = SessionInfo(session_id=session_id, last_seq=last_seq)
         self.seqs: list[int] = []
         self.bodies: list[bytes] = []
         self.keys: dict[str, KeyRecord] = {}

@@ -15,6 +15,7 @@ from asyncsessions._compat import override
 from asyncsessions.batching import Outcome
 from asyncsessions.errors import (
     CorruptSessionError,
+    SessionSharedError,
     SessionStoreError,
     StoreUnavailableError,
 )
@@ -342,6 +343,8 @@ class RedisSessionStore(ServerStore):
             (answer,) = await self._settled([session_id], [answer])
         if isinstance(answer, Exception):
             raise damaged(session_id, answer) if errors.is_damage(answer) else answer
+        if len(answer) == 1:
+            raise SessionSharedError(session_id, last_seq=answer[0])
         return Replaced(answer[0], answer[1], bool(answer[2])) if answer else None
 
     @override
@@ -357,6 +360,8 @@ class RedisSessionStore(ServerStore):
             return await self._replies([call])
 
         ((existed, updated_at, names),) = await self._retried(attempt)
+        if existed < 0:
+            raise SessionSharedError(session_id, last_seq=-existed)
         if self._link.is_cluster and updated_at:
             await self._tidied(self._indexes.leave(session_id, [b"all", *names], updated_at))
         # What an earlier attempt removed, of which nobody heard, isn't there any more.

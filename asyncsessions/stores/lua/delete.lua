@@ -3,13 +3,16 @@
 -- KEYS: the session's record, messages and keys. ARGV: "" or "clock", the prefix of the indexes'
 -- keys or "" on Redis Cluster, the session's id, and the time by which it must have expired or "".
 --
--- Returns {1 if there was one, its updated_at, the names of the indexes that had it}.
+-- Returns {1 if there was one, its updated_at, the names of the indexes that had it}; where others
+-- read its messages, {minus the newest seq of those} instead, and nothing is removed.
 
 -- include: common
 
 local prefix, id, expired_at = ARGV[2], ARGV[3], ARGV[4]
 
 -- include: indexes
+-- include: json
+-- include: shared
 
 local function delete()
   local fields = call('HMGET', KEYS[1], 'last_seq', 'expires_at', 'updated_at', unpack(LOOKED_UP))
@@ -18,6 +21,10 @@ local function delete()
     if not fields[2] or tonumber(fields[2]) > limit then
       return {0, '', NO_NAMES}
     end
+  end
+  local is_sound, shared = pcall(newest_shared, call('HGET', KEYS[1], 'metadata'))
+  if is_sound and shared > 0 then
+    return {-shared, '', NO_NAMES}
   end
   call('UNLINK', unpack(KEYS))
   local names = names_in({unpack(fields, 4, 7)})

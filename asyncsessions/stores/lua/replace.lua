@@ -4,14 +4,16 @@
 -- in_place, 1 to drop the checkpoint, 1 to create the session, the ttl or "", and the messages, as
 -- in append.lua.
 --
--- Returns {removed, first seq, 1 if there was a checkpoint}, or {} where nothing was done. On
--- Redis Cluster it is {that, what the indexes have to know}.
+-- Returns {removed, first seq, 1 if there was a checkpoint}, {} where nothing was done, or {the
+-- newest seq that others read} where it would remove messages that they read. On Redis Cluster it is {that, what the indexes have to know}.
 
 -- include: common
 -- include: write
 -- include: messages
 -- include: session
 -- include: indexes
+-- include: json
+-- include: shared
 
 local FIRST_MESSAGE = 13
 
@@ -63,7 +65,7 @@ end
 
 local function replace()
   local fields = read_record(KEYS, is_by_server and started or tonumber(now),
-    'looked_up', writer, 'checkpoint')
+    'looked_up', writer, 'checkpoint', 'metadata')
   local updated_at, expires_at = now, fields[2]
   local answer = answer_in(fields[4])
   local is_new = not fields[1] or answer ~= nil
@@ -73,6 +75,10 @@ local function replace()
     local newest = seq_of(call('LINDEX', KEYS[2], -1)) or 0
     if not fields[1] and not creates or if_newest ~= '' and tonumber(if_newest) ~= newest then
       return unwritten({})
+    end
+    local shared = newest_shared(fields[6])
+    if shared >= from_seq then
+      return unwritten({shared})
     end
     local removed = remove_from(KEYS[2])
     local first_seq, last_seq = put(KEYS[2], tonumber(fields[1] or 0))

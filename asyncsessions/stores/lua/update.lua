@@ -1,13 +1,15 @@
 -- Change sessions' records: the updates of each are together, in their order.
 --
 -- ARGV, after those of all writes, for each session: its id, the number of words that follow, and
--- for each update: now, 1 to create the session, the ttl or "", 1 for no expiry, the number of
--- changes, and of each: field, key or "", key in it or "", kind, value. Keys are JSON text, and so
--- are values but those of text fields.
+-- for each update: now, 1 to create the session, the ttl or "", 1 for no expiry, the seq that it
+-- starts after where it is created, 1 to fail where others read its messages, the number of changes,
+-- and of each: field, key or "", key in it or "", kind, value. Keys are JSON text, and so are values
+-- but those of text fields.
 --
 -- Returns for each session and update {0, value of each change or "" where the client knows it},
--- {1} where there is no session, {2, number of the change, type} where it met no number, or {3,
--- number of the change} where it would overflow. On Redis Cluster it is {that, what the indexes
+-- {1} where there is no session, {2, number of the change, type} where it met no number, {3, number
+-- of the change} where it would overflow, {4, the newest seq that others read}, or {5} where something
+-- isn't as expected. On Redis Cluster it is {that, what the indexes
 -- have to know}.
 
 -- include: common
@@ -15,6 +17,7 @@
 -- include: session
 -- include: indexes
 -- include: json
+-- include: shared
 
 local at = 5
 
@@ -24,6 +27,11 @@ local function changed(old, kind, value)
     return nil
   elseif kind == 'set' then
     return value
+  elseif kind == 'expect' then
+    if (old or 'null') ~= value then
+      return nil, {5}
+    end
+    return old
   end
   if old == 'null' then
     old = nil
@@ -137,7 +145,7 @@ end
 
 local function may_fail_late(first, stop)
   for kind = first + 8, stop, 5 do
-    if ARGV[kind] == 'increment' then
+    if ARGV[kind] == 'increment' or ARGV[kind] == 'expect' then
       return true
     end
   end
@@ -167,20 +175,25 @@ local function apply_all(draft, count)
 end
 
 local function update_one(session)
-  local now, create, ttl, persist, count = unpack(ARGV, at, at + 4)
-  at = at + 5
+  local now, create, ttl, persist, last_seq, unless_shared, count = unpack(ARGV, at, at + 6)
+  at = at + 7
   if not session.exists and create == '' then
     at = at + 5 * count
     return {1}
   end
   local draft = session.draft
+  local shared = unless_shared ~= '' and newest_shared(draft:read('metadata')) or 0
+  if shared > 0 then
+    at = at + 5 * count
+    return {4, shared}
+  end
   local answer = apply_all(draft, tonumber(count))
   if answer[1] ~= 0 then
     return answer
   end
   if not session.exists then
     session.exists = true
-    draft:write('last_seq', '0')
+    draft:write('last_seq', last_seq)
   end
   if not draft:read('created_at') then
     draft:write('created_at', now)

@@ -1,0 +1,8 @@
+"""Sessions that branch, on any store: forks, snapshots and reverts."""
+
+from __future__ import annotations
+
+from asyncsessions.hierarchy.models import SessionDiff, SessionTree, Snapshot
+from asyncsessions.hierarchy.store import HierarchicalSessionStore
+
+__all__ = ["HierarchicalSessionStore", "SessionDiff", "SessionTree", "Snapshot"]

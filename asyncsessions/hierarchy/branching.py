@@ -1,0 +1,337 @@
+"""Forks, snapshots and reverts, each as a few atomic changes of sessions' records.
+
+Whoever needs a session's messages says so in its record first, and looks at it afterwards; and no
+store removes messages that somebody needs (`hooks.check_unshared`). So a session that is cleared or
+deleted at the same time either takes its messages along before they were asked for, or leaves them.
+What a killed process leaves behind is at most such a note, which keeps messages that nobody reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from asyncsessions.errors import (
+    MessageNotFoundError,
+    SessionChangedError,
+    SessionNotFoundError,
+    SessionSharedError,
+    SnapshotNotFoundError,
+)
+from asyncsessions.hierarchy.lineage import (
+    Lineage,
+    Part,
+    SavedRecord,
+    SavedSnapshot,
+    View,
+    count_of,
+    cut,
+    in_tree,
+    own_fields,
+    shared,
+    view_changes,
+)
+from asyncsessions.hierarchy.needs import BranchableStore
+from asyncsessions.hierarchy.reading import Range, Reader
+from asyncsessions.hooks import Change
+from asyncsessions.models import Checkpoint, SessionInfo
+
+__all__ = ["Branching"]
+
+# Every store holds whole numbers up to here exactly.
+_ALL = 2**53 - 1
+_COPIED_AT_ONCE = 256
+
+
+class Branching:
+    """Branches sessions of a store.
+
+    Args:
+        store: The store.
+        reader: Reads its sessions.
+        clock: Returns seconds since the epoch.
+    """
+
+    def __init__(self, store: BranchableStore, reader: Reader, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._reader = reader
+        self._clock = clock
+
+    async def known(self, session_id: str) -> Lineage:
+        """Return a session's record.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        lineage = await self._reader.lineage(session_id)
+        if lineage is None:
+            raise SessionNotFoundError(session_id)
+        return lineage
+
+    async def change(self, session_id: str, make: Callable[[Lineage], list[Change]]) -> Lineage:
+        """Change a session's record as what is in it demands; return what that was.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        while True:
+            lineage = await self.known(session_id)
+            try:
+                if await self._store.amend_session(session_id, make(lineage)):
+                    return lineage
+            except SessionChangedError:
+                await asyncio.sleep(0)
+
+    async def _note(self, session_id: str, *changes: Change) -> None:
+        if not await self._store.amend_session(session_id, changes):
+            raise SessionNotFoundError(session_id)
+
+    # Forks.
+
+    async def fork(self, session_id: str, seq: int | None, title: str | None) -> str:
+        """Make a session that begins as another; see `HierarchicalSessionStore`."""
+        child_id = str(uuid.uuid4())
+        now = self._clock()
+        await self._note(session_id, shared(child_id, _ALL), Lineage.child(child_id, now))
+        try:
+            lineage = await self.known(session_id)
+            parts = await self.parts_upto(lineage, seq)
+        except (MessageNotFoundError, SessionNotFoundError):
+            await self._release(session_id, child_id)
+            raise
+        info = lineage.info
+        seq = info.last_seq if seq is None else seq
+        changes = [
+            *_inherited(info, seq, title),
+            in_tree("parent", {"id": session_id, "seq": seq}),
+            in_tree("origin", msgspec.to_builtins(SavedRecord.of(info))),
+        ]
+        if self._shares(info):
+            await self._store.amend_session(
+                child_id, [*changes, *view_changes(View(parts, seq, 0))], create=True, last_seq=seq
+            )
+            # Of at least one message, or the parent could be removed, and with it what it reads.
+            await self._store.amend_session(
+                session_id, [shared(child_id, max(1, lineage.own_upto(parts)))]
+            )
+        else:
+            await self._copy(child_id, parts, seq)
+            await self._store.amend_session(child_id, [in_tree("gone"), *changes])
+            await self._store.amend_session(session_id, [shared(child_id)])
+        return child_id
+
+    async def adopt(self, parent_id: str, child_id: str) -> Lineage:
+        """Note a session that belongs under another one."""
+        noted = [shared(child_id, 1), Lineage.child(child_id, self._clock())]
+        return await self.change(parent_id, lambda _: noted)
+
+    def _shares(self, info: SessionInfo) -> bool:
+        """Whether messages stay where they are for as long as somebody reads them."""
+        limits = (self._store.max_messages, self._store.ttl_seconds, info.expires_at)
+        return limits == (None, None, None)
+
+    async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> None:
+        """Copy messages to a session that isn't there yet, for all that a caller can tell."""
+        first = seq - count_of(parts)
+        await self._store.amend_session(
+            child_id, [in_tree("gone", seq)], create=True, last_seq=first
+        )
+        for part in parts:
+            after = part.after
+            while after < part.upto:
+                page = await self._store.get_messages(
+                    part.source, limit=_COPIED_AT_ONCE, after=after
+                )
+                page = [message for message in page if message.seq <= part.upto]
+                if not page:
+                    break
+                await self._store.append(child_id, page)
+                after = page[-1].seq
+
+    async def parts_upto(self, lineage: Lineage, seq: int | None) -> tuple[Part, ...]:
+        """Return what a session shows up to a message.
+
+        Raises:
+            MessageNotFoundError: It shows no such message.
+        """
+        if seq is None:
+            return lineage.parts
+        parts = tuple(cut(lineage.parts, before=seq + 1))
+        last = parts[-1] if parts else None
+        if last is None or last.upto != seq:
+            raise MessageNotFoundError(lineage.info.session_id, seq)
+        bounds = {"after": seq - 1, "before": seq + 1}
+        if not await self._store.get_messages(last.source, **bounds):
+            raise MessageNotFoundError(lineage.info.session_id, seq)
+        whole = next(part for part in lineage.parts if part.after == last.after)
+        if whole.count != whole.upto - whole.after:
+            # Some are missing, and nobody knows where.
+            bounds = {"after": seq, "before": whole.upto + 1}
+            newer = await self._store.get_messages(last.source, **bounds)
+            last = msgspec.structs.replace(last, count=whole.count - len(newer))
+        return (*parts[:-1], last)
+
+    async def seq_at(self, session_id: str, index: int) -> int:
+        """Return the ``seq`` of the message at an index, counted from 0.
+
+        Raises:
+            MessageNotFoundError: There aren't so many.
+        """
+        lineage = await self.known(session_id)
+        left = index
+        for part in lineage.parts:
+            if 0 <= left < part.count == part.upto - part.after:
+                return part.after + 1 + left
+            if part.count != part.upto - part.after:
+                break
+            left -= part.count
+        else:
+            raise MessageNotFoundError(session_id, index)
+        messages = await self._reader.read_at(lineage, Range(limit=index + 1, oldest=True))
+        if not 0 <= index < len(messages):
+            raise MessageNotFoundError(session_id, index)
+        return messages[index].seq
+
+    # Snapshots and reverts.
+
+    async def snapshot(
+        self, session_id: str, label: str | None, metadata: Mapping[str, Any]
+    ) -> str:
+        """Remember a session's state; see `HierarchicalSessionStore`."""
+        snapshot_id = str(uuid.uuid4())
+        await self._note(session_id, shared(snapshot_id, _ALL))
+
+        def keep(lineage: Lineage) -> list[Change]:
+            fields = {"label": label, "metadata": dict(metadata)}
+            snapshot = lineage.snapshot(lineage.parts, self._clock(), **fields)
+            return [lineage.unless_gone(), *lineage.keep(snapshot_id, snapshot)]
+
+        try:
+            await self.change(session_id, keep)
+        except SessionNotFoundError:
+            await self._release(session_id, snapshot_id)
+            raise
+        return snapshot_id
+
+    async def forget(self, session_id: str, chosen: Callable[[str, SavedSnapshot], bool]) -> int:
+        """Remove snapshots; return how many."""
+        lineage = await self.known(session_id)
+        ids = [each for each, snapshot in lineage.snapshots.items() if chosen(each, snapshot)]
+        if ids:
+            await self._note(session_id, *Lineage.forget(ids))
+        return len(ids)
+
+    async def revert_to_snapshot(self, session_id: str, snapshot_id: str | None) -> None:
+        """Bring a session back to a snapshot, or with None to the newest automatic one."""
+
+        def revert(lineage: Lineage) -> list[Change]:
+            wanted = snapshot_id
+            if wanted is None:
+                reverts = [each for each, saved in lineage.snapshots.items() if saved.is_automatic]
+                wanted = reverts[-1] if reverts else None
+            snapshot = lineage.snapshots.get(wanted or "")
+            if snapshot is None:
+                raise SnapshotNotFoundError(session_id, snapshot_id)
+            changes = self._reverted(lineage, snapshot.parts)
+            return changes + snapshot.record.changes(lineage.info)
+
+        await self.change(session_id, revert)
+
+    async def revert_to_message(self, session_id: str, seq: int) -> None:
+        """Bring a session back to a message."""
+        while True:
+            lineage = await self.known(session_id)
+            parts = await self.parts_upto(lineage, seq)
+            changes = self._reverted(lineage, parts)
+            checkpoint = _checkpoint_at(lineage.info, seq)
+            if checkpoint is not lineage.info.checkpoint:
+                changes.append(Change(("checkpoint",), "set", checkpoint))
+            try:
+                return await self._note(session_id, *changes)
+            except SessionChangedError:
+                continue
+
+    def _reverted(self, lineage: Lineage, parts: tuple[Part, ...]) -> list[Change]:
+        """Return what makes a session show parts, with a snapshot of what it showed."""
+        now = lineage.snapshot(lineage.parts, self._clock(), is_automatic=True)
+        return [
+            lineage.unless_gone(),
+            *lineage.show(parts),
+            *lineage.keep(str(uuid.uuid4()), now),
+        ]
+
+    # Deletion.
+
+    async def delete(self, session_id: str) -> None:
+        """Delete a session; what others read of it stays where they find it."""
+
+        def leave(now: Lineage) -> list[Change]:
+            info = now.info
+            return [
+                *now.show(()),
+                in_tree("gone", info.last_seq),
+                in_tree("origin"),
+                in_tree("is_shared"),
+                *Lineage.forget(now.snapshots),
+                *SavedRecord({}, {}).changes(info),
+                *(Change((field,), "set", None) for field in _TEXTS if getattr(info, field)),
+            ]
+
+        try:
+            await self.change(session_id, leave)
+        except SessionNotFoundError:
+            return
+        await self.collect(session_id)
+
+    async def collect(self, session_id: str) -> None:
+        """Remove a deleted session for good once nobody reads it, and then its deleted parents."""
+        while True:
+            info = await self._store.get_info(session_id)
+            lineage = None if info is None else Lineage(info)
+            if info is None or lineage is None or not lineage.is_gone or lineage.sharers:
+                return
+            try:
+                await self._store.discard_session(
+                    session_id, last_seq=info.last_seq, updated_at=info.updated_at
+                )
+            except SessionChangedError:
+                continue
+            except SessionSharedError:
+                return
+            if lineage.parent is not None:
+                await self._release(lineage.parent.id, session_id)
+            return
+
+    async def _release(self, session_id: str, reader: str) -> None:
+        """Note that somebody doesn't read a session any more, which may have been the last one."""
+        changes = [shared(reader), Lineage.child(reader, None)]
+        if await self._store.amend_session(session_id, changes):
+            await self.collect(session_id)
+
+
+_TEXTS = ("agent_name", "user_id", "agent_id", "gateway_session_id")
+
+
+def _checkpoint_at(info: SessionInfo, seq: int) -> Checkpoint | None:
+    checkpoint = info.checkpoint
+    return None if checkpoint is None or checkpoint.seq > seq else checkpoint
+
+
+def _inherited(info: SessionInfo, seq: int, title: str | None) -> list[Change]:
+    """Return what gives a fork the record of the session that it is forked from."""
+    metadata = own_fields(info.metadata)
+    metadata["title"] = title or f"Fork of {info.title or info.session_id}"
+    changes = [Change(("metadata", key), "set", value) for key, value in metadata.items()]
+    changes += [Change(("state", key), "set", value) for key, value in info.state.items()]
+    # Only one session is to be found by what a gateway calls it.
+    changes += [
+        Change((field,), "set", text) for field in _TEXTS[:3] if (text := getattr(info, field))
+    ]
+    checkpoint = _checkpoint_at(info, seq)
+    if checkpoint is not None:
+        changes.append(Change(("checkpoint",), "set", checkpoint))
+    return changes

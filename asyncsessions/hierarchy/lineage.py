@@ -1,0 +1,331 @@
+"""What a session's record says of its forks, snapshots and reverts.
+
+A session shows *parts* of what is stored, one after the other: messages of its own or of the
+session that it was forked from, none of which change any more, and then its own newer ones. So a
+fork, a snapshot and a revert write down a few numbers, whatever the length of the conversation.
+
+All of it is under one key of the session's metadata, which each step changes at once with whatever
+else it changes. Under another key stands who else reads the session's messages, so that no store
+removes them meanwhile; see `hooks.check_unshared`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from asyncsessions.errors import CorruptSessionError
+from asyncsessions.hierarchy.models import Snapshot
+from asyncsessions.hooks import SHARED, Change
+from asyncsessions.models import Checkpoint, JSONValue, SessionInfo
+
+__all__ = [
+    "TREE",
+    "Lineage",
+    "Part",
+    "SavedRecord",
+    "SavedSnapshot",
+    "View",
+    "count_of",
+    "cut",
+    "in_tree",
+    "own_fields",
+    "shared",
+    "view_changes",
+]
+
+TREE = "asyncsessions:tree"
+"""The key in a session's metadata of all that this package knows about it."""
+
+_CHILD, _SNAPSHOT = "child.", "snapshot."
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """Messages that stay as they are.
+
+    Attributes:
+        source: The session in which they are stored.
+        after: They have a higher ``seq`` than this,
+        upto: and this one at most.
+        count: How many there are.
+    """
+
+    source: str
+    after: int
+    upto: int
+    count: int
+
+
+class View(msgspec.Struct, frozen=True):
+    """What a session shows that was forked or reverted.
+
+    Attributes:
+        parts: These, and then its own messages
+        after: with a higher ``seq`` than this.
+        hidden: How many of its own messages that leaves out, when this was written.
+    """
+
+    parts: tuple[Part, ...]
+    after: int
+    hidden: int
+
+
+class SavedRecord(msgspec.Struct, frozen=True):
+    """What a revert brings back beside the messages."""
+
+    metadata: dict[str, Any]
+    state: dict[str, Any]
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def of(cls, info: SessionInfo) -> SavedRecord:
+        """Return what a session's record holds now."""
+        return cls(own_fields(info.metadata), info.state, info.checkpoint)
+
+    def changes(self, now: SessionInfo) -> list[Change]:
+        """Return what brings it back in place of what a record holds now."""
+        metadata = own_fields(now.metadata)
+        gone = metadata.keys() - self.metadata.keys()
+        return [
+            *(Change(("metadata", key), "remove") for key in gone),
+            *(Change(("metadata", key), "set", value) for key, value in self.metadata.items()),
+            Change(("state",), "set", self.state),
+            Change(("checkpoint",), "set", self.checkpoint),
+        ]
+
+
+class SavedSnapshot(msgspec.Struct, frozen=True):
+    """A snapshot as it is stored; see `Snapshot`."""
+
+    seq: int
+    created_at: float
+    parts: tuple[Part, ...]
+    record: SavedRecord
+    label: str | None = None
+    metadata: dict[str, Any] = {}
+    is_automatic: bool = False
+
+    def public(self, session_id: str, snapshot_id: str) -> Snapshot:
+        """Return what a caller gets to see of it."""
+        return Snapshot(
+            snapshot_id,
+            session_id,
+            self.seq,
+            self.created_at,
+            count_of(self.parts),
+            self.label,
+            self.metadata,
+            self.is_automatic,
+        )
+
+
+class _Parent(msgspec.Struct, frozen=True):
+    id: str
+    seq: int
+
+
+class Lineage:
+    """What a session's record says of its kin, and what it shows.
+
+    Args:
+        info: The record, as the store has it.
+    """
+
+    def __init__(self, info: SessionInfo) -> None:
+        self.info = info
+        tree = info.metadata.get(TREE)
+        self._tree: Mapping[str, Any] = tree if isinstance(tree, dict) else {}
+        sharers = info.metadata.get(SHARED)
+        #: Who reads the session's messages: forks and snapshots, and up to which ``seq`` of them.
+        self.sharers: Mapping[str, int] = sharers if isinstance(sharers, dict) else {}
+
+    def _read(self, key: str, kind: Any) -> Any:
+        value = self._tree.get(key)
+        if value is None:
+            return None
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as exc:
+            detail = f"{key} in its metadata under {TREE!r} is not what belongs there: {exc}"
+            raise CorruptSessionError(detail, session_id=self.info.session_id) from exc
+
+    @property
+    def has_kin(self) -> bool:
+        """Whether there is anything to say of forks, snapshots or reverts."""
+        return bool(self._tree or self.sharers)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it shows all of its own messages, and others only read them, if at all."""
+        return "view" not in self._tree
+
+    @cached_property
+    def view(self) -> View:
+        """What it shows."""
+        return self._read("view", View) or View((), 0, 0)
+
+    @property
+    def token(self) -> str | None:
+        """What no other view that the session ever shows has; None for a plain session."""
+        token = self._tree.get("token")
+        return token if isinstance(token, str) else None
+
+    @property
+    def parent(self) -> _Parent | None:
+        """Which session it was forked from, and at which ``seq``."""
+        parent: _Parent | None = self._read("parent", _Parent)
+        return parent
+
+    @property
+    def origin(self) -> SavedRecord | None:
+        """The parent's record when it was forked from it."""
+        origin: SavedRecord | None = self._read("origin", SavedRecord)
+        return origin
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether `share_session` was called."""
+        return self._tree.get("is_shared") is True
+
+    @property
+    def children(self) -> list[str]:
+        """The sessions that were forked from it, oldest first, and maybe some that never were."""
+        found = [(value, key) for key, value in self._tree.items() if key.startswith(_CHILD)]
+        return [key.removeprefix(_CHILD) for _, key in sorted(found, key=_when)]
+
+    @property
+    def snapshots(self) -> dict[str, SavedSnapshot]:
+        """Its snapshots by id, oldest first."""
+        keys = [key for key in self._tree if key.startswith(_SNAPSHOT)]
+        found = {key.removeprefix(_SNAPSHOT): self._read(key, SavedSnapshot) for key in keys}
+        return dict(sorted(found.items(), key=lambda each: each[1].created_at))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was deleted, and is stored only for those who read its messages."""
+        gone = self._tree.get("gone")
+        info = self.info
+        return (
+            isinstance(gone, int)
+            and info.last_seq <= gone
+            and not own_fields(info.metadata)
+            and not info.state
+            and info.checkpoint is None
+            and info.agent_name is info.user_id is info.agent_id is info.gateway_session_id is None
+        )
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """All that it shows, up to its newest message now."""
+        info, view = self.info, self.view
+        count = info.message_count
+        if count >= view.hidden:
+            count -= view.hidden
+        own = Part(info.session_id, view.after, info.last_seq, count)
+        return (*view.parts, own) if count else view.parts
+
+    def in_common(self, other: Lineage) -> list[Part]:
+        """Return what both sessions show, from their first message on."""
+        common: list[Part] = []
+        for mine, theirs in zip(self.parts, other.parts, strict=False):
+            if (mine.source, mine.after) != (theirs.source, theirs.after):
+                break
+            common.append(min(mine, theirs, key=lambda part: part.upto))
+            if mine.upto != theirs.upto:
+                break
+        return common
+
+    def shown(self) -> SessionInfo:
+        """Return the record as a caller gets to see it."""
+        info = self.info
+        if TREE not in info.metadata and SHARED not in info.metadata:
+            return info
+        metadata = own_fields(info.metadata)
+        return msgspec.structs.replace(info, metadata=metadata, message_count=count_of(self.parts))
+
+    def own_upto(self, parts: Iterable[Part]) -> int:
+        """Return the newest of its own messages among parts; 0 if there is none."""
+        own = self.info.session_id
+        return max((part.upto for part in parts if part.source == own), default=0)
+
+    def snapshot(self, parts: tuple[Part, ...], now: float, **fields: Any) -> SavedSnapshot:
+        """Return a snapshot of the session as it is, showing these parts."""
+        record = SavedRecord.of(self.info)
+        return SavedSnapshot(self.info.last_seq, now, parts, record, **fields)
+
+    def keep(self, snapshot_id: str, snapshot: SavedSnapshot) -> list[Change]:
+        """Return what stores a snapshot, with the messages that it needs."""
+        return [
+            in_tree(_SNAPSHOT + snapshot_id, msgspec.to_builtins(snapshot)),
+            shared(snapshot_id, self.own_upto(snapshot.parts)),
+        ]
+
+    def show(self, parts: tuple[Part, ...]) -> list[Change]:
+        """Return what makes it show these parts and what is appended from now on."""
+        return [
+            self.unless_reverted(),
+            *view_changes(View(parts, self.info.last_seq, self.info.message_count)),
+        ]
+
+    def unless_reverted(self) -> Change:
+        """Return what fails a change if the session shows something else meanwhile."""
+        return Change(("metadata", TREE, "token"), "expect", self.token)
+
+    def unless_gone(self) -> Change:
+        """Return what fails a change if the session is deleted meanwhile."""
+        return Change(("metadata", TREE, "gone"), "expect", self._tree.get("gone"))
+
+    @staticmethod
+    def forget(snapshot_ids: Iterable[str]) -> list[Change]:
+        """Return what removes snapshots."""
+        return [
+            change for each in snapshot_ids for change in (in_tree(_SNAPSHOT + each), shared(each))
+        ]
+
+    @staticmethod
+    def child(child_id: str, now: float | None) -> Change:
+        """Return what notes a fork, or with None forgets it."""
+        return in_tree(_CHILD + child_id, now)
+
+
+def _when(child: tuple[Any, str]) -> tuple[float, str]:
+    moment, key = child
+    return (moment if isinstance(moment, int | float) else 0.0, key)
+
+
+def view_changes(view: View) -> list[Change]:
+    """Return what makes a session show something, whatever it shows now."""
+    return [in_tree("view", msgspec.to_builtins(view)), in_tree("token", uuid.uuid4().hex)]
+
+
+def in_tree(key: str, value: JSONValue = None) -> Change:
+    """Return what sets something under the tree's key, or with None removes it."""
+    return Change(("metadata", TREE, key), "remove" if value is None else "set", value)
+
+
+def shared(reader: str, upto: int | None = None) -> Change:
+    """Return what notes up to where somebody reads a session, or with None that it doesn't."""
+    return Change(("metadata", SHARED, reader), "remove" if upto is None else "set", upto)
+
+
+def own_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata without what this package put there."""
+    return {key: value for key, value in metadata.items() if key not in {TREE, SHARED}}
+
+
+def count_of(parts: Iterable[Part]) -> int:
+    """Return how many messages there are in parts."""
+    return sum(part.count for part in parts)
+
+
+def cut(parts: Sequence[Part], after: int = 0, before: int | None = None) -> Iterator[Part]:
+    """Iterate over what lies between two ``seq`` in parts; the count is then an upper bound."""
+    for part in parts:
+        low = max(part.after, after)
+        high = part.upto if before is None else min(part.upto, before - 1)
+        if low < high:
+            yield Part(part.source, low, high, min(part.count, high - low))

@@ -1,0 +1,314 @@
+"""`HierarchicalSessionStore`: any store's sessions, and what it takes to branch them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from asyncsessions.errors import (
+    SessionExistsError,
+    UnrelatedSessionsError,
+)
+from asyncsessions.hierarchy.lineage import Lineage, count_of, in_tree
+from asyncsessions.hierarchy.models import SessionDiff, SessionTree, Snapshot
+from asyncsessions.hierarchy.reading import Range
+from asyncsessions.hierarchy.wrapper import BranchedStore, check_fields
+from asyncsessions.hooks import Change
+
+__all__ = ["HierarchicalSessionStore"]
+
+_PAGE = 256
+
+
+class HierarchicalSessionStore(BranchedStore):
+    """Sessions that can be forked, remembered and brought back, on any store.
+
+    It has all methods of a store, with the same guarantees, and sees the store's sessions. A fork
+    begins with the messages of another session, which stay where they are stored, so forks,
+    snapshots and reverts cost the same whatever the length of the conversation. Only where a store
+    drops messages by itself (``max_messages``, ``ttl_seconds``, a session that expires) a fork
+    gets copies. ``seq`` goes on after a fork and after a revert, and is never given twice.
+
+    A store's own methods neither see nor remove what is here: a fork read there has only the
+    messages since it was forked, and what would take messages away that others read raises
+    `SessionSharedError`.
+
+    Args:
+        store: An async store that derives from `BaseSessionStore`, or has what `BranchableStore`
+            asks for. It is opened and closed with this one.
+        clock: Returns seconds since the epoch.
+
+    Raises:
+        TypeError: The store lacks something.
+    """
+
+    # Branching.
+
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        title: str | None = None,
+        parent_id: str | None = None,
+        agent_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Make an empty session.
+
+        Args:
+            session_id: Its id; None makes one up.
+            title: Its title.
+            parent_id: The session that it belongs under.
+            agent_name: Its agent's name.
+            metadata: Its metadata.
+
+        Returns:
+            Its id.
+
+        Raises:
+            SessionExistsError: There is one of this id.
+            SessionNotFoundError: There is no such parent.
+        """
+        session_id = str(uuid.uuid4()) if session_id is None else session_id
+        check_fields(metadata or {})
+        if await self._reader.lineage(session_id) is not None:
+            raise SessionExistsError(session_id)
+        fields = dict(metadata or {}) | ({} if title is None else {"title": title})
+        changes = [Change(("metadata", key), "set", value) for key, value in fields.items()]
+        changes.append(in_tree("gone"))
+        if agent_name:
+            changes.append(Change(("agent_name",), "set", agent_name))
+        if parent_id is not None:
+            parent = await self._branching.adopt(parent_id, session_id)
+            changes.append(in_tree("parent", {"id": parent_id, "seq": parent.info.last_seq}))
+        await self._store.amend_session(session_id, changes, create=True)
+        return session_id
+
+    async def fork_session(
+        self,
+        session_id: str,
+        *,
+        from_seq: int | None = None,
+        from_message_index: int | None = None,
+        title: str | None = None,
+    ) -> str:
+        """Make a session that begins as another one, with its messages, metadata and state.
+
+        What is written to either afterwards doesn't show in the other.
+
+        Args:
+            session_id: The session to fork.
+            from_seq: The last message that the fork gets; None: all.
+            from_message_index: The same as an index, counted from 0.
+            title: The fork's title; None names the session that was forked.
+
+        Returns:
+            The fork's id.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            MessageNotFoundError: The session shows no such message.
+            ValueError: Both ``from_seq`` and ``from_message_index`` were given.
+        """
+        if from_message_index is not None:
+            if from_seq is not None:
+                raise ValueError("give from_seq or from_message_index, not both")
+            from_seq = await self._branching.seq_at(session_id, from_message_index)
+        return await self._branching.fork(session_id, from_seq, title)
+
+    async def get_parent(self, session_id: str) -> str | None:
+        """Return the session that one was forked from; None without one, or if it was deleted.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        parent = (await self._branching.known(session_id)).parent
+        if parent is None or await self._reader.lineage(parent.id) is None:
+            return None
+        return parent.id
+
+    async def get_children(self, session_id: str) -> list[str]:
+        """Return the sessions that were forked from one, oldest first.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        lineage = await self._branching.known(session_id)
+        return [child.info.session_id for child in await self._children(lineage)]
+
+    async def _children(self, lineage: Lineage) -> list[Lineage]:
+        found = await asyncio.gather(*map(self._reader.lineage, lineage.children))
+        own = lineage.info.session_id
+        return [child for child in found if child and child.parent and child.parent.id == own]
+
+    async def get_session_tree(self, session_id: str) -> SessionTree:
+        """Return a session with its forks, their forks, and so on.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        root = await self._branching.known(session_id)
+        tree = _tree_of(root)
+        left = [(root, tree)]
+        seen = {session_id}
+        while left:
+            lineage, node = left.pop()
+            for child in await self._children(lineage):
+                if child.info.session_id not in seen:  # Or a damaged record would make a cycle.
+                    seen.add(child.info.session_id)
+                    node.children.append(_tree_of(child))
+                    left.append((child, node.children[-1]))
+        return tree
+
+    async def create_snapshot(
+        self,
+        session_id: str,
+        label: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Remember a session's messages, metadata, state and compaction checkpoint as they are.
+
+        Args:
+            session_id: The session.
+            label: What to call the snapshot.
+            metadata: What to remember with it; any JSON object.
+
+        Returns:
+            The snapshot's id.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        return await self._branching.snapshot(session_id, label, metadata or {})
+
+    async def get_snapshots(
+        self, session_id: str, *, include_automatic: bool = False
+    ) -> list[Snapshot]:
+        """Return a session's snapshots, oldest first.
+
+        Args:
+            session_id: The session.
+            include_automatic: Whether to return those, too, that reverts made.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        snapshots = (await self._branching.known(session_id)).snapshots
+        return [
+            saved.public(session_id, each)
+            for each, saved in snapshots.items()
+            if include_automatic or not saved.is_automatic
+        ]
+
+    async def delete_snapshot(self, session_id: str, snapshot_id: str) -> bool:
+        """Forget a snapshot; return whether there was one of this id.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        return await self._branching.forget(session_id, lambda each, _: each == snapshot_id) > 0
+
+    async def revert_to_snapshot(self, session_id: str, snapshot_id: str) -> None:
+        """Bring a session back to a snapshot: messages, metadata, state and checkpoint.
+
+        What the session showed until now is remembered; see `undo_revert`.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            SnapshotNotFoundError: The session has no such snapshot.
+        """
+        await self._branching.revert_to_snapshot(session_id, snapshot_id)
+
+    async def revert_to_message(self, session_id: str, seq: int) -> None:
+        """Hide what came after a message; metadata and state stay as they are.
+
+        A compaction checkpoint that covers later messages goes. See `undo_revert`.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            MessageNotFoundError: The session shows no such message.
+        """
+        await self._branching.revert_to_message(session_id, seq)
+
+    async def undo_revert(self, session_id: str) -> None:
+        """Bring a session back to what it was before its last revert, be it such an undo.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            SnapshotNotFoundError: There was no revert, or it was purged.
+        """
+        await self._branching.revert_to_snapshot(session_id, None)
+
+    async def purge_reverts(self, session_id: str) -> int:
+        """Forget what a session was before its reverts; return how many are forgotten.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        return await self._branching.forget(session_id, lambda _, saved: saved.is_automatic)
+
+    async def share_session(self, session_id: str) -> None:
+        """Mark a session as shared.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        await self._branching.change(session_id, lambda _: [in_tree("is_shared", value=True)])
+
+    async def unshare_session(self, session_id: str) -> None:
+        """Take the mark of `share_session` away.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        await self._branching.change(session_id, lambda _: [in_tree("is_shared")])
+
+    async def is_shared(self, session_id: str) -> bool:
+        """Return whether a session is marked as shared.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        return (await self._branching.known(session_id)).is_shared
+
+    async def diff(self, left_id: str, right_id: str) -> SessionDiff:
+        """Return what two sessions have in common, and what each has after that.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            UnrelatedSessionsError: They have no common ancestor.
+        """
+        left, right = await asyncio.gather(
+            self._branching.known(left_id), self._branching.known(right_id)
+        )
+        ancestor_id = await self._ancestor(left, right)
+        common = left.in_common(right)
+        seq = common[-1].upto if common else 0
+        tails = (self._reader.read_at(each, Range(after=seq)) for each in (left, right))
+        left_messages, right_messages = await asyncio.gather(*tails)
+        source = common[-1].source if common else ancestor_id
+        return SessionDiff(source, seq, count_of(common), left_messages, right_messages)
+
+    async def _ancestor(self, left: Lineage, right: Lineage) -> str:
+        """Return the nearest session that both come from."""
+        lines = []
+        for lineage in (left, right):
+            line = [lineage.info.session_id]
+            parent = lineage.parent
+            while parent is not None and parent.id not in line:
+                line.append(parent.id)
+                # Also one that was deleted.
+                info = await self._store.get_info(parent.id)
+                parent = None if info is None else Lineage(info).parent
+            lines.append(line)
+        for session_id in lines[0]:
+            if session_id in lines[1]:
+                return session_id
+        raise UnrelatedSessionsError(left.info.session_id, right.info.session_id)
+
+
+def _tree_of(lineage: Lineage) -> SessionTree:
+    info = lineage.shown()
+    return SessionTree(info.session_id, info.title, info.message_count, [])

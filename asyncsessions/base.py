@@ -256,6 +256,12 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     @property
+    def max_message_bytes(self) -> int:
+        """The largest message, in bytes of JSON."""
+        return self.__policy.max_message_bytes
+
+    @final
+    @property
     def ttl_seconds(self) -> float | None:
         """How long after its last write a session vanishes; None: never."""
         return self.__policy.ttl_seconds
@@ -699,10 +705,9 @@ class BaseSessionStore(SessionStore, ABC):
         changes: Sequence[Change],
         *,
         create: bool = False,
-        last_seq: int = 0,
-    ) -> bool:
-        done = await self.__change(session_id, *changes, create=create, last_seq=last_seq)
-        return done is not None
+    ) -> list[JSONValue] | None:
+        values: list[JSONValue] | None = await self.__change(session_id, *changes, create=create)
+        return values
 
     @final
     async def discard_session(self, session_id: str, *, last_seq: int, updated_at: float) -> bool:

@@ -21,6 +21,7 @@ from asyncsessions.errors import (
     SessionNotFoundError,
     SessionSharedError,
     SnapshotNotFoundError,
+    UnrelatedSessionsError,
 )
 from asyncsessions.hierarchy.lineage import (
     Lineage,
@@ -33,18 +34,21 @@ from asyncsessions.hierarchy.lineage import (
     in_tree,
     own_fields,
     shared,
+    skip,
     view_changes,
 )
 from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hierarchy.reading import Range, Reader
 from asyncsessions.hooks import Change
-from asyncsessions.models import Checkpoint, SessionInfo
+from asyncsessions.models import Checkpoint, JSONValue, SessionInfo
 
 __all__ = ["Branching"]
 
 # Every store holds whole numbers up to here exactly.
 _ALL = 2**53 - 1
 _COPIED_AT_ONCE = 256
+# All of them are in the session's record, which most calls read.
+_MOST_REVERTS = 32
 
 
 class Branching:
@@ -72,6 +76,10 @@ class Branching:
             raise SessionNotFoundError(session_id)
         return lineage
 
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        return self._clock()
+
     async def change(self, session_id: str, make: Callable[[Lineage], list[Change]]) -> Lineage:
         """Change a session's record as what is in it demands; return what that was.
 
@@ -81,14 +89,23 @@ class Branching:
         while True:
             lineage = await self.known(session_id)
             try:
-                if await self._store.amend_session(session_id, make(lineage)):
-                    return lineage
+                await self.amend(session_id, *make(lineage))
             except SessionChangedError:
                 await asyncio.sleep(0)
+            else:
+                return lineage
 
-    async def _note(self, session_id: str, *changes: Change) -> None:
-        if not await self._store.amend_session(session_id, changes):
+    async def amend(self, session_id: str, *changes: Change) -> list[JSONValue]:
+        """Change a session's record; return the new values.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            SessionChangedError: Something isn't as a change expects.
+        """
+        values = await self._store.amend_session(session_id, changes)
+        if values is None:
             raise SessionNotFoundError(session_id)
+        return values
 
     # Forks.
 
@@ -96,12 +113,12 @@ class Branching:
         """Make a session that begins as another; see `HierarchicalSessionStore`."""
         child_id = str(uuid.uuid4())
         now = self._clock()
-        await self._note(session_id, shared(child_id, _ALL), Lineage.child(child_id, now))
+        await self.amend(session_id, shared(child_id, _ALL), Lineage.child(child_id, now))
         try:
             lineage = await self.known(session_id)
             parts = await self.parts_upto(lineage, seq)
         except (MessageNotFoundError, SessionNotFoundError):
-            await self._release(session_id, child_id)
+            await self.release(session_id, child_id)
             raise
         info = lineage.info
         seq = info.last_seq if seq is None else seq
@@ -111,9 +128,8 @@ class Branching:
             in_tree("origin", msgspec.to_builtins(SavedRecord.of(info))),
         ]
         if self._shares(info):
-            await self._store.amend_session(
-                child_id, [*changes, *view_changes(View(parts, seq, 0))], create=True, last_seq=seq
-            )
+            changes += [skip(seq), *view_changes(View(parts, seq, 0))]
+            await self._store.amend_session(child_id, changes, create=True)
             # Of at least one message, or the parent could be removed, and with it what it reads.
             await self._store.amend_session(
                 session_id, [shared(child_id, max(1, lineage.own_upto(parts)))]
@@ -137,9 +153,7 @@ class Branching:
     async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> None:
         """Copy messages to a session that isn't there yet, for all that a caller can tell."""
         first = seq - count_of(parts)
-        await self._store.amend_session(
-            child_id, [in_tree("gone", seq)], create=True, last_seq=first
-        )
+        await self._store.amend_session(child_id, [in_tree("gone", seq), skip(first)], create=True)
         for part in parts:
             after = part.after
             while after < part.upto:
@@ -196,6 +210,33 @@ class Branching:
             raise MessageNotFoundError(session_id, index)
         return messages[index].seq
 
+    async def lines(self, left: Lineage, right: Lineage) -> tuple[list[Lineage], list[Lineage]]:
+        """Return two sessions with their ancestors, each up to the nearest one of both.
+
+        Raises:
+            UnrelatedSessionsError: They have no common ancestor.
+        """
+        lines = [await self._line(left), await self._line(right)]
+        places = [
+            {each.info.session_id: place for place, each in enumerate(line)} for line in lines
+        ]
+        for session_id, place in places[0].items():
+            if session_id in places[1]:
+                return lines[0][: place + 1], lines[1][: places[1][session_id] + 1]
+        raise UnrelatedSessionsError(left.info.session_id, right.info.session_id)
+
+    async def _line(self, lineage: Lineage) -> list[Lineage]:
+        """Return a session and its ancestors, also those that were deleted."""
+        line = [lineage]
+        seen = {lineage.info.session_id}
+        while (parent := line[-1].parent) is not None and parent.id not in seen:
+            seen.add(parent.id)
+            info = await self._store.get_info(parent.id)
+            if info is None:
+                break
+            line.append(Lineage(info))
+        return line
+
     # Snapshots and reverts.
 
     async def snapshot(
@@ -203,7 +244,7 @@ class Branching:
     ) -> str:
         """Remember a session's state; see `HierarchicalSessionStore`."""
         snapshot_id = str(uuid.uuid4())
-        await self._note(session_id, shared(snapshot_id, _ALL))
+        await self.amend(session_id, shared(snapshot_id, _ALL))
 
         def keep(lineage: Lineage) -> list[Change]:
             fields = {"label": label, "metadata": dict(metadata)}
@@ -213,7 +254,7 @@ class Branching:
         try:
             await self.change(session_id, keep)
         except SessionNotFoundError:
-            await self._release(session_id, snapshot_id)
+            await self.release(session_id, snapshot_id)
             raise
         return snapshot_id
 
@@ -222,7 +263,7 @@ class Branching:
         lineage = await self.known(session_id)
         ids = [each for each, snapshot in lineage.snapshots.items() if chosen(each, snapshot)]
         if ids:
-            await self._note(session_id, *Lineage.forget(ids))
+            await self.amend(session_id, *Lineage.forget(ids))
         return len(ids)
 
     async def revert_to_snapshot(self, session_id: str, snapshot_id: str | None) -> None:
@@ -251,17 +292,22 @@ class Branching:
             if checkpoint is not lineage.info.checkpoint:
                 changes.append(Change(("checkpoint",), "set", checkpoint))
             try:
-                return await self._note(session_id, *changes)
+                await self.amend(session_id, *changes)
             except SessionChangedError:
                 continue
+            return
 
     def _reverted(self, lineage: Lineage, parts: tuple[Part, ...]) -> list[Change]:
         """Return what makes a session show parts, with a snapshot of what it showed."""
-        now = lineage.snapshot(lineage.parts, self._clock(), is_automatic=True)
+        return [lineage.unless_gone(), *lineage.show(parts), *self.automatic(lineage)]
+
+    def automatic(self, lineage: Lineage) -> list[Change]:
+        """Return what remembers a session as it is, so that what comes now can be undone."""
+        snapshot = lineage.snapshot(lineage.parts, self._clock(), is_automatic=True)
+        old = [each for each, saved in lineage.snapshots.items() if saved.is_automatic]
         return [
-            lineage.unless_gone(),
-            *lineage.show(parts),
-            *lineage.keep(str(uuid.uuid4()), now),
+            *Lineage.forget(old[: max(0, len(old) + 1 - _MOST_REVERTS)]),
+            *lineage.keep(str(uuid.uuid4()), snapshot),
         ]
 
     # Deletion.
@@ -302,14 +348,14 @@ class Branching:
                 continue
             except SessionSharedError:
                 return
-            if lineage.parent is not None:
-                await self._release(lineage.parent.id, session_id)
+            for source in lineage.sources:
+                await self.release(source, session_id)
             return
 
-    async def _release(self, session_id: str, reader: str) -> None:
+    async def release(self, session_id: str, reader: str) -> None:
         """Note that somebody doesn't read a session any more, which may have been the last one."""
         changes = [shared(reader), Lineage.child(reader, None)]
-        if await self._store.amend_session(session_id, changes):
+        if await self._store.amend_session(session_id, changes) is not None:
             await self.collect(session_id)
 
 

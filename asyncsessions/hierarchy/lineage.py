@@ -27,6 +27,7 @@ __all__ = [
     "TREE",
     "Lineage",
     "Part",
+    "SavedMerge",
     "SavedRecord",
     "SavedSnapshot",
     "View",
@@ -35,13 +36,14 @@ __all__ = [
     "in_tree",
     "own_fields",
     "shared",
+    "skip",
     "view_changes",
 ]
 
 TREE = "asyncsessions:tree"
 """The key in a session's metadata of all that this package knows about it."""
 
-_CHILD, _SNAPSHOT = "child.", "snapshot."
+_ANNEX, _CHILD, _MERGED, _SNAPSHOT = "annex.", "child.", "merged.", "snapshot."
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -123,6 +125,22 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
         )
 
 
+class SavedMerge(msgspec.Struct, frozen=True):
+    """How far a session was merged into another.
+
+    Attributes:
+        seq: Its newest message then.
+        record: What its record held.
+    """
+
+    seq: int
+    record: SavedRecord
+
+    def change(self, fork_id: str) -> Change:
+        """Return what notes it."""
+        return in_tree(_MERGED + fork_id, msgspec.to_builtins(self))
+
+
 class _Parent(msgspec.Struct, frozen=True):
     id: str
     seq: int
@@ -181,6 +199,16 @@ class Lineage:
         return parent
 
     @property
+    def annexes(self) -> list[str]:
+        """Where messages are stored that it shows and that were never appended to it."""
+        return [key.removeprefix(_ANNEX) for key in self._tree if key.startswith(_ANNEX)]
+
+    @property
+    def sources(self) -> list[str]:
+        """The sessions whose messages are kept because of it."""
+        return [*self.annexes, *([] if self.parent is None else [self.parent.id])]
+
+    @property
     def origin(self) -> SavedRecord | None:
         """The parent's record when it was forked from it."""
         origin: SavedRecord | None = self._read("origin", SavedRecord)
@@ -203,6 +231,11 @@ class Lineage:
         keys = [key for key in self._tree if key.startswith(_SNAPSHOT)]
         found = {key.removeprefix(_SNAPSHOT): self._read(key, SavedSnapshot) for key in keys}
         return dict(sorted(found.items(), key=lambda each: each[1].created_at))
+
+    def merged(self, fork_id: str) -> SavedMerge | None:
+        """Return how far another session was merged into this one."""
+        merged: SavedMerge | None = self._read(_MERGED + fork_id, SavedMerge)
+        return merged
 
     @property
     def is_gone(self) -> bool:
@@ -287,6 +320,11 @@ class Lineage:
         ]
 
     @staticmethod
+    def annex(annex_id: str, now: float | None) -> Change:
+        """Return what notes an annex, or with None forgets it."""
+        return in_tree(_ANNEX + annex_id, now)
+
+    @staticmethod
     def child(child_id: str, now: float | None) -> Change:
         """Return what notes a fork, or with None forgets it."""
         return in_tree(_CHILD + child_id, now)
@@ -305,6 +343,11 @@ def view_changes(view: View) -> list[Change]:
 def in_tree(key: str, value: JSONValue = None) -> Change:
     """Return what sets something under the tree's key, or with None removes it."""
     return Change(("metadata", TREE, key), "remove" if value is None else "set", value)
+
+
+def skip(count: int) -> Change:
+    """Return what leaves out so many ``seq``; its value is the newest of them."""
+    return Change(("last_seq",), "increment", count)
 
 
 def shared(reader: str, upto: int | None = None) -> Change:

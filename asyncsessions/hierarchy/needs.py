@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from asyncsessions.hooks import Change
-from asyncsessions.models import SessionInfo
+from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.protocols import SessionStore
 
 __all__ = ["BranchableStore"]
@@ -28,6 +28,10 @@ class BranchableStore(SessionStore, Protocol):
     def ttl_seconds(self) -> float | None:
         """How long after its last write a session vanishes; None: never."""
 
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message, in bytes of JSON."""
+
     async def get_info(self, session_id: str) -> SessionInfo | None:
         """Return a session's record; None where there is no session."""
 
@@ -37,18 +41,16 @@ class BranchableStore(SessionStore, Protocol):
         changes: Sequence[Change],
         *,
         create: bool = False,
-        last_seq: int = 0,
-    ) -> bool:
+    ) -> list[JSONValue] | None:
         """Change a session's record in one atomic step: all changes or none.
 
         Args:
             session_id: The session.
             changes: What to change, in this order.
             create: Whether to create a session that doesn't exist.
-            last_seq: The first message of a session that this creates gets the ``seq`` after it.
 
         Returns:
-            Whether the session exists now.
+            The new value of each change; None where there is no session.
 
         Raises:
             SessionChangedError: Something isn't as one of the changes expects.

@@ -9,10 +9,10 @@ from typing import Any
 
 from asyncsessions.errors import (
     SessionExistsError,
-    UnrelatedSessionsError,
 )
 from asyncsessions.hierarchy.lineage import Lineage, count_of, in_tree
-from asyncsessions.hierarchy.models import SessionDiff, SessionTree, Snapshot
+from asyncsessions.hierarchy.merging import Merging, Strategy
+from asyncsessions.hierarchy.models import MergeResult, SessionDiff, SessionTree, Snapshot
 from asyncsessions.hierarchy.reading import Range
 from asyncsessions.hierarchy.wrapper import BranchedStore, check_fields
 from asyncsessions.hooks import Change
@@ -235,6 +235,8 @@ class HierarchicalSessionStore(BranchedStore):
     async def undo_revert(self, session_id: str) -> None:
         """Bring a session back to what it was before its last revert, be it such an undo.
 
+        What it was before its last 32 reverts is remembered: see `get_snapshots`.
+
         Raises:
             SessionNotFoundError: There is no such session.
             SnapshotNotFoundError: There was no revert, or it was purged.
@@ -283,7 +285,7 @@ class HierarchicalSessionStore(BranchedStore):
         left, right = await asyncio.gather(
             self._branching.known(left_id), self._branching.known(right_id)
         )
-        ancestor_id = await self._ancestor(left, right)
+        ancestor_id = (await self._branching.lines(left, right))[0][-1].info.session_id
         common = left.in_common(right)
         seq = common[-1].upto if common else 0
         tails = (self._reader.read_at(each, Range(after=seq)) for each in (left, right))
@@ -291,22 +293,33 @@ class HierarchicalSessionStore(BranchedStore):
         source = common[-1].source if common else ancestor_id
         return SessionDiff(source, seq, count_of(common), left_messages, right_messages)
 
-    async def _ancestor(self, left: Lineage, right: Lineage) -> str:
-        """Return the nearest session that both come from."""
-        lines = []
-        for lineage in (left, right):
-            line = [lineage.info.session_id]
-            parent = lineage.parent
-            while parent is not None and parent.id not in line:
-                line.append(parent.id)
-                # Also one that was deleted.
-                info = await self._store.get_info(parent.id)
-                parent = None if info is None else Lineage(info).parent
-            lines.append(line)
-        for session_id in lines[0]:
-            if session_id in lines[1]:
-                return session_id
-        raise UnrelatedSessionsError(left.info.session_id, right.info.session_id)
+    async def merge_sessions(
+        self,
+        fork_id: str,
+        *,
+        into: str | None = None,
+        strategy: Strategy = "append",
+    ) -> MergeResult:
+        """Bring what is new in one session into another that it has a beginning in common with.
+
+        Metadata and state are merged key by key, against what the two had when they parted, or when
+        they were merged last: numbers by their difference, objects by their keys, lists that only
+        grew by what they grew. The title stays. Merged once more, a session brings what is new.
+
+        Args:
+            fork_id: The session to merge; it stays as it is.
+            into: The session that changes; None: the one that it was forked from.
+            strategy: What becomes of the messages. ``append`` puts the fork's after the others.
+                ``interleave`` orders by time what either has that the other hasn't. A function
+                gets these two lists, first that of ``into``, and returns the messages to have
+                instead. The last two can be undone with `undo_revert`, as far as messages go.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            UnrelatedSessionsError: They have no common ancestor, or are the same one.
+        """
+        merging = Merging(self._store, self._reader, self._branching, self._rewriting)
+        return await merging.merge(fork_id, into, strategy)
 
 
 def _tree_of(lineage: Lineage) -> SessionTree:

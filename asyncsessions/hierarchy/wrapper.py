@@ -37,7 +37,14 @@ from asyncsessions.search import search_newest
 __all__ = ["BranchedStore", "check_fields"]
 
 _PAGE = 256
-_NEEDED = ("amend_session", "discard_session", "get_info", "max_messages", "ttl_seconds")
+_NEEDED = (
+    "amend_session",
+    "discard_session",
+    "get_info",
+    "max_message_bytes",
+    "max_messages",
+    "ttl_seconds",
+)
 
 
 class BranchedStore(SessionStore):

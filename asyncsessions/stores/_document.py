@@ -365,6 +365,7 @@ class Document:
         self.own.state = info.state
         self.own.expires_at = info.expires_at
         self.checkpoint = info.checkpoint
+        self.last_seq = info.last_seq
         self.created_at, self.updated_at = info.created_at, info.updated_at
         self._info = info
 

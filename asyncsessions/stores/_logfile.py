@@ -223,8 +223,7 @@ class SessionFile(SessionWriter):
         if not done:
             return outcomes
         draft = self._begin(batch[0].now, info)
-        if not exists:
-            draft.commit.seq = done[0].last_seq
+        draft.commit.seq = info.last_seq
         if exists and any(update.changes for update in done):
             draft.commit.dead += self._record_size
             draft.set_record(info)

@@ -84,9 +84,10 @@ class NeedsCases(_HierarchyCases):
     ) -> None:
         del tree
         title = Change(("metadata", "title"), "set", "t")
-        assert not await plain.amend_session("s", [title])
+        assert await plain.amend_session("s", [title]) is None
         assert await is_absent(plain, "s")
-        assert await plain.amend_session("s", [title], create=True, last_seq=7)
+        skip = Change(("last_seq",), "increment", 7)
+        assert await plain.amend_session("s", [title, skip], create=True) == ["t", 7]
         assert seqs(await _add(plain, "s", "a", "b")) == [8, 9]
         for path, value in [
             (("metadata", "title"), "other"),
@@ -105,13 +106,36 @@ class NeedsCases(_HierarchyCases):
             Change(("last_seq",), "expect", 9),
         ]
         changes = [*expected, Change(("metadata", "map", "key"), "set", 5)]
-        assert await plain.amend_session("s", changes, last_seq=100)
+        assert await plain.amend_session("s", changes) == ["t", None, 9, 5]
         with pytest.raises(SessionChangedError):
-            await plain.amend_session("s", changes)
+            await plain.amend_session("s", [*changes, skip])
         info = await plain.get_info("s")
         assert info is not None
         assert info.metadata == {"title": "t", "map": {"key": 5}}
-        assert info.last_seq == 9
+        assert (info.last_seq, info.message_count) == (9, 2)
+
+    async def test_numbers_can_be_left_out(self, tree: Hierarchy, plain: BranchableStore) -> None:
+        del tree
+        await fill(plain, "s", 3)
+
+        def skip(count: int) -> list[Change]:
+            return [Change(("last_seq",), "increment", count)]
+
+        assert await plain.amend_session("s", skip(4)) == [7]
+        assert seqs(await _add(plain, "s", "m8", "m9")) == [8, 9]
+        await plain.amend_session("s", skip(3))
+        assert (await plain.get_session("s")).last_seq == 12
+        assert seqs(await plain.get_messages("s")) == [1, 2, 3, 8, 9]
+        assert seqs(await plain.get_messages("s", limit=2, after=2)) == [3, 8]
+        assert seqs(await plain.get_messages("s", limit=2, before=9)) == [3, 8]
+        assert await plain.pop_message("s") is not None
+        assert seqs(await _add(plain, "s", "m13")) == [13]
+        assert seqs(await plain.append("s", [user("x")], expected_seq=13)) == [14]
+        assert seqs(await plain.get_messages("s")) == [1, 2, 3, 8, 13, 14]
+        await plain.clear_session("s")
+        assert await plain.amend_session("s", skip(6)) == [20]
+        assert seqs(await _add(plain, "s", "m21")) == [21]
+        assert texts(await plain.get_messages("s")) == ["m21"]
 
     async def test_messages_that_others_read_stay(
         self, tree: Hierarchy, plain: BranchableStore
@@ -255,8 +279,8 @@ class ForkCases(_HierarchyCases):
         assert await tree.window(name, 5, window=1) == model[3:6]
         assert await tree.window(name, window=2) == model[-3:]
         assert (await tree.get_session(name, max_messages=2)).messages == model[-2:]
-        after = [each async for each in tree.iter_messages(name, after=2, before=8)]
-        assert after == [each for each in model if 2 < each.seq < 8]
+        between = [each async for each in tree.iter_messages(name, after=2, before=8)]
+        assert between == [each for each in model if 2 < each.seq < 8]
 
     async def test_a_window_over_a_fork_is_pair_safe(self, tree: Hierarchy) -> None:
         await tree.append("s", [user("a"), tool_call("1")])
@@ -412,6 +436,144 @@ class LineageCases(_HierarchyCases):
         assert (caught.value.session_id, caught.value.other_id) == (left, "other")
         with pytest.raises(SessionNotFoundError):
             await tree.diff(left, "nobody")
+
+
+class MergeCases(_HierarchyCases):
+    """A merge brings what is new, once, and says what it can't decide."""
+
+    async def test_a_merge_appends_what_is_new_once(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        await _add(tree, fork, "f1", "f2")
+        await _add(tree, "s", "s1")
+        for _ in range(2):
+            await tree.merge_sessions(fork)
+            assert await _shown(tree, "s") == ["m1", "m2", "s1", "f1", "f2"]
+        await _add(tree, fork, "f3")
+        assert (await tree.merge_sessions(fork, into="s")).messages == 1
+        assert await _shown(tree, "s") == ["m1", "m2", "s1", "f1", "f2", "f3"]
+        assert await _shown(tree, fork) == ["m1", "m2", "f1", "f2", "f3"]
+
+    async def test_a_merge_may_order_by_time_or_as_one_likes(
+        self, tree: Hierarchy, clock: ManualClock
+    ) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        for number in range(2):
+            for session_id in ("s", fork):
+                clock.advance(1)
+                await tree.add_message(session_id, "user", f"{session_id[:1]}{number}")
+        mine, theirs = "s0", f"{fork[:1]}0"
+        assert (await tree.merge_sessions(fork, strategy="interleave")).messages == 2
+        shown = ["m1", "m2", "s0", theirs, "s1", f"{fork[:1]}1"]
+        assert await _shown(tree, "s") == shown
+        await tree.undo_revert("s")
+        assert await _shown(tree, "s") == ["m1", "m2", mine, "s1"]
+        other = await tree.fork_session("s", from_seq=2)
+        await _add(tree, other, "o")
+        seen = []
+
+        def choose(target: Any, fork: Any) -> Any:
+            seen.append((texts(target), texts(fork)))
+            return [*fork, user("and"), *target[:1]]
+
+        await tree.merge_sessions(other, strategy=choose)
+        assert seen == [(["s0", "s1"], ["o"])]
+        assert await _shown(tree, "s") == ["m1", "m2", "o", "and", "s0"]
+
+    async def test_records_are_merged_by_what_changed(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        start: dict[str, Any] = {
+            "count": 5,
+            "same": 1,
+            "list": [1],
+            "map": {"a": 1, "b": 1, "n": 1},
+            "gone": True,
+            "clash": "old",
+            "mine": 0,
+        }
+        await tree.update_state("s", start)
+        await tree.update_session_metadata("s", topic="x", color="red")
+        fork = await tree.fork_session("s", title="the fork")
+        changed = {"count": 8, "list": [1, 2], "map": {"a": 2, "b": 1, "n": 3}, "clash": "fork"}
+        await tree.update_state(fork, changed | {"new": [True]}, remove=["gone"])
+        await tree.update_session_metadata(fork, topic="y", color="blue")
+        ours = {"count": 6, "list": [1, 3], "map": {"a": 1, "b": 2, "n": 2}, "clash": "target"}
+        await tree.update_state("s", ours | {"mine": 1})
+        await tree.update_session_metadata("s", color="green")
+        done = await tree.merge_sessions(fork)
+        assert done.messages == 0
+        assert await tree.get_state("s") == {
+            "count": 9,
+            "same": 1,
+            "list": [1, 3, 2],
+            "map": {"a": 2, "b": 2, "n": 4},
+            "clash": "target",
+            "mine": 1,
+            "new": [True],
+        }
+        metadata = (await tree.get_session("s")).metadata
+        assert metadata == {"topic": "y", "color": "green"}
+        conflicts = {tuple(each.path): each for each in done.conflicts}
+        assert set(conflicts) == {("metadata", "color"), ("state", "clash")}
+        clash = conflicts["state", "clash"]
+        assert (clash.base, clash.target, clash.fork) == ("old", "target", "fork")
+        # Once more there is nothing new.
+        await tree.increment_state(fork, "count")
+        assert (await tree.merge_sessions(fork)).conflicts == []
+        assert await tree.get_state("s", "count") == 10
+
+    async def test_a_parent_can_be_merged_into_its_fork(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        below = await tree.fork_session(fork, from_seq=1)
+        await _add(tree, "s", "s1")
+        await tree.set_state("s", "n", 1)
+        await tree.merge_sessions("s", into=fork)
+        assert await _shown(tree, fork) == ["m1", "m2", "s1"]
+        await _add(tree, below, "b1")
+        assert (await tree.merge_sessions(below, into="s")).messages == 1
+        assert await _shown(tree, "s") == ["m1", "m2", "s1", "b1"]
+        assert await tree.get_state(fork) == {"n": 1}
+
+    async def test_what_can_not_be_merged_stays_as_it_is(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        await fill(tree, "other", 1)
+        fork = await tree.fork_session("s")
+        with pytest.raises(UnrelatedSessionsError):
+            await tree.merge_sessions(fork, into="other")
+        with pytest.raises(UnrelatedSessionsError):
+            await tree.merge_sessions(fork, into=fork)
+        with pytest.raises(SessionNotFoundError):
+            await tree.merge_sessions(fork, into="nobody")
+        with pytest.raises(SessionNotFoundError):
+            await tree.merge_sessions("nobody")
+        with pytest.raises(ValueError, match="not forked"):
+            await tree.merge_sessions("s")
+        with pytest.raises(ValueError, match="strategy"):
+            await tree.merge_sessions(fork, strategy=cast("Any", "theirs"))
+        for session_id in ("s", "other", fork):
+            assert await _shown(tree, session_id) == ["m1"]
+
+    async def test_merges_and_appends_at_once_lose_nothing(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        forks = [await tree.fork_session("s") for _ in range(3)]
+        for number, fork in enumerate(forks):
+            await _add(tree, fork, f"f{number}")
+            await tree.increment_state(fork, "n")
+        strategies: list[Any] = ["append", "interleave", "interleave"]
+        await asyncio.gather(
+            *(
+                tree.merge_sessions(fork, strategy=strategy)
+                for fork, strategy in zip(forks, strategies, strict=True)
+            ),
+            *(tree.add_message("s", "user", f"a{number}") for number in range(10)),
+        )
+        shown = await _shown(tree, "s")
+        assert sorted(shown) == sorted(
+            ["m1", *(f"f{number}" for number in range(3)), *(f"a{number}" for number in range(10))]
+        )
+        assert await tree.get_state("s", "n") == 3
 
 
 class SnapshotCases(_HierarchyCases):
@@ -768,6 +930,7 @@ class HierarchyConformance(
     NeedsCases,
     ForkCases,
     LineageCases,
+    MergeCases,
     SnapshotCases,
     RemovalCases,
     BranchingTogetherCases,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import pytest
@@ -42,6 +42,7 @@ from asyncsessions.testing._cases import (
 __all__ = ["HierarchyConformance"]
 
 Hierarchy = HierarchicalSessionStore
+_Call = Callable[[], Awaitable[object]]
 
 
 def _said(first: int, last: int) -> list[str]:
@@ -143,15 +144,16 @@ class NeedsCases(_HierarchyCases):
         del tree
         await fill(plain, "s", 5)
         await plain.amend_session("s", [Change(("metadata", SHARED, "fork"), "set", 3)])
-        for refused in (
-            plain.clear_session("s"),
-            plain.delete_session("s"),
-            plain.set_chat_history("s", [user("x")]),
-            plain.expire_session("s", 10),
-            plain.expire_session("s", 0),
-        ):
+        refusals: list[_Call] = [
+            lambda: plain.clear_session("s"),
+            lambda: plain.delete_session("s"),
+            lambda: plain.set_chat_history("s", [user("x")]),
+            lambda: plain.expire_session("s", 10),
+            lambda: plain.expire_session("s", 0),
+        ]
+        for refused in refusals:
             with pytest.raises(SessionSharedError) as caught:
-                await refused
+                await refused()
             assert (caught.value.session_id, caught.value.last_seq) == ("s", 3)
         assert await plain.expire_session("s", None)
         assert [await plain.pop_message("s") is not None for _ in range(2)] == [True, True]
@@ -668,15 +670,16 @@ class SnapshotCases(_HierarchyCases):
         fork = await tree.fork_session("s")
         with pytest.raises(SnapshotNotFoundError):
             await tree.revert_to_snapshot(fork, snapshot)
-        for refused in (
-            tree.create_snapshot("nobody"),
-            tree.get_snapshots("nobody"),
-            tree.revert_to_snapshot("nobody", snapshot),
-            tree.revert_to_message("nobody", 1),
-            tree.undo_revert("nobody"),
-        ):
+        refusals: list[_Call] = [
+            lambda: tree.create_snapshot("nobody"),
+            lambda: tree.get_snapshots("nobody"),
+            lambda: tree.revert_to_snapshot("nobody", snapshot),
+            lambda: tree.revert_to_message("nobody", 1),
+            lambda: tree.undo_revert("nobody"),
+        ]
+        for refused in refusals:
             with pytest.raises(SessionNotFoundError):
-                await refused
+                await refused()
         assert await is_absent(tree, "nobody")
         assert await tree.get_session("other") == before
 
@@ -687,12 +690,13 @@ class SnapshotCases(_HierarchyCases):
         assert popped is not None
         assert popped.content == "m3"
         assert await _shown(tree, "s") == _said(1, 2)
-        for rewrite in (
-            tree.clear_session("s"),
-            tree.set_chat_history("s", [user("x")]),
-            tree.set_chat_history("s", []),
-        ):
-            await rewrite
+        rewrites: list[_Call] = [
+            lambda: tree.clear_session("s"),
+            lambda: tree.set_chat_history("s", [user("x")]),
+            lambda: tree.set_chat_history("s", []),
+        ]
+        for rewrite in rewrites:
+            await rewrite()
             await tree.revert_to_snapshot("s", snapshot)
             assert await _shown(tree, "s") == _said(1, 3)
         await tree.upsert_partial_assistant_message("s", "par")

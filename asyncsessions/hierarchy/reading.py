@@ -68,6 +68,11 @@ class Reader:
                 return [message for message in messages if message.seq <= newest]
         return await self.read_at(lineage, wanted)
 
+    async def read_parts(self, parts: Sequence[Part]) -> list[Message]:
+        """Return the messages of parts, oldest first."""
+        found = await asyncio.gather(*(self._read_part(part, None) for part in parts))
+        return [message for each in found for message in each]
+
     async def read_at(self, lineage: Lineage, wanted: Range) -> list[Message]:
         """Return messages that a session showed when its record was read."""
         session_id, newest = lineage.info.session_id, lineage.info.last_seq

@@ -110,24 +110,20 @@ class Rewriting:
             parts, messages = await plan(lineage)
             info, count = lineage.info, len(messages)
             guards = [lineage.unless_reverted(), lineage.unless_gone()]
-            upto = info.last_seq + count
             if is_first:
+                annex, noted = await self._store_after(session_id, messages, info.last_seq)
                 guards += [Change(("last_seq",), "expect", info.last_seq), skip(count)]
             else:
                 # Others are faster; so the numbers are set aside first.
-                (upto,) = await self._branching.amend(session_id, skip(count))
+                annex, noted = await self.store_beside(session_id, messages)
                 if keeps_late:
-                    late = await self._part(session_id, info.last_seq, upto - count)
+                    late = await self._part(session_id, info.last_seq, annex.after)
                     parts = (*parts, late) if late.count else parts
                 info = (await self._branching.known(session_id)).info
-            hidden = info.message_count - max(0, info.last_seq - upto)
-            annex = await self._store_beside(session_id, messages, upto - count)
-            view = View((*parts, annex), upto, hidden)
-            noted = Lineage.annex(annex.source, self._branching.now())
+            hidden = info.message_count - max(0, info.last_seq - annex.upto)
+            shown = view_changes(View((*parts, annex), annex.upto, hidden))
             try:
-                await self._branching.amend(
-                    session_id, *guards, *view_changes(view), noted, *changes(lineage)
-                )
+                await self._branching.amend(session_id, *guards, *shown, noted, *changes(lineage))
             except (SessionChangedError, SessionNotFoundError):
                 await self._branching.release(annex.source, session_id)
                 is_first = False
@@ -138,10 +134,21 @@ class Rewriting:
         messages = await self._store.get_messages(source, after=after, before=upto + 1)
         return Part(source, after, upto, len(messages))
 
-    async def _store_beside(
+    async def store_beside(
+        self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
+    ) -> tuple[Part, Change]:
+        """Store messages where only a session finds them, under numbers of their own.
+
+        Returns:
+            Where they are, and what the session has to note when it begins to need them.
+        """
+        (upto,) = await self._branching.amend(session_id, skip(len(messages)))
+        return await self._store_after(session_id, messages, int(upto) - len(messages))
+
+    async def _store_after(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]], after: int
-    ) -> Part:
-        """Store messages where only a session finds them: in one that is deleted from the start."""
+    ) -> tuple[Part, Change]:
+        """Store messages in a session of their own that is deleted from the start."""
         annex_id = str(uuid.uuid4())
         upto = after + len(messages)
         changes = [in_tree("gone", upto), shared(session_id, upto), skip(after)]
@@ -153,7 +160,8 @@ class Rewriting:
             raise
         await self._store.expire_session(annex_id, None)
         info = await self._store.get_info(annex_id)
-        return Part(annex_id, after, upto, 0 if info is None else info.message_count)
+        part = Part(annex_id, after, upto, 0 if info is None else info.message_count)
+        return part, Lineage.annex(annex_id, self._branching.now())
 
     async def pop(
         self, session_id: str, is_wanted: Callable[[Message], bool] = lambda _: True

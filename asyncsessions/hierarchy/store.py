@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from asyncsessions._compat import override
 from asyncsessions.errors import (
     SessionExistsError,
 )
 from asyncsessions.hierarchy.lineage import Lineage, count_of, in_tree
 from asyncsessions.hierarchy.merging import Merging, Strategy
 from asyncsessions.hierarchy.models import MergeResult, SessionDiff, SessionTree, Snapshot
+from asyncsessions.hierarchy.moving import Moving
 from asyncsessions.hierarchy.reading import Range
 from asyncsessions.hierarchy.wrapper import BranchedStore, check_fields
 from asyncsessions.hooks import Change
@@ -274,6 +276,47 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
         """
         return (await self._branching.known(session_id)).is_shared
+
+    @override
+    async def export_session(
+        self, session_id: str, *, include_lineage: bool = False
+    ) -> dict[str, Any]:
+        """Return a session as one JSON object, as `import_session` takes it.
+
+        Args:
+            session_id: The session.
+            include_lineage: Whether to add, under ``lineage``, its parent, children and mark as
+                shared, and its snapshots with their messages.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        data = await super().export_session(session_id)
+        if include_lineage:
+            data["lineage"] = await self._moving.export_lineage(session_id)
+        return data
+
+    async def import_session(
+        self, data: Mapping[str, Any], *, new_session_id: str | None = None
+    ) -> str:
+        """Store an exported session with its snapshots, under its parent if that is here.
+
+        Args:
+            data: What `export_session` returned. Its messages get ``seq`` from 1 up.
+            new_session_id: Its id here; None: the same as there.
+
+        Returns:
+            Its id.
+
+        Raises:
+            InvalidMessageError: Something in it isn't what belongs there.
+            SessionExistsError: There is a session of this id.
+        """
+        return await self._moving.import_session(data, new_session_id)
+
+    @property
+    def _moving(self) -> Moving:
+        return Moving(self._store, self._reader, self._branching, self._rewriting)
 
     async def diff(self, left_id: str, right_id: str) -> SessionDiff:
         """Return what two sessions have in common, and what each has after that.

@@ -440,6 +440,68 @@ class LineageCases(_HierarchyCases):
             await tree.diff(left, "nobody")
 
 
+class MoveCases(_HierarchyCases):
+    """Sessions move with their snapshots."""
+
+    async def test_snapshots_move_along(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 3)
+        await tree.set_state("s", "n", 1)
+        first = await tree.create_snapshot("s", "first", {"k": 1})
+        await tree.revert_to_message("s", 2)
+        await _add(tree, "s", "x", "y")
+        await tree.set_state("s", "n", 2)
+        second = await tree.create_snapshot("s", "second")
+        await tree.pop_message("s")
+        await tree.share_session("s")
+        fork = await tree.fork_session("s")
+        data = await tree.export_session("s", include_lineage=True)
+        assert "lineage" not in await tree.export_session("s")
+        with pytest.raises(SessionExistsError):
+            await tree.import_session(data)
+        copy = await tree.import_session(data, new_session_id="copy")
+        assert copy == "copy"
+        assert await _shown(tree, "copy") == ["m1", "m2", "x"]
+        mine, theirs = await tree.get_snapshots("copy"), await tree.get_snapshots("s")
+        assert [each.label for each in mine] == ["first", "second"]
+        for one, other in zip(mine, theirs, strict=True):
+            for field in ("snapshot_id", "metadata", "message_count", "created_at"):
+                assert getattr(one, field) == getattr(other, field)
+        assert await tree.is_shared("copy")
+        for snapshot, shown, state in [
+            (second, ["m1", "m2", "x", "y"], {"n": 2}),
+            (first, ["m1", "m2", "m3"], {"n": 1}),
+        ]:
+            await tree.revert_to_snapshot("copy", snapshot)
+            assert await _shown(tree, "copy") == shown
+            assert await tree.get_state("copy") == state
+        await _add(tree, "copy", "z")
+        assert await _shown(tree, "copy") == ["m1", "m2", "m3", "z"]
+        await tree.delete_session("copy")
+        data = await tree.export_session(fork, include_lineage=True)
+        await tree.delete_session(fork)
+        assert await tree.import_session(data) == fork
+        assert await tree.get_parent(fork) == "s"
+        assert fork in await tree.get_children("s")
+
+    async def test_bad_lineage_is_refused_before_anything_is_written(
+        self, tree: Hierarchy, plain: BranchableStore
+    ) -> None:
+        await fill(tree, "s", 2)
+        await tree.create_snapshot("s")
+        data = await tree.export_session("s", include_lineage=True)
+        (snapshot,) = data["lineage"]["snapshots"]
+        for bad in (
+            data | {"lineage": 1},
+            data | {"lineage": {"snapshots": [{}]}},
+            data | {"lineage": {"snapshots": [snapshot | {"messages": [{"content": "x"}]}]}},
+            data | {"lineage": {"snapshots": [snapshot | {"messages": [user("\ud800")]}]}},
+            data | {"messages": [{"content": "x"}]},
+        ):
+            with pytest.raises(InvalidMessageError):
+                await tree.import_session(bad, new_session_id="copy")
+        assert ids(await plain.list_sessions()) == ["s"]
+
+
 class MergeCases(_HierarchyCases):
     """A merge brings what is new, once, and says what it can't decide."""
 
@@ -934,6 +996,7 @@ class HierarchyConformance(
     NeedsCases,
     ForkCases,
     LineageCases,
+    MoveCases,
     MergeCases,
     SnapshotCases,
     RemovalCases,

@@ -129,10 +129,11 @@ class Branching:
         ]
         if self._shares(info):
             changes += [skip(seq), *view_changes(View(parts, seq, 0))]
-            await self._store.amend_session(child_id, changes, create=True)
             # Of at least one message, or the parent could be removed, and with it what it reads.
-            await self._store.amend_session(
-                session_id, [shared(child_id, max(1, lineage.own_upto(parts)))]
+            upto = max(1, lineage.own_upto(parts))
+            await asyncio.gather(
+                self._store.amend_session(child_id, changes, create=True),
+                self._store.amend_session(session_id, [shared(child_id, upto)]),
             )
         else:
             await self._copy(child_id, parts, seq)

@@ -150,6 +150,6 @@ class Moving:
                 snapshot.label,
                 snapshot.metadata,
             )
-            return [lineage.unless_gone(), *changes, *lineage.keep(snapshot.snapshot_id, saved)]
+            return [lineage.unless_changed(), *changes, *lineage.keep(snapshot.snapshot_id, saved)]
 
         await self._branching.change(session_id, keep)

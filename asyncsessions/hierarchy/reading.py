@@ -45,10 +45,14 @@ class Reader:
         # What sessions showed last. It is read while their records are, which say if it was right.
         self._views: OrderedDict[str, tuple[str | None, View]] = OrderedDict()
 
+    async def record(self, session_id: str) -> Lineage | None:
+        """Return a session's record, also of one that was deleted; None where there is none."""
+        info = await self._store.get_info(session_id)
+        return None if info is None else Lineage(info)
+
     async def lineage(self, session_id: str) -> Lineage | None:
         """Return a session's record; None where there is no session, or it was deleted."""
-        info = await self._store.get_info(session_id)
-        lineage = None if info is None else Lineage(info)
+        lineage = await self.record(session_id)
         return None if lineage is None or lineage.is_gone else lineage
 
     async def read(self, session_id: str, wanted: Range) -> list[Message]:
@@ -122,6 +126,9 @@ class Reader:
         for part in parts:
             if live.limit is not None and len(messages) >= live.limit:
                 return messages[: live.limit]
+            if live.limit is None or live.limit >= part.upto - part.after:
+                messages += await self._read_part(part, None)
+                continue
             found = await self._store.get_messages(part.source, limit=live.limit, after=part.after)
             messages += [message for message in found if message.seq <= part.upto]
         left = None if live.limit is None else max(0, live.limit - len(messages))

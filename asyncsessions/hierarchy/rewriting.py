@@ -5,6 +5,7 @@ Such a session's messages stay in the store; what changes is what the session sh
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from asyncsessions.errors import (
     SessionNotFoundError,
     SessionSharedError,
 )
-from asyncsessions.hierarchy.branching import Branching
+from asyncsessions.hierarchy.branching import EVERYTHING, Branching
 from asyncsessions.hierarchy.lineage import (
     Lineage,
     Part,
@@ -78,38 +79,80 @@ class Rewriting:
     async def set_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
     ) -> None:
-        """Show other messages in place of all."""
+        """Show other messages in place of all, also in a session that was deleted.
+
+        Raises:
+            SessionNotFoundError: There is nothing left of the session.
+        """
         if not messages:
-            await self.clear(session_id)
+            await self._show_nothing(session_id)
             return
 
         async def plan(_: Lineage) -> Plan:
             return (), messages
 
-        await self.put(session_id, plan, lambda _: [Change(("checkpoint",), "set", None)])
+        def changes(_: Lineage, pin: str) -> list[Change]:
+            return [Change(("checkpoint",), "set", None), shared(pin)]
+
+        await self.put(session_id, plan, changes, revives=True)
+
+    async def _show_nothing(self, session_id: str) -> None:
+        record = await self._reader.record(session_id)
+        if record is None:
+            raise SessionNotFoundError(session_id)
+        if record.is_gone:
+            with contextlib.suppress(SessionChangedError):
+                await self._branching.amend(session_id, *record.again())
+        else:
+            await self.clear(session_id)
 
     async def put(
         self,
         session_id: str,
         plan: Callable[[Lineage], Awaitable[Plan]],
-        changes: Callable[[Lineage], Sequence[Change]],
+        changes: Callable[[Lineage, str], Sequence[Change]],
         *,
         keeps_late: bool = False,
+        revives: bool = False,
     ) -> None:
         """Show parts and messages that are new, in place of all, in one step.
 
         Args:
             session_id: The session.
             plan: Says which.
-            changes: What else to change in the same step.
+            changes: What else to change in the same step; gets who keeps the session's messages
+                until then.
             keeps_late: Whether to show, before the new ones, what comes after it was planned.
+            revives: Whether to make a session again that was deleted.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
         """
+        pin = str(uuid.uuid4())
+        await self._branching.amend(session_id, shared(pin, EVERYTHING))
+        find = self._reader.record if revives else self._reader.lineage
+        try:
+            await self._put(session_id, find, plan, lambda now: changes(now, pin), keeps_late)
+        except (SessionNotFoundError, InvalidMessageError):
+            await self._branching.release(session_id, pin)
+            raise
+
+    async def _put(
+        self,
+        session_id: str,
+        find: Callable[[str], Awaitable[Lineage | None]],
+        plan: Callable[[Lineage], Awaitable[Plan]],
+        changes: Callable[[Lineage], Sequence[Change]],
+        keeps_late: bool,  # noqa: FBT001  # see `put`
+    ) -> None:
         is_first = True
         while True:
-            lineage = await self._branching.known(session_id)
+            lineage = await find(session_id)
+            if lineage is None:
+                raise SessionNotFoundError(session_id)
             parts, messages = await plan(lineage)
             info, count = lineage.info, len(messages)
-            guards = [lineage.unless_reverted(), lineage.unless_gone()]
+            guards = lineage.again() if lineage.is_gone else [lineage.unless_changed()]
             if is_first:
                 annex, noted = await self._store_after(session_id, messages, info.last_seq)
                 guards += [Change(("last_seq",), "expect", info.last_seq), skip(count)]
@@ -119,9 +162,10 @@ class Rewriting:
                 if keeps_late:
                     late = await self._part(session_id, info.last_seq, annex.after)
                     parts = (*parts, late) if late.count else parts
-                info = (await self._branching.known(session_id)).info
-            hidden = info.message_count - max(0, info.last_seq - annex.upto)
-            shown = view_changes(View((*parts, annex), annex.upto, hidden))
+                info = await self._store.get_info(session_id) or info
+            newer = await self._part(session_id, annex.upto, info.last_seq)
+            view = View((*parts, annex), annex.upto, info.message_count - newer.count)
+            shown = view_changes(view)
             try:
                 await self._branching.amend(session_id, *guards, *shown, noted, *changes(lineage))
             except (SessionChangedError, SessionNotFoundError):
@@ -131,6 +175,8 @@ class Rewriting:
                 return
 
     async def _part(self, source: str, after: int, upto: int) -> Part:
+        if upto <= after:
+            return Part(source, after, upto, 0)
         messages = await self._store.get_messages(source, after=after, before=upto + 1)
         return Part(source, after, upto, len(messages))
 
@@ -201,7 +247,7 @@ def _recounted(now: Lineage, old: Lineage) -> list[Change]:
     if now.view.parts or now.view.after != after:
         return []
     forgotten = (Lineage.annex(annex_id, None) for annex_id in old.annexes)
-    return [now.unless_reverted(), *view_changes(View((), after, 0)), *forgotten]
+    return [now.unless_changed(), *view_changes(View((), after, 0)), *forgotten]
 
 
 def _without(parts: Sequence[Part], seq: int) -> tuple[Part, ...]:

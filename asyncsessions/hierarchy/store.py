@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncsessions._compat import override
-from asyncsessions.errors import (
-    SessionExistsError,
-)
+from asyncsessions.errors import SessionChangedError, SessionExistsError
 from asyncsessions.hierarchy.lineage import Lineage, count_of, in_tree
 from asyncsessions.hierarchy.merging import Merging, Strategy
 from asyncsessions.hierarchy.models import MergeResult, SessionDiff, SessionTree, Snapshot
@@ -75,17 +73,17 @@ class HierarchicalSessionStore(BranchedStore):
         """
         session_id = str(uuid.uuid4()) if session_id is None else session_id
         check_fields(metadata or {})
-        if await self._reader.lineage(session_id) is not None:
+        record = await self._reader.record(session_id)
+        if record is not None and not record.is_gone:
             raise SessionExistsError(session_id)
         fields = dict(metadata or {}) | ({} if title is None else {"title": title})
         changes = [Change(("metadata", key), "set", value) for key, value in fields.items()]
-        changes.append(in_tree("gone"))
         if agent_name:
             changes.append(Change(("agent_name",), "set", agent_name))
-        if parent_id is not None:
-            parent = await self._branching.adopt(parent_id, session_id)
-            changes.append(in_tree("parent", {"id": parent_id, "seq": parent.info.last_seq}))
-        await self._store.amend_session(session_id, changes, create=True)
+        try:
+            await self._branching.begin(session_id, parent_id, record, changes)
+        except SessionChangedError as exc:
+            raise SessionExistsError(session_id) from exc
         return session_id
 
     async def fork_session(
@@ -127,9 +125,9 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
         """
         parent = (await self._branching.known(session_id)).parent
-        if parent is None or await self._reader.lineage(parent.id) is None:
-            return None
-        return parent.id
+        found = None if parent is None else await self._reader.lineage(parent.id)
+        # Of the parent's id there may be another session by now, which knows nothing of this one.
+        return found.info.session_id if found and session_id in found.children else None
 
     async def get_children(self, session_id: str) -> list[str]:
         """Return the sessions that were forked from one, oldest first.

@@ -12,6 +12,7 @@ from asyncsessions._compat import override
 from asyncsessions.errors import (
     CorruptSessionError,
     InvalidMessageError,
+    SessionNotFoundError,
     SessionSharedError,
     VersionConflictError,
 )
@@ -101,6 +102,14 @@ class BranchedStore(SessionStore):
                 session_id, messages, idempotency_key=idempotency_key, expected_seq=expected_seq
             )
         except VersionConflictError as exc:
+            if expected_seq == 0 and not await self.session_exists(session_id):
+                # It was deleted, and its id goes on with the numbers that others know.
+                return await self.append(
+                    session_id,
+                    messages,
+                    idempotency_key=idempotency_key,
+                    expected_seq=exc.last_seq,
+                )
             exc.messages = await self.get_messages(session_id, after=exc.expected_seq)
             raise
 
@@ -134,7 +143,8 @@ class BranchedStore(SessionStore):
 
     @override
     async def discard_partial_assistant_message(self, session_id: str) -> bool:
-        if await self._shows_its_newest(session_id):
+        record = await self._reader.record(session_id)
+        if record is None or record.is_plain:
             try:
                 return await self._store.discard_partial_assistant_message(session_id)
             except SessionSharedError:
@@ -144,7 +154,7 @@ class BranchedStore(SessionStore):
 
     async def _shows_its_newest(self, session_id: str) -> bool:
         """Whether the newest message that a session shows is the newest that it has stored."""
-        lineage = await self._reader.lineage(session_id)
+        lineage = await self._reader.record(session_id)
         if lineage is None or lineage.is_plain:
             return True
         view = lineage.view
@@ -267,14 +277,18 @@ class BranchedStore(SessionStore):
     async def set_chat_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
     ) -> bool:
-        lineage = await self._reader.lineage(session_id)
-        if lineage is None or lineage.is_plain:
+        while True:
+            record = await self._reader.record(session_id)
+            if record is None or record.is_plain:
+                try:
+                    return await self._store.set_chat_history(session_id, messages)
+                except SessionSharedError:
+                    pass
             try:
-                return await self._store.set_chat_history(session_id, messages)
-            except SessionSharedError:
-                pass
-        await self._rewriting.set_history(session_id, messages)
-        return True
+                await self._rewriting.set_history(session_id, messages)
+            except SessionNotFoundError:
+                continue  # It was deleted meanwhile, and nothing is in the way any more.
+            return True
 
     @override
     async def clear_session(self, session_id: str) -> bool:
@@ -283,8 +297,8 @@ class BranchedStore(SessionStore):
         Snapshots stay; what reverts remembered goes. Messages that forks or snapshots read are
         no longer shown here.
         """
-        lineage = await self._reader.lineage(session_id)
-        if lineage is None or lineage.is_plain:
+        record = await self._reader.record(session_id)
+        if record is None or record.is_plain:
             try:
                 return await self._store.clear_session(session_id)
             except SessionSharedError:
@@ -308,10 +322,7 @@ class BranchedStore(SessionStore):
                 return await self._store.delete_session(session_id)
             except SessionSharedError:
                 lineage = await self._reader.lineage(session_id)
-        if lineage is None or lineage.is_gone:
-            return False
-        await self._branching.delete(session_id)
-        return True
+        return lineage is not None and await self._branching.delete(session_id)
 
     @override
     async def append_compaction_checkpoint(
@@ -481,6 +492,8 @@ class BranchedStore(SessionStore):
         Raises:
             SessionSharedError: Forks or snapshots need what would vanish; delete them first.
         """
+        if not await self.session_exists(session_id):
+            return False
         return await self._store.expire_session(session_id, seconds)
 
     @override

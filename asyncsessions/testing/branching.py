@@ -38,6 +38,7 @@ from asyncsessions.testing._cases import (
     tool_call,
     user,
 )
+from asyncsessions.testing.branching_properties import BranchModelCases
 
 __all__ = ["HierarchyConformance"]
 
@@ -1001,5 +1002,6 @@ class HierarchyConformance(
     SnapshotCases,
     RemovalCases,
     BranchingTogetherCases,
+    BranchModelCases,
 ):
     """What `HierarchicalSessionStore` guarantees over a store, which `make_store` returns."""

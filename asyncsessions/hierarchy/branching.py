@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     InvalidMessageError,
     MessageNotFoundError,
@@ -41,9 +42,8 @@ from asyncsessions.hierarchy.lineage import (
     skip,
     view_changes,
 )
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hierarchy.reading import Range, Reader
-from asyncsessions.hooks import SHARED, Change
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hooks import SHARED, Change, Window
 from asyncsessions.models import Checkpoint, JSONValue, SessionInfo
 
 __all__ = ["EVERYTHING", "Branching"]
@@ -61,13 +61,12 @@ class Branching:
     Args:
         store: The store.
         reader: Reads its sessions.
-        clock: Returns seconds since the epoch.
     """
 
-    def __init__(self, store: BranchableStore, reader: Reader, clock: Callable[[], float]) -> None:
+    def __init__(self, store: BaseSessionStore, reader: Reader) -> None:
         self._store = store
         self._reader = reader
-        self._clock = clock
+        self._clock = store.policy.clock
 
     async def known(self, session_id: str) -> Lineage:
         """Return a session's record.
@@ -190,7 +189,8 @@ class Branching:
 
     def _shares(self, info: SessionInfo) -> bool:
         """Whether messages stay where they are for as long as somebody reads them."""
-        limits = (self._store.max_messages, self._store.ttl_seconds, info.expires_at)
+        policy = self._store.policy
+        limits = (policy.max_messages, policy.ttl_seconds, info.expires_at)
         return limits == (None, None, None)
 
     async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> None:
@@ -248,7 +248,7 @@ class Branching:
             left -= part.count
         else:
             raise MessageNotFoundError(session_id, index)
-        messages = await self._reader.read_at(lineage, Range(limit=index + 1, oldest=True))
+        messages = await self._reader.read_at(lineage, Window(limit=index + 1, oldest=True))
         if not 0 <= index < len(messages):
             raise MessageNotFoundError(session_id, index)
         return messages[index].seq

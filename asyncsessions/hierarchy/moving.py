@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import encode_message, message_from
 from asyncsessions.errors import InvalidMessageError, SessionExistsError
 from asyncsessions.hierarchy.branching import Branching
 from asyncsessions.hierarchy.lineage import Lineage, Part, SavedRecord, SavedSnapshot, in_tree
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.rewriting import Rewriting
 from asyncsessions.hooks import Change
@@ -55,7 +55,7 @@ class Moving:
 
     def __init__(
         self,
-        store: BranchableStore,
+        store: BaseSessionStore,
         reader: Reader,
         branching: Branching,
         rewriting: Rewriting,
@@ -121,7 +121,7 @@ class Moving:
     def _checked(self, snapshot: _Snapshot) -> list[Message]:
         messages = list(itertools.starmap(message_from, enumerate(snapshot.messages)))
         for message in messages:
-            encode_message(message, self._store.max_message_bytes)
+            encode_message(message, self._store.policy.max_message_bytes)
         return messages
 
     async def _keep(

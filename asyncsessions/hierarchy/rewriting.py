@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import encode_message
 from asyncsessions.errors import (
     InvalidMessageError,
@@ -31,9 +32,8 @@ from asyncsessions.hierarchy.lineage import (
     skip,
     view_changes,
 )
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hierarchy.reading import Range, Reader
-from asyncsessions.hooks import Change
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hooks import Change, Window
 from asyncsessions.models import Message
 
 __all__ = ["Plan", "Rewriting"]
@@ -51,7 +51,7 @@ class Rewriting:
         branching: Changes their records.
     """
 
-    def __init__(self, store: BranchableStore, reader: Reader, branching: Branching) -> None:
+    def __init__(self, store: BaseSessionStore, reader: Reader, branching: Branching) -> None:
         self._store = store
         self._reader = reader
         self._branching = branching
@@ -230,13 +230,13 @@ class Rewriting:
             return newest
 
     async def _newest(self, lineage: Lineage) -> Message | None:
-        return next(iter(await self._reader.read_at(lineage, Range(limit=1))), None)
+        return next(iter(await self._reader.read_at(lineage, Window(limit=1))), None)
 
     async def put_partial(self, session_id: str, content: str, *, finalize: bool) -> None:
         """Hide the part of a turn that is there, and append a longer one."""
         metadata = {} if finalize else {"partial": True}
         message = Message("assistant", content, metadata=metadata)
-        encode_message(message, self._store.max_message_bytes)
+        encode_message(message, self._store.policy.max_message_bytes)
         await self.pop(session_id, is_partial)
         await self._store.append(session_id, [message])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     MessageNotFoundError,
     SessionExistsError,
@@ -18,7 +19,6 @@ from asyncsessions.errors import (
     VersionConflictError,
 )
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.models import Message
 from asyncsessions.testing._cases import ids, user
 
@@ -85,7 +85,7 @@ class Branches:
     """
 
     def __init__(
-        self, store: HierarchicalSessionStore, plain: BranchableStore, *, prefix: str
+        self, store: HierarchicalSessionStore, plain: BaseSessionStore, *, prefix: str
     ) -> None:
         self._store = store
         self._plain = plain

@@ -7,8 +7,8 @@ from typing import Any, cast
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.testing._branch_model import Branches
 from asyncsessions.testing._cases import ManualClock, StoreCases
 from asyncsessions.testing.properties import new_id
@@ -73,8 +73,8 @@ class BranchModelCases(StoreCases):
     )
     async def test_any_calls_match_the_model(self, calls: list[tuple[Any, ...]]) -> None:
         clock = ManualClock()
-        plain = cast("BranchableStore", self.make_store(clock=clock))
-        async with HierarchicalSessionStore(plain, clock=clock) as store:
+        plain = cast("BaseSessionStore", self.make_store(clock=clock))
+        async with HierarchicalSessionStore(plain) as store:
             branches = Branches(store, plain, prefix=new_id())
             for verb, which, arguments in [*_BEGINNING, *calls]:
                 await branches.call(verb, which, arguments)

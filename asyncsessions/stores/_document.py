@@ -253,7 +253,6 @@ class Document:
         """Put another message, as a document holds it, in place of the newest one."""
         self._entries[-1] = entry
         self._laid_out = min(self._laid_out, len(self._entries) - 1)
-        self.invalidate_snapshots(len(self._entries) - 1)
 
     def set_value(self, key: str, value: Any) -> None:
         """Set a value at the top level that means nothing to this library."""

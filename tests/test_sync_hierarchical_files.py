@@ -1,0 +1,232 @@
+"""The original's API for forks and snapshots on JSON files: what is in them, and what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncsessions import LockTimeoutError, Message, StoreUnavailableError
+from asyncsessions.errors import SessionSharedError
+from asyncsessions.hierarchy import HierarchicalSessionStore as AsyncHierarchicalSessionStore
+from asyncsessions.stores.json import JSONSessionStore
+from asyncsessions.sync import (
+    DefaultSessionStore,
+    ExtendedSessionData,
+    FileLock,
+    HierarchicalSessionStore,
+    SessionData,
+    SessionSnapshot,
+    get_hierarchical_session_store,
+    hierarchical,
+)
+from tests.test_sync_hierarchical import home, say, texts
+
+__all__ = ["home"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[HierarchicalSessionStore]:
+    with HierarchicalSessionStore(str(tmp_path / "sessions")) as store:
+        yield store
+
+
+def document(store: DefaultSessionStore, session_id: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((Path(store.session_dir) / f"{session_id}.json").read_text())
+    return data
+
+
+def test_snapshots_share_what_they_have_in_common(files: HierarchicalSessionStore) -> None:
+    say(files, "s", "m0", "m1")
+    files.create_snapshot("s")
+    say(files, "s", "m2")
+    files.create_snapshot("s")
+    files.create_snapshot("s")
+    storage = document(files, "s")["snapshot_storage"]
+    contents = [record and record["content"] for record in storage["records"].values()]
+    assert contents == ["m0", "m1", None, "m2"]
+    text = (Path(files.session_dir) / "s.json").read_text()
+    assert text == json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+
+
+def test_seq_goes_on_after_a_revert(files: HierarchicalSessionStore) -> None:
+    say(files, "s", "m0", "m1", "m2")
+    snapshot = files.create_snapshot("s")
+    say(files, "s", "m3")
+    files.set_chat_history("s", [*files.get_chat_history("s")[:1], {"content": "x"}])
+    files.revert_to_snapshot("s", snapshot)
+    say(files, "s", "m4")
+    seqs = asyncio.run(stored(Path(files.session_dir), "s"))
+    assert [text for _, text in seqs] == ["m0", "m1", "m2", "m4"]
+    assert seqs[-1][0] > 6
+    assert sorted(seqs) == seqs
+    files.revert_to_message("s", 1)
+    assert asyncio.run(stored(Path(files.session_dir), "s")) == seqs[:2]
+
+
+async def stored(directory: Path, session_id: str) -> list[tuple[int, Any]]:
+    async with JSONSessionStore(directory) as store:
+        messages = await store.get_messages(session_id)
+        return [(message.seq, message.content) for message in messages]
+
+
+def test_the_state_goes_along_with_a_fork(files: HierarchicalSessionStore) -> None:
+    async def put() -> None:
+        async with JSONSessionStore(files.session_dir) as store:
+            await store.append("s", [Message("user", "m0", name="Ann")])
+            await store.set_state("s", "n", 1)
+
+    async def look(session_id: str) -> tuple[Any, str | None]:
+        async with JSONSessionStore(files.session_dir) as store:
+            (message,) = await store.get_messages(session_id)
+            return await store.get_state(session_id), message.name
+
+    asyncio.run(put())
+    snapshot, fork = files.create_snapshot("s"), files.fork_session("s")
+    assert asyncio.run(look(fork)) == ({"n": 1}, "Ann")
+    assert files.clear_session("s")
+    assert files.revert_to_snapshot("s", snapshot)
+    assert asyncio.run(look("s")) == ({"n": 1}, "Ann")
+
+
+def test_what_an_async_fork_reads_stays(files: HierarchicalSessionStore) -> None:
+    async def fork() -> str:
+        async with AsyncHierarchicalSessionStore(JSONSessionStore(files.session_dir)) as store:
+            return await store.fork_session("s")
+
+    async def look(session_id: str) -> list[Any]:
+        async with AsyncHierarchicalSessionStore(JSONSessionStore(files.session_dir)) as store:
+            return [message.content for message in await store.get_messages(session_id)]
+
+    say(files, "s", "m0", "m1")
+    snapshot = files.create_snapshot("s")
+    forked = asyncio.run(fork())
+    say(files, "s", "m2")
+    assert files.revert_to_message("s", 1)
+    with pytest.raises(SessionSharedError):
+        files.revert_to_message("s", 0)
+    assert files.revert_to_snapshot("s", snapshot)
+    assert asyncio.run(look(forked)) == ["m0", "m1"]
+    # A copy of the record doesn't say that somebody reads the copy.
+    assert files.clear_session(files.fork_session("s"))
+
+
+def test_what_is_no_message_and_no_snapshot_survives(files: HierarchicalSessionStore) -> None:
+    junk = {"messages": [5, {"role": "user", "content": "m0"}], "snapshots": [7], "x": 1}
+    (Path(files.session_dir) / "s.json").write_text(json.dumps({"session_id": "s"} | junk))
+    snapshot = files.create_snapshot("s")
+    data = document(files, "s")
+    assert (data["messages"][0], data["snapshots"][0], data["x"]) == (5, 7, 1)
+    assert [each.id for each in files.get_snapshots("s")] == [snapshot]
+    assert files.revert_to_snapshot("s", snapshot)
+
+
+def test_a_line_of_forks_is_as_long_as_it_gets(files: HierarchicalSessionStore) -> None:
+    directory = Path(files.session_dir)
+    for number in range(1500):
+        document = {"session_id": f"s{number}", "children_ids": [f"s{number + 1}"]}
+        (directory / f"s{number}.json").write_text(json.dumps(document))
+    node, depth = files.get_session_tree("s0"), 0
+    while node["children"]:
+        (node,) = node["children"]
+        depth += 1
+    assert depth == 1500
+
+
+def test_a_file_that_is_imported_keeps_its_lineage(tmp_path: Path) -> None:
+    store = HierarchicalSessionStore(str(tmp_path / "a"))
+    say(store, "s", "m0")
+    snapshot, fork = store.create_snapshot("s"), store.fork_session("s")
+    payload = json.loads(json.dumps(store.export_all()))
+    other = HierarchicalSessionStore(str(tmp_path / "b"))
+    assert other.import_sessions(payload).imported == 2
+    assert (other.get_children("s"), other.get_parent(fork)) == ([fork], "s")
+    assert other.revert_to_snapshot("s", snapshot)
+    say(other, "s", "m1")
+    # Of the plain store, too, over a session that is there.
+    plain = DefaultSessionStore(str(tmp_path / "b"))
+    data = {"session_id": "s", "messages": [{"role": "user", "content": "new"}]}
+    assert plain.import_sessions({"sessions": [data]}, overwrite=True).imported == 1
+    assert other.get_children("s") == [fork]
+    assert other.revert_to_snapshot("s", snapshot)
+    assert texts(other, "s") == ["m0"]
+
+
+def test_a_locked_session_raises_and_stays_as_it_is(tmp_path: Path) -> None:
+    store = HierarchicalSessionStore(str(tmp_path), lock_timeout=0.05)
+    say(store, "s", "m0", "m1")
+    snapshot = store.create_snapshot("s")
+    before = (tmp_path / "s.json").read_bytes()
+    with FileLock(str(tmp_path / "s.json")):
+        for call in (
+            lambda: store.revert_to_message("s", 0),
+            lambda: store.revert_to_snapshot("s", snapshot),
+            lambda: store.create_snapshot("s"),
+            lambda: store.share_session("s"),
+        ):
+            with pytest.raises(LockTimeoutError):
+                call()
+        # The fork is there, and the error says which it is.
+        with pytest.raises(OSError, match="is stored, but 's' doesn't name it") as raised:
+            store.fork_session("s")
+    assert (tmp_path / "s.json").read_bytes() == before
+    (fork,) = (path.stem for path in tmp_path.glob("*.json") if path.stem != "s")
+    assert fork in str(raised.value)
+    assert (store.get_parent(fork), texts(store, fork)) == ("s", ["m0", "m1"])
+
+
+def test_a_store_that_is_unavailable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a").mkdir()
+    url = f"json://{tmp_path / 'a' / 'sessions'}"
+    store = HierarchicalSessionStore.from_url(url)
+    store.create_session("s", "secret")
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "a").write_text("no directory")
+    assert store.get_children("s") == []
+    assert store.get_session("s").title is None
+    assert store.set_title("s", "x") is False
+    assert store.revert_to_message("s", 0) is False
+    assert store.get_session_tree("s")["children"] == []
+    for method in ("create_session", "create_snapshot", "fork_session"):
+        with pytest.raises(OSError, match="sessions"):
+            getattr(store, method)("s")
+    raising = HierarchicalSessionStore.from_url(url, errors="raise")
+    with pytest.raises(StoreUnavailableError):
+        raising.revert_to_message("s", 0)
+    with pytest.raises(StoreUnavailableError):
+        raising.create_session()
+    assert "secret" not in caplog.text
+
+
+# Records and the rest.
+
+
+def test_a_plain_session_as_an_extended_one() -> None:
+    plain = SessionData("s", metadata={"a": 1})
+    extended = ExtendedSessionData.from_session_data(plain)
+    assert isinstance(extended, ExtendedSessionData)
+    assert extended.to_dict().items() >= plain.to_dict().items()
+    assert ExtendedSessionData.from_dict(extended.to_dict()) == extended
+
+
+def test_a_snapshot_is_the_callers_own() -> None:
+    data: dict[str, Any] = {"id": "x", "metadata": {"a": [1]}, "transcript": {"messages": [{}]}}
+    snapshot = SessionSnapshot.from_dict(data)
+    data["metadata"]["a"].append(2)
+    copied = snapshot.to_dict()
+    copied["transcript"]["messages"].append({})
+    assert snapshot.metadata == {"a": [1]}
+    assert snapshot.transcript == {"messages": [{}]}
+    assert "invalidated" not in copied
+
+
+def test_a_store_for_the_process(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hierarchical, "_store", None)
+    store = get_hierarchical_session_store()
+    assert store is get_hierarchical_session_store()
+    assert store.session_dir == str(home / "sessions")
+    store.close()

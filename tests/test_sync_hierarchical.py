@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
-from asyncsessions import InvalidMessageError
+from asyncsessions import InMemorySessionStore, InvalidMessageError, Message, SessionInfo
+from asyncsessions.errors import SessionExistsError
+from asyncsessions.hierarchy import HierarchicalSessionStore as AsyncHierarchicalSessionStore
 from asyncsessions.sync import (
     DefaultSessionStore,
     ExtendedSessionData,
     HierarchicalSessionStore,
     SessionSnapshot,
 )
+from asyncsessions.sync._original.anybranches import AnyBranches
+from asyncsessions.sync._original.anystore import AnyStore
 
 Make = Callable[..., HierarchicalSessionStore]
 SERVERS = {"postgres": "schema", "redis": "prefix", "mongo": "database"}
@@ -260,6 +264,16 @@ def test_places_count_among_the_active_messages(make: Make) -> None:
     assert store.revert_to_message("s", 4) is False
 
 
+def test_places_count_what_is_left_after_a_revert(store: HierarchicalSessionStore) -> None:
+    say(store, "s", "m0", "m1", "m2")
+    assert store.revert_to_message("s", 0)
+    say(store, "s", "m3", "m4")
+    fork = store.fork_session("s", 1)
+    assert texts(store, fork) == ["m0", "m3"]
+    assert store.revert_to_message("s", 1)
+    assert texts(store, "s") == ["m0", "m3"]
+
+
 def test_a_place_of_the_summary(make: Make) -> None:
     store = make(active_window=2)
     say(store, "s", *(f"m{number}" for number in range(6)))
@@ -402,3 +416,52 @@ def test_what_json_cannot_hold_is_not_stored(make: Make, bad: dict[str, Any]) ->
     with make(errors="raise") as raising, pytest.raises(InvalidMessageError):
         calls[0](raising)
     assert not store.session_exists("s")
+
+
+# At the same time.
+
+
+class Vanishing(AsyncHierarchicalSessionStore):
+    """A store whose session somebody else deletes as soon as it was looked at."""
+
+    async def get_session(self, session_id: str, *, max_messages: int | None = None) -> Any:
+        session = await super().get_session(session_id, max_messages=max_messages)
+        await self.delete_session(session_id)
+        return session
+
+    async def get_info(self, session_id: str) -> SessionInfo | None:
+        info = await super().get_info(session_id)
+        await self.delete_session(session_id)
+        return info
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "expected"),
+    [
+        ("node", (), None),
+        ("read", (), None),
+        ("fork", (0, None), None),
+        ("revert_to_message", (0,), False),
+    ],
+)
+async def test_a_session_that_is_deleted_meanwhile(
+    method: str, args: tuple[Any, ...], expected: object
+) -> None:
+    async with Vanishing(InMemorySessionStore()) as store:
+        await store.append("s", [Message("user", "m0")])
+        branches = AnyBranches(store, AnyStore(store, None))
+        assert await getattr(branches, method)("s", *args) is expected
+        assert not await store.session_exists("s")
+
+
+def test_a_session_is_elsewhere_already(make: Make, tmp_path: Path) -> None:
+    store = make()
+    store.create_session("s", parent_id="p")
+    if list((tmp_path / "sessions").glob("*.json")):
+        # In files it is below both then, as the original has it.
+        store.create_session("s", parent_id="q")
+        assert store.get_children("p") == store.get_children("q") == ["s"]
+    else:
+        with pytest.raises(SessionExistsError, match="'s'"):
+            store.create_session("s", parent_id="q")
+        assert (store.get_parent("s"), store.get_children("q")) == ("p", [])

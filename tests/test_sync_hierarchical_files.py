@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,191 @@ def test_a_store_that_is_unavailable(tmp_path: Path, caplog: pytest.LogCaptureFi
     with pytest.raises(StoreUnavailableError):
         raising.create_session()
     assert "secret" not in caplog.text
+
+
+def put(store: DefaultSessionStore, name: str, /, **fields: Any) -> None:
+    path = Path(store.session_dir) / f"{name}.json"
+    path.write_text(json.dumps({"session_id": name} | fields))
+
+
+def turns(*contents: str) -> list[dict[str, Any]]:
+    return [
+        {"role": "user", "content": text, "timestamp": 1.0, "metadata": {}} for text in contents
+    ]
+
+
+def test_old_snapshots_are_places_among_the_messages(files: HierarchicalSessionStore) -> None:
+    snapshots = [{"id": f"at{index}", "message_index": index} for index in (-1, 0, 1, 5)]
+    put(files, "s", messages=turns("m0", "m1", "m2"), snapshots=snapshots)
+    assert files.revert_to_snapshot("s", "at5") is False
+    assert files.revert_to_snapshot("s", "at1")
+    assert texts(files, "s") == ["m0", "m1"]
+    files.set_chat_history("s", turns("m0", "x", "y"))
+    # Other messages stand there now.
+    assert files.revert_to_snapshot("s", "at1") is False
+    exported = files.export_session("s")
+    assert [each.get("invalidated") for each in exported["snapshots"]] == [None, True, True, True]
+    assert files.revert_to_snapshot("s", "at-1")
+    assert texts(files, "s") == []
+    assert files.get_snapshots(files.import_session(exported)) == [
+        SessionSnapshot.from_dict(each) for each in exported["snapshots"]
+    ]
+
+
+def test_inline_snapshots(files: HierarchicalSessionStore) -> None:
+    checkpoint = {"summary": "S", "message_index": 1}
+    whole = {"messages": turns("m0", "m1"), "archived_messages": turns("old")}
+    snapshots = [
+        {"id": "whole", "transcript": whole | {"last_compaction": checkpoint}},
+        {"id": "part", "transcript": {"messages": [*turns("p"), 5]}},
+        {"id": "gone", "transcript": whole, "invalidated": True},
+    ]
+    put(files, "s", messages=turns("x"), snapshots=snapshots)
+    assert files.revert_to_snapshot("s", "gone") is False
+    assert files.revert_to_snapshot("s", "whole")
+    session = files.get_session("s")
+    assert [each.content for each in session.messages] == ["m0", "m1"]
+    assert [each.content for each in session.archived_messages] == ["old"]
+    assert session.get_working_history()[0]["content"] == "S"
+    imported = files.import_session(files.export_session("s"))
+    stored = document(files, imported)["snapshots"]
+    # What isn't whole stays as it is.
+    assert ["transcript" in each for each in stored] == [False, True, True]
+    assert files.revert_to_snapshot(imported, "part")
+    assert texts(files, imported) == ["p"]
+
+
+DAMAGE: dict[str, dict[str, Any]] = {
+    "no storage": {"snapshot_storage": None},
+    "a later version": {"snapshot_storage": {"version": 2, "records": {}}},
+    "no records": {"snapshot_storage": {"version": 1}},
+    "a missing record": {"snapshot_storage": {"version": 1, "records": {}}},
+    "a record that is none": {"snapshot_storage": {"version": 1, "records": {"0": 5, "1": None}}},
+    "no references": {"snapshots": [{"id": "x", "transcript_refs": 5}]},
+    "odd references": {"snapshots": [{"id": "x", "transcript_refs": {"messages": {"all": 1}}}]},
+    "half a transcript": {"snapshots": [{"id": "x", "transcript_refs": {}}]},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_snapshots_stay_as_they_are(
+    files: HierarchicalSessionStore, damage: dict[str, Any]
+) -> None:
+    say(files, "s", "m0")
+    files.create_snapshot("s")
+    data = document(files, "s") | damage
+    data["snapshots"][0]["id"] = "x"
+    put(files, "s", **data)
+    before = document(files, "s")
+    assert files.get_snapshots("s") == []
+    assert files.revert_to_snapshot("s", "x") is False
+    assert document(files, "s") == before
+    with HierarchicalSessionStore(files.session_dir, errors="raise") as raising:
+        for method in ("get_snapshots", "get_session", "export_session"):
+            with pytest.raises(StoreUnavailableError, match="snapshots of 's' are damaged"):
+                getattr(raising, method)("s")
+    # What needs none of them goes on.
+    say(files, "s", "m1")
+    assert files.get_children("s") == []
+    after = document(files, "s")
+    assert [after["snapshots"], after["snapshot_storage"]] == [
+        before["snapshots"],
+        before["snapshot_storage"],
+    ]
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_nothing_is_added_to_damaged_snapshots(
+    files: HierarchicalSessionStore, damage: dict[str, Any]
+) -> None:
+    # Or what they refer to could become something else.
+    say(files, "s", "m0")
+    files.create_snapshot("s")
+    put(files, "s", **document(files, "s") | damage)
+    before = document(files, "s")
+    with pytest.raises(OSError, match="snapshots of 's' are damaged"):
+        files.create_snapshot("s")
+    assert document(files, "s") == before
+
+
+def test_a_pool_of_a_later_version_stays(files: HierarchicalSessionStore) -> None:
+    put(files, "s", snapshot_storage={"version": 2})
+    with pytest.raises(OSError, match="snapshots of 's' are damaged"):
+        files.create_snapshot("s")
+    assert document(files, "s")["snapshot_storage"] == {"version": 2}
+
+
+def test_a_pool_with_odd_keys_keeps_them(files: HierarchicalSessionStore) -> None:
+    say(files, "s", "m0")
+    files.create_snapshot("s")
+    data = document(files, "s")
+    data["snapshot_storage"]["records"] |= {"3": {"x": 1}}
+    put(files, "s", **data)
+    say(files, "s", "m1", "m2")
+    snapshot = files.create_snapshot("s")
+    records = document(files, "s")["snapshot_storage"]["records"]
+    assert records["3"] == {"x": 1}
+    assert len(records) == 5
+    files.clear_session("s")
+    assert files.revert_to_snapshot("s", snapshot)
+    assert texts(files, "s") == ["m0", "m1", "m2"]
+
+
+def test_a_session_below_itself_is_an_error(files: HierarchicalSessionStore) -> None:
+    put(files, "a", children_ids=["b", "c"], parent_id="b")
+    put(files, "b", children_ids=["c"], parent_id="a")
+    put(files, "c")
+    files.create_session("new", parent_id="a")
+    tree = files.get_session_tree("a")
+    # One may be below two others.
+    assert [[each["session_id"] for each in node["children"]] for node in tree["children"]] == [
+        ["c"],
+        [],
+        [],
+    ]
+    put(files, "c", children_ids=["b"])
+    with pytest.raises(ValueError, match="'b'"):
+        files.get_session_tree("a")
+
+
+# Titles.
+
+MODULE = "praisonaiagents.session.title"
+
+
+def titled(files: HierarchicalSessionStore, question: str) -> str | None:
+    files.add_message("s", "user", question)
+    files.add_message("s", "assistant", "Hello")
+    assert asyncio.run(files.auto_title("s"))
+    return files.get_session("s").title
+
+
+@pytest.mark.parametrize(
+    ("question", "title"),
+    [
+        ("What is  up?", "What is up"),
+        ("One. Two.", "One"),
+        ("v1.2 or v1.3?", "v1.2 or v1.3"),
+        ("x" * 61, "x" * 57 + "..."),
+    ],
+)
+def test_a_title_without_a_model(
+    files: HierarchicalSessionStore, monkeypatch: pytest.MonkeyPatch, question: str, title: str
+) -> None:
+    monkeypatch.setitem(sys.modules, MODULE, None)
+    assert titled(files, question) == title
+
+
+def test_a_title_of_praisonais_model(
+    files: HierarchicalSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def generate_title_async(question: str, answer: str) -> str:
+        return f"{question} / {answer}"
+
+    module = types.ModuleType(MODULE)
+    vars(module)["generate_title_async"] = generate_title_async
+    monkeypatch.setitem(sys.modules, MODULE, module)
+    assert titled(files, "Hi") == "Hi / Hello"
 
 
 # Records and the rest.

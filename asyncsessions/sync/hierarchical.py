@@ -85,7 +85,8 @@ class HierarchicalSessionStore(DefaultSessionStore):
             Its id.
 
         Raises:
-            ValueError: It would be its own parent, or an ancestor of it.
+            ValueError: It would be its own parent, or an ancestor of it; or it exists, and
+                another store than files has it elsewhere.
             OSError: It could not be stored, or not be noted with its parent.
         """
         session = ExtendedSessionData(
@@ -264,7 +265,7 @@ class HierarchicalSessionStore(DefaultSessionStore):
         """
         if include_lineage is not None:
             return super().export_session(session_id, include_lineage=include_lineage)
-        return self._must(HierarchicalOriginal.export_flat, session_id)
+        return self._must(HierarchicalOriginal.get_extended, session_id).to_dict()
 
     def import_session(self, data: dict[str, Any], new_session_id: str | None = None) -> str:
         """Store what `export_session` returned, as a session without parent and children.

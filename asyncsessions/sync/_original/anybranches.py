@@ -98,7 +98,7 @@ class AnyBranches:
                 return None
         try:
             return await self._store.fork_session(session_id, from_seq=seq, title=title)
-        except MessageNotFoundError:
+        except (SessionNotFoundError, MessageNotFoundError):
             return None  # It was removed just now.
 
     async def _seq_at(self, session_id: str, index: int) -> int | None:

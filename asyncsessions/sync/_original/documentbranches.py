@@ -96,8 +96,7 @@ class DocumentBranches:
         return snapshot_id
 
     async def snapshots(self, session_id: str) -> list[SessionSnapshot]:
-        found = await self._documents.view(session_id, lineage.snapshots_of)
-        return [SessionSnapshot.from_dict(each) for each in found or ()]
+        return await self._documents.view(session_id, _snapshots) or []
 
     async def revert_to_snapshot(self, session_id: str, snapshot_id: str) -> bool:
         def revert(document: Document) -> bool:
@@ -147,16 +146,19 @@ class DocumentBranches:
 def _extended(document: Document) -> ExtendedSessionData:
     session = session_of(document, None, with_archive=True)
     node = _node(document)
-    found = lineage.snapshots_of(document)
     return ExtendedSessionData(
         **vars(session),
         parent_id=node.parent_id,
         forked_from_message_id=document.value("forked_from_message_id"),
         children_ids=node.children_ids,
-        snapshots=[SessionSnapshot.from_dict(snapshot) for snapshot in found],
+        snapshots=_snapshots(document),
         is_shared=node.is_shared,
         title=node.title,
     )
+
+
+def _snapshots(document: Document) -> list[SessionSnapshot]:
+    return [SessionSnapshot.from_dict(snapshot) for snapshot in lineage.snapshots_of(document)]
 
 
 def _node(document: Document) -> Node:

@@ -120,9 +120,6 @@ class HierarchicalOriginal(Original):
 
     # Moving.
 
-    async def export_flat(self, session_id: str) -> dict[str, Any]:
-        return (await self.get_extended(session_id)).to_dict()
-
     async def import_session(self, session: ExtendedSessionData, session_id: str | None) -> str:
         session.session_id = session_id or str(uuid.uuid4())
         session.parent_id = session.forked_from_message_id = None

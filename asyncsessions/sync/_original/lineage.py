@@ -14,6 +14,7 @@ from asyncsessions.codec import encode_json
 from asyncsessions.errors import StoreUnavailableError
 from asyncsessions.hierarchy.lineage import own_fields
 from asyncsessions.hooks import check_unshared
+from asyncsessions.pacing import Breather
 from asyncsessions.stores._docformat import loads, parse_list
 from asyncsessions.stores._docparts import checkpoint_fields, is_null, read_checkpoint
 from asyncsessions.stores._document import Document
@@ -135,6 +136,8 @@ def add_snapshot(
         StoreUnavailableError: The snapshots that are there are damaged.
     """
     listed = document.raw("snapshots")
+    # Or those that refer to what isn't there would refer to something else from now on.
+    snapshots_of(document)
     with _understanding(document):
         pool = Pool(document.raw(_POOL))
         older = [] if is_null(listed) or listed is None else parse_list(listed)
@@ -228,8 +231,10 @@ def _objects(values: Any) -> list[dict[str, Any]]:
 def _count_same(entries: Sequence[msgspec.Raw], messages: Sequence[Mapping[str, Any]]) -> int:
     """Return how many messages, from the first on, are the same."""
     count = 0
+    breather = Breather()
     for entry, message in zip(entries, messages, strict=False):
         if SessionMessage.from_dict(loads(entry)) != SessionMessage.from_dict(message):
             break
         count += 1
+        breather.breathe()
     return count

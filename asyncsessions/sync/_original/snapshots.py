@@ -6,12 +6,13 @@ share. Readers that don't know of those find it marked as invalidated, and so le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from asyncsessions.codec import encode_json
+from asyncsessions.pacing import Breather
 from asyncsessions.stores._docformat import compact, parse_object
 from asyncsessions.stores._docparts import is_null
 from asyncsessions.sync._original.plain import dumps
@@ -51,9 +52,16 @@ class Pool:
         checkpoint: msgspec.Raw,
     ) -> dict[str, Any]:
         """Return references to a transcript, whose records are added where they are new."""
+        breather = Breather()
+
+        def keys(records: Iterable[msgspec.Raw]) -> Iterator[str]:
+            for record in records:
+                yield self._key(record)
+                breather.breathe()
+
         return {
-            "messages": {"items": [self._key(message) for message in messages]},
-            "archived_messages": {"items": [self._key(message) for message in archived]},
+            "messages": {"items": [*keys(messages)]},
+            "archived_messages": {"items": [*keys(archived)]},
             _CHECKPOINT: {"value": self._key(checkpoint)},
         }
 

@@ -76,6 +76,15 @@ async def stored(directory: Path, session_id: str) -> list[tuple[int, Any]]:
         return [(message.seq, message.content) for message in messages]
 
 
+def test_a_checkpoint_covers_what_it_was_made_of(files: HierarchicalSessionStore) -> None:
+    say(files, "s", "m0", "m1", "m2")
+    files.append_compaction_checkpoint("s", "S")
+    assert files.revert_to_message("s", 0)
+    say(files, "s", "m3")
+    working = [turn["content"] for turn in files.get_working_history("s")]
+    assert working == ["S", "m3"]
+
+
 def test_the_state_goes_along_with_a_fork(files: HierarchicalSessionStore) -> None:
     async def put() -> None:
         async with JSONSessionStore(files.session_dir) as store:
@@ -409,6 +418,25 @@ def test_a_snapshot_is_the_callers_own() -> None:
     assert snapshot.metadata == {"a": [1]}
     assert snapshot.transcript == {"messages": [{}]}
     assert "invalidated" not in copied
+
+
+def test_what_praisonais_command_line_calls(files: HierarchicalSessionStore) -> None:
+    files.create_session("s", "T")
+    load = getattr(files, "_load_extended_session")  # noqa: B009  # a private name, for its sake
+    assert load("s", force_reload=True) == files.get_extended_session("s", force_reload=True)
+
+
+def test_a_mirror_gets_what_is_added(tmp_path: Path) -> None:
+    records: list[Any] = []
+
+    class Mirror:
+        def append(self, session_id: str, added: list[Any]) -> None:
+            records.extend((session_id, each["content"]) for each in added)
+
+    with HierarchicalSessionStore(str(tmp_path), mirror=Mirror()) as store:
+        say(store, "s", "m0")
+        assert store.flush_mirror(60)
+    assert records == [("s", "m0")]
 
 
 def test_a_store_for_the_process(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,6 +277,32 @@ DAMAGE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "transcript", [5, ["x"], {"messages": [], "last_compaction": 5}], ids=["number", "list", "part"]
+)
+def test_a_transcript_that_is_none_changes_nothing(
+    files: HierarchicalSessionStore, transcript: Any
+) -> None:
+    put(files, "s", messages=turns("m0"), snapshots=[{"id": "x", "transcript": transcript}])
+    before = document(files, "s")
+    assert files.revert_to_snapshot("s", "x") is False
+    assert document(files, "s") == before
+
+
+@pytest.mark.parametrize("field", ["children_ids", "snapshots", "parent_id", "title"])
+@pytest.mark.parametrize("value", [None, 5, {"a": 1}], ids=["null", "number", "object"])
+def test_odd_fields_break_nothing(
+    files: HierarchicalSessionStore, field: str, value: object
+) -> None:
+    put(files, "s", messages=turns("m0"), **{field: value})
+    assert isinstance(files.get_children("s"), list)
+    assert isinstance(files.get_snapshots("s"), list)
+    assert texts(files, files.fork_session("s")) == ["m0"]
+    assert files.get_session_tree("s")["children"][0]["message_count"] == 1
+    snapshot = files.create_snapshot("s") if field != "snapshots" or value is None else ""
+    assert files.revert_to_snapshot("s", snapshot) is bool(snapshot)
+
+
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_snapshots_stay_as_they_are(
     files: HierarchicalSessionStore, damage: dict[str, Any]

@@ -215,7 +215,7 @@ class HierarchicalSessionStore(DefaultSessionStore):
         """
         session = await asyncio.to_thread(self.get_extended_session, session_id)
         exchange = first_exchange(session.messages)
-        if exchange is None or (session.title or "").strip():
+        if exchange is None or str(session.title or "").strip():
             return False
         try:
             title = (await title_maker(*exchange) or "").strip()

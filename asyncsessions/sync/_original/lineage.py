@@ -54,8 +54,7 @@ def set_fields(document: Document, **fields: Any) -> None:
 
 def children_of(document: Document) -> list[str]:
     """Return the ids of the sessions that were forked from this one, oldest first."""
-    children = document.value("children_ids")
-    return [each for each in children if isinstance(each, str)] if children else []
+    return [each for each in _listed(document.value("children_ids")) if isinstance(each, str)]
 
 
 def add_child(document: Document, child_id: str) -> None:
@@ -171,21 +170,21 @@ def revert_to_snapshot(document: Document, snapshot_id: str) -> bool:
         StoreUnavailableError: The snapshot is damaged.
         SessionSharedError: Others read messages that would go.
     """
-    listed = document.value("snapshots")
-    named = [
-        each
-        for each in (listed if isinstance(listed, list) else ())
-        if isinstance(each, dict) and each.get("id") == snapshot_id
-    ]
-    with _understanding(document):
-        found = inlined(named[:1], document.value(_POOL) if named else None)
-    if not found or found[0].get("invalidated"):
+    listed = _objects(document.value("snapshots"))
+    named = [each for each in listed if each.get("id") == snapshot_id]
+    if not named:
         return False
-    transcript = found[0].get("transcript")
-    if isinstance(transcript, dict):
+    with _understanding(document):
+        snapshot = inlined(named, document.value(_POOL))[0]
+        transcript = snapshot.get("transcript")
+        if transcript is not None and not _is_transcript(transcript):
+            raise ValueError("a transcript isn't what belongs there")
+    if snapshot.get("invalidated"):
+        return False
+    if transcript is not None:
         _restore(document, transcript)
         return True
-    index = found[0].get("message_index", 0)
+    index = snapshot.get("message_index", 0)
     if not isinstance(index, int) or index >= len(document.seqs):
         return False
     _keep(document, max(0, index + 1))
@@ -224,8 +223,17 @@ def _restore(document: Document, transcript: Mapping[str, Any]) -> None:
     document.set_info(msgspec.structs.replace(document.info, checkpoint=checkpoint))
 
 
-def _objects(values: Any) -> list[dict[str, Any]]:
-    return [value for value in values or () if isinstance(value, dict)]
+def _is_transcript(value: Any) -> bool:
+    """Whether it can be restored, with what it lacks left empty."""
+    return isinstance(value, dict) and isinstance(value.get("last_compaction"), dict | None)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [each for each in _listed(value) if isinstance(each, dict)]
 
 
 def _count_same(entries: Sequence[msgspec.Raw], messages: Sequence[Mapping[str, Any]]) -> int:

@@ -55,6 +55,17 @@ def test_snapshots_share_what_they_have_in_common(files: HierarchicalSessionStor
     assert text == json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
 
 
+def test_each_snapshot_has_its_messages_for_itself(files: HierarchicalSessionStore) -> None:
+    files.add_message("s", "user", "m0", {"k": [1]})
+    for _ in range(2):
+        files.create_snapshot("s")
+    transcripts = [each.transcript or {} for each in files.get_snapshots("s")]
+    transcripts[0]["messages"][0]["metadata"]["k"].append(2)
+    transcripts[0]["messages"][0]["content"] = "changed"
+    (kept,) = transcripts[1]["messages"]
+    assert (kept["content"], kept["metadata"]) == ("m0", {"k": [1]})
+
+
 def test_seq_goes_on_after_a_revert(files: HierarchicalSessionStore) -> None:
     say(files, "s", "m0", "m1", "m2")
     snapshot = files.create_snapshot("s")

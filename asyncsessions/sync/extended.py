@@ -56,8 +56,12 @@ class SessionSnapshot:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SessionSnapshot:
         """Return a snapshot from its dict; what is missing gets its default."""
-        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        return cls(**copy.deepcopy(known))
+        return cls.around(copy.deepcopy(dict(data)))
+
+    @classmethod
+    def around(cls, data: Mapping[str, Any]) -> SessionSnapshot:
+        """Do as `from_dict`, but with the dict's own values instead of copies."""
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
 
 
 @dataclass

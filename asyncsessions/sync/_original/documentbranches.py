@@ -158,7 +158,7 @@ def _extended(document: Document) -> ExtendedSessionData:
 
 
 def _snapshots(document: Document) -> list[SessionSnapshot]:
-    return [SessionSnapshot.from_dict(snapshot) for snapshot in lineage.snapshots_of(document)]
+    return [SessionSnapshot.around(snapshot) for snapshot in lineage.snapshots_of(document)]
 
 
 def _node(document: Document) -> Node:

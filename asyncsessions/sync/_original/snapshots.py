@@ -6,6 +6,7 @@ share. Readers that don't know of those find it marked as invalidated, and so le
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -120,12 +121,23 @@ def _inlined(snapshot: dict[str, Any], storage: Any) -> dict[str, Any]:
 def _resolved(name: str, ref: Any, records: Mapping[str, Any]) -> Any:
     try:
         if ref.keys() == {"items"} and name != _CHECKPOINT:
-            return [records[key] for key in ref["items"]]
+            return [_copied(records[key]) for key in ref["items"]]
         if ref.keys() == {"value"}:
-            return records[ref["value"]]
+            return _copied(records[ref["value"]])
     except (AttributeError, KeyError, TypeError) as exc:
         raise ValueError(f"a snapshot's {name} can't be found") from exc
     raise ValueError(f"a snapshot's {name} is no reference")
+
+
+def _copied(record: Any) -> Any:
+    """Return a record for one snapshot alone."""
+    if not isinstance(record, dict):
+        return record
+    # Most of a message are texts, which nobody can change; deepcopy would look at each of them.
+    return {
+        key: copy.deepcopy(value) if isinstance(value, dict | list) else value
+        for key, value in record.items()
+    }
 
 
 def _is_whole(transcript: Any) -> bool:

@@ -22,7 +22,7 @@ from tests.interop.test_default_store import CALL, KINDS, normal, public_methods
 pytestmark = [pytest.mark.interop, pytest.mark.filterwarnings("ignore")]
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-LINEAGE = {
+LINEAGE: dict[str, Any] = {
     "parent_id": None,
     "forked_from_message_id": None,
     "children_ids": [],

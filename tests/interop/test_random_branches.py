@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,12 @@ class Script:
 
     def _fork(self, session_id: str) -> None:
         pick = self._random.choice
-        made = pick(
-            [
-                lambda: self._run("fork_session", session_id, pick([None, 0, 1, 3])),
-                lambda: self._run("create_session", None, self._text(), session_id),
-                lambda: self._run("import_session", self._run("export_session", session_id)),
-            ]
-        )()
+        calls: list[Callable[[], Any]] = [
+            lambda: self._run("fork_session", session_id, pick([None, 0, 1, 3])),
+            lambda: self._run("create_session", None, self._text(), session_id),
+            lambda: self._run("import_session", self._run("export_session", session_id)),
+        ]
+        made = pick(calls)()
         if made is not None and len(self._sessions) < 6:
             self._sessions.append(made)
 
@@ -99,16 +99,15 @@ class Script:
 
     def _record(self, session_id: str) -> None:
         pick, run = self._random.choice, self._run
-        pick(
-            [
-                lambda: run("set_title", session_id, self._text()),
-                lambda: run("share_session", session_id),
-                lambda: run("unshare_session", session_id),
-                lambda: run("update_session_metadata", session_id, model=self._text()),
-                lambda: run("append_compaction_checkpoint", session_id, self._text()),
-                lambda: run("rename_session", session_id, self._text()),
-            ]
-        )()
+        calls: list[Callable[[], Any]] = [
+            lambda: run("set_title", session_id, self._text()),
+            lambda: run("share_session", session_id),
+            lambda: run("unshare_session", session_id),
+            lambda: run("update_session_metadata", session_id, model=self._text()),
+            lambda: run("append_compaction_checkpoint", session_id, self._text()),
+            lambda: run("rename_session", session_id, self._text()),
+        ]
+        pick(calls)()
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -8,7 +8,6 @@ cycle) happens here and means the same on every store.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import (
@@ -31,7 +30,6 @@ from asyncsessions.engine import Engine
 from asyncsessions.errors import (
     CorruptSessionError,
     InvalidMessageError,
-    SessionSharedError,
     StoreUnavailableError,
     VersionConflictError,
 )
@@ -186,7 +184,8 @@ class BaseSessionStore(SessionStore, ABC):
             Whether there was a session to remove.
 
         Raises:
-            SessionSharedError: As `hooks.check_unshared` says, inside the step.
+            SessionSharedError: As `hooks.check_unshared` says, inside the step; but what has
+                expired is removed whoever reads it, as nobody can any more.
         """
 
     @abstractmethod
@@ -824,13 +823,19 @@ class BaseSessionStore(SessionStore, ABC):
         return await transfer.import_sessions(
             self,
             sessions,
-            self.__restore,
-            clock=self.__policy.clock,
+            self.restore_session,
+            clock=self.now,
             overwrite=overwrite,
             max_sessions=limit,
         )
 
-    async def __restore(
+    @final
+    def now(self) -> float:
+        """Return the time by the store's clock, in seconds since the epoch."""
+        return self.__policy.clock()
+
+    @final
+    async def restore_session(
         self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
     ) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
@@ -877,8 +882,7 @@ class BaseSessionStore(SessionStore, ABC):
             before = purged
             for info in found:
                 sid = info.session_id
-                with contextlib.suppress(SessionSharedError):
-                    purged += await self.__engine.act(sid, self._delete, sid, expired_at=now)
+                purged += await self.__engine.act(sid, self._delete, sid, expired_at=now)
             # A whole page that others have renewed or removed meanwhile is no reason to go on.
             if len(found) < _PURGE_PAGE or purged == before:
                 return purged

@@ -20,6 +20,7 @@ from asyncsessions.hierarchy.models import MergeConflict, MergeResult
 from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hierarchy.reading import Range, Reader
 from asyncsessions.hierarchy.rewriting import Plan, Rewriting
+from asyncsessions.hierarchy.settling import whole
 from asyncsessions.hierarchy.threeway import Merge, interleave
 from asyncsessions.models import Message
 
@@ -56,6 +57,7 @@ class Merging:
         self._branching = branching
         self._rewriting = rewriting
 
+    @whole
     async def merge(self, fork_id: str, into: str | None, strategy: Strategy) -> MergeResult:
         """Merge; see `HierarchicalSessionStore.merge_sessions`."""
         resolve = _STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy

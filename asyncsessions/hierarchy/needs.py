@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from asyncsessions.hooks import Change
-from asyncsessions.models import JSONValue, SessionInfo
+from asyncsessions.models import JSONValue, Message, SessionInfo
 from asyncsessions.protocols import SessionStore
 
 __all__ = ["BranchableStore"]
@@ -31,6 +31,23 @@ class BranchableStore(SessionStore, Protocol):
     @property
     def max_message_bytes(self) -> int:
         """The largest message, in bytes of JSON."""
+
+    def now(self) -> float:
+        """Return the time by the store's clock, in seconds since the epoch."""
+
+    async def restore_session(
+        self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
+    ) -> None:
+        """Store an imported session, or a later part of it.
+
+        Args:
+            info: Its record; nothing of it but the id where it is a later part.
+            messages: Its messages.
+            expected_seq: Store them only if this is the session's newest ``seq``.
+
+        Raises:
+            VersionConflictError: It isn't.
+        """
 
     async def get_info(self, session_id: str) -> SessionInfo | None:
         """Return a session's record; None where there is no session."""

@@ -33,6 +33,7 @@ from asyncsessions.hierarchy.lineage import (
 )
 from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hierarchy.reading import Range, Reader
+from asyncsessions.hierarchy.settling import whole
 from asyncsessions.hooks import Change
 from asyncsessions.models import Message
 
@@ -56,6 +57,7 @@ class Rewriting:
         self._reader = reader
         self._branching = branching
 
+    @whole
     async def clear(self, session_id: str) -> bool:
         """Hide all messages, and remove those that nobody else reads."""
 
@@ -76,6 +78,7 @@ class Rewriting:
             pass
         return count_of(old.parts) > 0 or old.info.checkpoint is not None
 
+    @whole
     async def set_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
     ) -> None:
@@ -232,6 +235,7 @@ class Rewriting:
     async def _newest(self, lineage: Lineage) -> Message | None:
         return next(iter(await self._reader.read_at(lineage, Range(limit=1))), None)
 
+    @whole
     async def put_partial(self, session_id: str, content: str, *, finalize: bool) -> None:
         """Hide the part of a turn that is there, and append a longer one."""
         metadata = {} if finalize else {"partial": True}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+
+import msgspec
 
 from asyncsessions import history, transfer
 from asyncsessions._compat import override
@@ -17,7 +21,7 @@ from asyncsessions.errors import (
     VersionConflictError,
 )
 from asyncsessions.hierarchy.branching import Branching
-from asyncsessions.hierarchy.lineage import TREE, Lineage
+from asyncsessions.hierarchy.lineage import TREE, Lineage, own_fields
 from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hierarchy.reading import Range, Reader
 from asyncsessions.hierarchy.rewriting import Rewriting, is_partial
@@ -44,6 +48,8 @@ _NEEDED = (
     "get_info",
     "max_message_bytes",
     "max_messages",
+    "now",
+    "restore_session",
     "ttl_seconds",
 )
 
@@ -77,6 +83,17 @@ class BranchedStore(SessionStore):
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> bool:
+        if idempotency_key is not None:
+            message = Message(
+                role,
+                content,
+                metadata=metadata or {},
+                tool_calls=tool_calls,
+                tool_call_id=tool_call_id,
+                name=name,
+            )
+            await self.append(session_id, [message], idempotency_key=idempotency_key)
+            return True
         return await self._store.add_message(
             session_id,
             role,
@@ -85,7 +102,6 @@ class BranchedStore(SessionStore):
             tool_calls=tool_calls,
             tool_call_id=tool_call_id,
             name=name,
-            idempotency_key=idempotency_key,
         )
 
     @override
@@ -97,6 +113,33 @@ class BranchedStore(SessionStore):
         idempotency_key: str | None = None,
         expected_seq: int | None = None,
     ) -> list[Message]:
+        if idempotency_key is None:
+            return await self._append(session_id, messages, None, expected_seq)
+        stored, record = await asyncio.gather(
+            self._append(session_id, messages, idempotency_key, expected_seq),
+            self._reader.record(session_id),
+            return_exceptions=True,
+        )
+        if isinstance(record, BaseException):
+            raise record
+        born = 0 if record is None else record.born
+        is_old = stored[0].seq <= born if isinstance(stored, list) and stored else bool(born)
+        if is_old and not isinstance(stored, VersionConflictError):
+            # A session of this id used the key, and was deleted since.
+            name = f"{born} {idempotency_key}".encode()
+            key = "again:" + hashlib.blake2b(name, digest_size=16).hexdigest()
+            return await self._append(session_id, messages, key, expected_seq)
+        if isinstance(stored, BaseException):
+            raise stored
+        return stored
+
+    async def _append(
+        self,
+        session_id: str,
+        messages: Sequence[Message | Mapping[str, Any]],
+        idempotency_key: str | None,
+        expected_seq: int | None,
+    ) -> list[Message]:
         try:
             return await self._store.append(
                 session_id, messages, idempotency_key=idempotency_key, expected_seq=expected_seq
@@ -104,12 +147,7 @@ class BranchedStore(SessionStore):
         except VersionConflictError as exc:
             if expected_seq == 0 and not await self.session_exists(session_id):
                 # It was deleted, and its id goes on with the numbers that others know.
-                return await self.append(
-                    session_id,
-                    messages,
-                    idempotency_key=idempotency_key,
-                    expected_seq=exc.last_seq,
-                )
+                return await self._append(session_id, messages, idempotency_key, exc.last_seq)
             exc.messages = await self.get_messages(session_id, after=exc.expected_seq)
             raise
 
@@ -479,9 +517,30 @@ class BranchedStore(SessionStore):
         overwrite: bool = False,
         max_sessions: int | None = None,
     ) -> ImportReport:
-        return await self._store.import_sessions(
-            sessions, overwrite=overwrite, max_sessions=max_sessions
+        return await transfer.import_sessions(
+            self,
+            sessions,
+            self._restore,
+            clock=self._store.now,
+            overwrite=overwrite,
+            max_sessions=check_limit("max_sessions", max_sessions),
         )
+
+    async def _restore(
+        self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
+    ) -> None:
+        # Only its own: what it shows isn't for an import to say.
+        info = msgspec.structs.replace(info, metadata=own_fields(info.metadata))
+        record = await self._reader.record(info.session_id)
+        if record is not None and record.is_gone:
+            await self._branching.amend(info.session_id, *record.again())
+            start = record.info.last_seq
+            expected_seq = None if expected_seq is None else expected_seq + start
+            if info.checkpoint is not None:
+                moved = info.checkpoint.seq + start
+                checkpoint = msgspec.structs.replace(info.checkpoint, seq=moved)
+                info = msgspec.structs.replace(info, checkpoint=checkpoint)
+        await self._store.restore_session(info, messages, expected_seq)
 
     # Expiry.
 

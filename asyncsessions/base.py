@@ -8,7 +8,6 @@ cycle) happens here and means the same on every store.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import (
@@ -31,7 +30,6 @@ from asyncsessions.engine import Engine
 from asyncsessions.errors import (
     CorruptSessionError,
     InvalidMessageError,
-    SessionSharedError,
     StoreUnavailableError,
     VersionConflictError,
 )
@@ -188,7 +186,8 @@ class BaseSessionStore(SessionStore, ABC):
             Whether there was a session to remove.
 
         Raises:
-            SessionSharedError: As `hooks.check_unshared` says, inside the step.
+            SessionSharedError: As `hooks.check_unshared` says, inside the step; but what has
+                expired is removed whoever reads it, as nobody can any more.
         """
 
     @abstractmethod
@@ -853,6 +852,7 @@ class BaseSessionStore(SessionStore, ABC):
         self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
     ) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
+        info = self._imported(info)
         append = await append_all(
             self.__policy, info.session_id, messages, expected_seq=expected_seq
         )
@@ -862,15 +862,25 @@ class BaseSessionStore(SessionStore, ABC):
             # A server counts from its own present, not from when the session was written.
             start = self.__policy.clock() if self._expires_by_server else now
             left = max(info.expires_at - start, 0.0)
+        make_update(self.__policy, info.session_id, transfer.record_changes(info))
+        if messages:
+            append = msgspec.structs.replace(append, now=now)
+            done: Appended = await self.__engine.write(append, sum(map(len, append.bodies)))
+            if not expected_seq and info.checkpoint is not None and done.first_seq > 1:
+                # A session of this id was there before, and its numbers aren't given again.
+                seq = info.checkpoint.seq + done.first_seq - 1
+                checkpoint = msgspec.structs.replace(info.checkpoint, seq=seq)
+                info = msgspec.structs.replace(info, checkpoint=checkpoint)
         update, size = make_update(
             self.__policy, info.session_id, transfer.record_changes(info), now=now, ttl_seconds=left
         )
-        append = msgspec.structs.replace(append, now=now)
-        if messages:
-            await self.__engine.write(append, sum(map(len, append.bodies)))
         # A session without messages is one, too.
         if update.changes or left is not None or not messages:
             await self.__engine.write(update, size)
+
+    def _imported(self, info: SessionInfo) -> SessionInfo:
+        """Return what an import may store of a record."""
+        return info
 
     # Expiry.
 
@@ -896,8 +906,7 @@ class BaseSessionStore(SessionStore, ABC):
             before = purged
             for info in found:
                 sid = info.session_id
-                with contextlib.suppress(SessionSharedError):
-                    purged += await self.__engine.act(sid, self._delete, sid, expired_at=now)
+                purged += await self.__engine.act(sid, self._delete, sid, expired_at=now)
             # A whole page that others have renewed or removed meanwhile is no reason to go on.
             if len(found) < _PURGE_PAGE or purged == before:
                 return purged

@@ -53,8 +53,6 @@ _RECORD_FIELDS = (
     "user_id",
     "agent_id",
     "gateway_session_id",
-    "metadata",
-    "state",
 )
 # Takes the record, the messages, and the ``expected_seq`` of their append.
 Restore = Callable[[SessionInfo, list[Message], int | None], Awaitable[None]]
@@ -67,6 +65,10 @@ def record_changes(info: SessionInfo) -> tuple[Change, ...]:
         value = getattr(info, field)
         if value:
             changes.append(Change((field,), "set", value))
+    # One by one, so that what others have put beside them stays.
+    for area in ("metadata", "state"):
+        values = getattr(info, area)
+        changes += [Change((area, key), "set", value) for key, value in values.items()]
     if info.checkpoint is not None:
         changes.append(Change(("checkpoint",), "set", info.checkpoint))
     return tuple(changes)

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from asyncsessions.base import BaseSessionStore
+from asyncsessions.codec import check_json_object
 from asyncsessions.errors import (
     InvalidMessageError,
     MessageNotFoundError,
@@ -45,6 +46,7 @@ from asyncsessions.hierarchy.lineage import (
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hooks import SHARED, Change, Window
 from asyncsessions.models import Checkpoint, JSONValue, SessionInfo
+from asyncsessions.requests import check_text
 
 __all__ = ["EVERYTHING", "Branching"]
 
@@ -114,23 +116,32 @@ class Branching:
 
     async def fork(self, session_id: str, seq: int | None, title: str | None) -> str:
         """Make a session that begins as another; see `HierarchicalSessionStore`."""
+        if title is not None:
+            check_text("title", title)
         child_id = str(uuid.uuid4())
         now = self._clock()
         await self.amend(session_id, shared(child_id, EVERYTHING), Lineage.child(child_id, now))
         try:
             lineage = await self.known(session_id)
             parts = await self.parts_upto(lineage, seq)
-            await self._begin_as(child_id, lineage, parts, seq, title)
+            beginning = self._begin_as(child_id, lineage, parts, seq, title)
+            if self._shares(lineage.info):
+                # Of at least one message, or the parent could be removed, and what it reads.
+                reach = self._reach(session_id, child_id, max(1, lineage.own_upto(parts)))
+                await _both(beginning, reach)
+            else:
+                await beginning
+                await self._reach(session_id, child_id, None)
         except (MessageNotFoundError, SessionNotFoundError, InvalidMessageError):
             await self.release(session_id, child_id)
             raise
-        # Unless somebody has found and deleted the fork already.
+        return child_id
+
+    async def _reach(self, session_id: str, child_id: str, upto: int | None) -> None:
+        """Note up to where a fork reads, unless somebody has found and deleted it already."""
         known = Change(("metadata", SHARED, child_id), "expect", EVERYTHING)
-        # Of at least one message, or the parent could be removed, and with it what it reads.
-        upto = max(1, lineage.own_upto(parts)) if self._shares(lineage.info) else None
         with contextlib.suppress(SessionChangedError):
             await self._store.amend_session(session_id, [known, shared(child_id, upto)])
-        return child_id
 
     async def _begin_as(
         self,
@@ -288,6 +299,9 @@ class Branching:
         self, session_id: str, label: str | None, metadata: Mapping[str, Any]
     ) -> str:
         """Remember a session's state; see `HierarchicalSessionStore`."""
+        if label is not None:
+            check_text("label", label)
+        check_json_object(dict(metadata), "metadata")
 
         async def keep(lineage: Lineage, snapshot_id: str) -> list[Change]:
             fields = {"label": label, "metadata": dict(metadata)}
@@ -379,6 +393,7 @@ class Branching:
             return [
                 *now.show(()),
                 in_tree("gone", info.last_seq),
+                in_tree("born", info.last_seq),
                 *(Lineage.child(each, None) for each in now.children),
                 in_tree("origin"),
                 in_tree("is_shared"),
@@ -418,6 +433,12 @@ class Branching:
         changes = [shared(reader), Lineage.child(reader, None)]
         if await self._store.amend_session(session_id, changes) is not None:
             await self.collect(session_id)
+
+
+async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
+    for outcome in await asyncio.gather(first, second, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 _TEXTS = ("agent_name", "user_id", "agent_id", "gateway_session_id")

@@ -207,6 +207,12 @@ class Lineage:
         return parent
 
     @property
+    def born(self) -> int:
+        """The newest ``seq`` of a deleted session that had its id; 0 if there was none."""
+        born = self._tree.get("born")
+        return born if isinstance(born, int) else 0
+
+    @property
     def annexes(self) -> list[str]:
         """Where messages are stored that it shows and that were never appended to it."""
         return [key.removeprefix(_ANNEX) for key in self._tree if key.startswith(_ANNEX)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.rewriting import Rewriting
 from asyncsessions.hooks import Change
 from asyncsessions.ids import check_session_id
-from asyncsessions.models import Message
+from asyncsessions.models import ImportReport, Message
 
 __all__ = ["Moving"]
 
@@ -51,6 +51,7 @@ class Moving:
         reader: Reads its sessions.
         branching: Changes their records.
         rewriting: Stores what isn't a session's own.
+        importer: Imports sessions without what is special about those that branch.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Moving:
         reader: Reader,
         branching: Branching,
         rewriting: Rewriting,
+        importer: Callable[[dict[str, Any]], Awaitable[ImportReport]],
     ) -> None:
         self._store = store
         self._reader = reader
         self._branching = branching
         self._rewriting = rewriting
+        self._importer = importer
 
     async def export_lineage(self, session_id: str) -> dict[str, Any]:
         """Return what a session has beside what every session has."""
@@ -103,7 +106,7 @@ class Moving:
         if await self._reader.lineage(session_id) is not None:
             raise SessionExistsError(session_id)
         plain = {key: value for key, value in data.items() if key != "lineage"}
-        report = await self._store.import_sessions(plain | {"session_id": session_id})
+        report = await self._importer(plain | {"session_id": session_id})
         if report.skipped:
             reason = report.skipped[0]["reason"]
             raise InvalidMessageError(f"the session can't be imported: {reason}", field="messages")

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import msgspec
 
 from asyncsessions.base import BaseSessionStore
-from asyncsessions.codec import encode_message
 from asyncsessions.errors import (
     InvalidMessageError,
     SessionChangedError,
@@ -231,14 +230,6 @@ class Rewriting:
 
     async def _newest(self, lineage: Lineage) -> Message | None:
         return next(iter(await self._reader.read_at(lineage, Window(limit=1))), None)
-
-    async def put_partial(self, session_id: str, content: str, *, finalize: bool) -> None:
-        """Hide the part of a turn that is there, and append a longer one."""
-        metadata = {} if finalize else {"partial": True}
-        message = Message("assistant", content, metadata=metadata)
-        encode_message(message, self._store.policy.max_message_bytes)
-        await self.pop(session_id, is_partial)
-        await self._store.append(session_id, [message])
 
 
 def _recounted(now: Lineage, old: Lineage) -> list[Change]:

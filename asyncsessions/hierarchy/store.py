@@ -347,7 +347,9 @@ class HierarchicalSessionStore(BranchedStore):
 
     @property
     def _moving(self) -> Moving:
-        return Moving(self._store, self._reader, self._branching, self._rewriting)
+        return Moving(
+            self._store, self._reader, self._branching, self._rewriting, self.import_sessions
+        )
 
     async def diff(self, left_id: str, right_id: str) -> SessionDiff:
         """Return what two sessions have in common, and what each has after that.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from asyncsessions.errors import (
     StoreUnavailableError,
 )
 from asyncsessions.hierarchy.branching import Branching
-from asyncsessions.hierarchy.lineage import TREE, Lineage
+from asyncsessions.hierarchy.lineage import TREE, Lineage, own_fields
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.rewriting import Rewriting
 from asyncsessions.hooks import (
@@ -97,17 +98,26 @@ class BranchedStore(BaseSessionStore):
         engine = engine_of(self._store)
         queued: list[Outcome[Appended]] = []
         for append in batch:
-            size = sum(map(len, append.bodies))
-            entry = await engine.enqueue(await self._renumbered(append), size)
+            if append.key is not None or append.expected_seq == 0:
+                append = await self._begun_anew(append)  # the same one
+            entry = await engine.enqueue(append, sum(map(len, append.bodies)))
             queued.append(entry.caller)
         return queued
 
-    async def _renumbered(self, append: Append) -> Append:
-        """Return an append to a session that was deleted as others still number its messages."""
-        if append.expected_seq == 0:
-            record = await self._reader.record(append.session_id)
-            if record is not None and record.is_gone:
-                return msgspec.structs.replace(append, expected_seq=record.info.last_seq)
+    async def _begun_anew(self, append: Append) -> Append:
+        """Return an append as it must be where others still read a deleted session of its id.
+
+        The numbers of that one aren't given again, and its idempotency keys mean nothing here.
+        """
+        record = await self._reader.record(append.session_id)
+        if record is None or not record.born:
+            return append
+        if append.expected_seq == 0 and record.is_gone:
+            append = msgspec.structs.replace(append, expected_seq=record.info.last_seq)
+        if append.key is not None:
+            name = f"{record.born} {append.key}".encode()
+            key = "again:" + hashlib.blake2b(name, digest_size=16).hexdigest()
+            append = msgspec.structs.replace(append, key=key)
         return append
 
     @override
@@ -169,6 +179,11 @@ class BranchedStore(BaseSessionStore):
             with contextlib.suppress(SessionSharedError):
                 return await self._store._delete(session_id)
         return await self._branching.delete(session_id)
+
+    @override
+    def _imported(self, info: SessionInfo) -> SessionInfo:
+        # What it shows isn't for an import to say.
+        return msgspec.structs.replace(info, metadata=own_fields(info.metadata))
 
     # Reads.
 

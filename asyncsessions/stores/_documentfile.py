@@ -317,7 +317,7 @@ class DocumentFile(SessionWriter):
         """Remove the document; see `BaseSessionStore._delete`. The lock's file stays."""
         if expired_at is not None and self._existing(expired_at) is not None:
             return False
-        if self._document is not None:
+        if self._document is not None and expired_at is None:
             check_unshared(self._session_id, self._document.info.metadata)
         self._disk.unlink(self._place.path)
         self._remove_temp()

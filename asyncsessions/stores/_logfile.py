@@ -394,7 +394,7 @@ class SessionFile(SessionWriter):
         """Remove the file and what lies beside it; see `BaseSessionStore._delete`."""
         if expired_at is not None and self._exists(expired_at):
             return False
-        if self._is_known and self._end:
+        if self._is_known and self._end and expired_at is None:
             with suppress(CorruptSessionError):
                 check_unshared(self._session_id, self._record().metadata)
         existed = os.fstat(self._fd).st_size > 0

@@ -369,11 +369,12 @@ class DeleteJob(Job):
             now = self._expired_at if moment is None else moment
             if base.expires_at is None or base.expires_at > now:
                 return None
-        try:
-            check_unshared(self.session_id, base.info().metadata)
-        except SessionSharedError as exc:
-            self.answer = exc
-            return None
+        else:
+            try:
+                check_unshared(self.session_id, base.info().metadata)
+            except SessionSharedError as exc:
+                self.answer = exc
+                return None
         self.answer = True
         return Head(
             self.session_id,

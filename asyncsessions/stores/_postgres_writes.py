@@ -238,7 +238,7 @@ class Writes:
         async with transaction(connection):
             rows = await connection.fetch(self._sql.lock_existing, session_id.encode())
             is_wanted = bool(rows)
-            if rows:
+            if rows and expired_at is None:
                 check_unshared(session_id, metadata_of(rows[0]))
             if rows and expired_at is not None:
                 held = Held(rows[0])

@@ -206,7 +206,7 @@ def _change_words(change: Change) -> tuple[Word, ...]:
         text = repr(value)
     else:
         text = encode_json(value)
-    if not keys and value is None:
+    if not keys and value is None and kind == "set":
         kind = "remove"
     return field, outer, inner, kind, text
 

@@ -112,7 +112,8 @@ class InMemorySessionStore(BaseSessionStore):
         session = self._sessions.get(session_id)
         if session is None or (expired_at is not None and not session.info.is_expired(expired_at)):
             return False
-        check_unshared(session_id, session.info.metadata)
+        if expired_at is None:
+            check_unshared(session_id, session.info.metadata)
         del self._sessions[session_id]
         return True
 

@@ -225,12 +225,13 @@ class Branches:
             model.undo.clear()
 
     async def set_checkpoint(self, session_id: str) -> None:
+        is_new = session_id not in self._sessions
         model = self._make(session_id)
         assert await self._store.append_compaction_checkpoint(session_id, "so far") is True
-        # A session that was deleted goes on with its numbers.
+        # A session that was deleted goes on with its numbers, and covers nothing.
         session = await self._store.get_session(session_id, max_messages=0)
         assert session.last_seq >= model.last_seq
-        model.now = replace(model.now, checkpoint=session.last_seq)
+        model.now = replace(model.now, checkpoint=0 if is_new else session.last_seq)
 
     async def set_state(self, session_id: str, key: str, value: int) -> None:
         await self._store.set_state(session_id, key, value)

@@ -38,6 +38,7 @@ from asyncsessions.testing._cases import (
     tool_call,
     user,
 )
+from asyncsessions.testing.branching_edges import BranchEdgeCases
 from asyncsessions.testing.branching_properties import BranchModelCases
 
 __all__ = ["HierarchyConformance"]
@@ -1003,5 +1004,6 @@ class HierarchyConformance(
     RemovalCases,
     BranchingTogetherCases,
     BranchModelCases,
+    BranchEdgeCases,
 ):
     """What `HierarchicalSessionStore` guarantees over a store, which `make_store` returns."""

@@ -12,7 +12,7 @@ from asyncsessions.protocols import SessionStore
 from asyncsessions.testing._cases import CALLS, StoreCases, call, fill, settled, texts, user
 from asyncsessions.testing.living import CALLS_WITHOUT_ID
 
-__all__ = ["AwaitCases", "CancelledAt"]
+__all__ = ["AwaitCases", "CancelledAt", "cancelled_at"]
 
 # More than any call has.
 _MOST_AWAITS = 500
@@ -56,7 +56,7 @@ class CancelledAt:
             return stop.value
 
 
-async def _cancelled_at(call: Callable[[], Awaitable[object]], nth: int) -> bool:
+async def cancelled_at(call: Callable[[], Awaitable[object]], nth: int) -> bool:
     """Cancel a call while it waits for the nth time; return whether it waited so often."""
     cancelled = CancelledAt(call(), nth)
 
@@ -104,7 +104,7 @@ class AwaitCases(StoreCases):
             session_id = f"s{nth}"
             await _prepare(store, session_id)
             neighbour = asyncio.ensure_future(store.append("neighbour", [user(f"m{nth}")]))
-            reached = await _cancelled_at(lambda: call(name, store, session_id), nth)  # noqa: B023
+            reached = await cancelled_at(lambda: call(name, store, session_id), nth)  # noqa: B023
             await neighbour
             assert await _seen(store, session_id) in (before, after)
             if not reached:
@@ -122,7 +122,7 @@ class AwaitCases(StoreCases):
         before = await _seen(store, "s")
         tasks = asyncio.all_tasks()
         for nth in range(1, _MOST_AWAITS):
-            if not await _cancelled_at(lambda: CALLS_WITHOUT_ID[name](store), nth):
+            if not await cancelled_at(lambda: CALLS_WITHOUT_ID[name](store), nth):
                 break
             assert await _seen(store, "s") == before
         assert await _seen(store, "s") == before
@@ -132,7 +132,7 @@ class AwaitCases(StoreCases):
         for nth in range(1, _MOST_AWAITS):
             store = self.make_store()
             try:
-                reached = await _cancelled_at(store.ping, nth)
+                reached = await cancelled_at(store.ping, nth)
                 await store.add_message("s", "user", f"m{nth}")
             finally:
                 await store.aclose()

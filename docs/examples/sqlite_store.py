@@ -162,7 +162,8 @@ class SQLiteSessionStore(BaseSessionStore):
     @in_transaction
     def _delete(self, session_id, *, expired_at=None):
         info = self._load(session_id)
-        hooks.check_unshared(session_id, info.metadata if info else {})
+        if info is not None and expired_at is None:
+            hooks.check_unshared(session_id, info.metadata)
         delete = "DELETE FROM sessions WHERE id = ? AND coalesce(expires_at <= ?, ? IS NULL)"
         return self._sql(delete, session_id, expired_at, expired_at).rowcount > 0
 

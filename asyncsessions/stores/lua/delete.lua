@@ -21,10 +21,11 @@ local function delete()
     if not fields[2] or tonumber(fields[2]) > limit then
       return {0, '', NO_NAMES}
     end
-  end
-  local is_sound, shared = pcall(newest_shared, call('HGET', KEYS[1], 'metadata'))
-  if is_sound and shared > 0 then
-    return {-shared, '', NO_NAMES}
+  else
+    local is_sound, shared = pcall(newest_shared, call('HGET', KEYS[1], 'metadata'))
+    if is_sound and shared > 0 then
+      return {-shared, '', NO_NAMES}
+    end
   end
   call('UNLINK', unpack(KEYS))
   local names = names_in({unpack(fields, 4, 7)})

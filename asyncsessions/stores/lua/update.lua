@@ -27,7 +27,8 @@ local function changed(old, kind, value)
   elseif kind == 'set' then
     return value
   elseif kind == 'expect' then
-    if (old or 'null') ~= value then
+    -- An absent text field is expected as nothing, any other as null.
+    if (old or (value == '' and '' or 'null')) ~= value then
       return nil, {5}
     end
     return old
@@ -136,7 +137,7 @@ local function apply(draft, field, outer, inner, kind, value)
   local nested = object.values[outer]
   nested = parse_object(is_object(nested) and nested or '{}')
   local text, fault = change_key(nested, inner, kind, value)
-  if not fault then
+  if not fault and kind ~= 'expect' then
     set_key(object, outer, object_text(nested))
   end
   return text, fault

@@ -1,0 +1,248 @@
+"""Cases of sessions that branch where it is easy to leave something behind, or to show it again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+import pytest_asyncio
+
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.errors import InvalidMessageError, SessionExistsError, VersionConflictError
+from asyncsessions.hierarchy import HierarchicalSessionStore
+from asyncsessions.hooks import SHARED
+from asyncsessions.testing._cases import ManualClock, StoreCases, fill, ids, seqs, texts, user
+from asyncsessions.testing.cancelling import cancelled_at
+
+__all__ = ["BranchEdgeCases"]
+
+Hierarchy = HierarchicalSessionStore
+TREE = "asyncsessions:tree"
+
+
+class _Cases(StoreCases):
+    @pytest.fixture
+    def plain(self, clock: ManualClock) -> BaseSessionStore:
+        return cast("BaseSessionStore", self.make_store(clock=clock))
+
+    @pytest_asyncio.fixture
+    async def tree(self, plain: BaseSessionStore) -> AsyncIterator[Hierarchy]:
+        async with HierarchicalSessionStore(plain) as store:
+            yield store
+
+
+async def _shown(store: Hierarchy, session_id: str) -> list[Any]:
+    return texts(await store.get_messages(session_id))
+
+
+async def _leave(tree: Hierarchy) -> str:
+    """Delete a session whose newest message, a part of a turn, its fork doesn't show."""
+    await fill(tree, "s", 2)
+    await tree.upsert_partial_assistant_message("s", "begun")
+    fork = await tree.fork_session("s", from_seq=2)
+    await tree.delete_session("s")
+    return fork
+
+
+class _ReusedIdCases(_Cases):
+    """A session of a deleted one's id is a new one, whoever still reads the old one."""
+
+    async def test_a_turn_begins_anew(self, tree: Hierarchy) -> None:
+        fork = await _leave(tree)
+        await tree.discard_partial_assistant_message("s")
+        assert await tree.pop_message("s") is None
+        await tree.upsert_partial_assistant_message("s", "new")
+        assert await _shown(tree, "s") == ["new"]
+        await tree.upsert_partial_assistant_message("s", "newer", finalize=True)
+        assert await _shown(tree, "s") == ["newer"]
+        assert (await tree.get_session("s")).message_count == 1
+        assert await _shown(tree, await tree.fork_session("s")) == ["newer"]
+        assert await _shown(tree, fork) == ["m1", "m2"]
+
+    @pytest.mark.parametrize("contents", [["x", "y"], []])
+    async def test_a_history_begins_anew(self, tree: Hierarchy, contents: list[str]) -> None:
+        fork = await _leave(tree)
+        assert await tree.set_chat_history("s", [user(text) for text in contents])
+        assert await tree.session_exists("s")
+        assert await _shown(tree, "s") == contents
+        assert await _shown(tree, fork) == ["m1", "m2"]
+
+    async def test_an_append_that_expects_nothing_succeeds(self, tree: Hierarchy) -> None:
+        await _leave(tree)
+        (message,) = await tree.append("s", [user("new")], expected_seq=0)
+        assert await tree.get_messages("s") == [message]
+        with pytest.raises(VersionConflictError) as caught:
+            await tree.append("s", [user("newer")], expected_seq=0)
+        assert caught.value.messages == [message]
+
+    async def test_a_key_of_the_deleted_one_is_forgotten(self, tree: Hierarchy) -> None:
+        for content in ("old", "new", "newer"):
+            for _ in range(2):
+                await tree.append("s", [user(content)], idempotency_key="k")
+            assert await _shown(tree, "s") == [content]
+            await tree.fork_session("s")
+            await tree.delete_session("s")
+
+    async def test_kin_of_the_deleted_one_is_none_of_its_own(self, tree: Hierarchy) -> None:
+        fork = await _leave(tree)
+        below = await tree.fork_session(fork)
+        await tree.add_message("s", "user", "new")
+        assert await tree.get_children("s") == []
+        assert await tree.get_parent(fork) is None
+        assert (await tree.get_session_tree("s")).children == []
+        assert await tree.delete_session(fork)
+        await tree.create_session(fork, parent_id="s")
+        assert await tree.get_children("s") == [fork]
+        assert await tree.get_parent(fork) == "s"
+        assert await tree.get_parent(below) is None
+        assert await _shown(tree, fork) == []
+        assert await _shown(tree, below) == ["m1", "m2"]
+
+    async def test_expiry_finds_no_deleted_session(self, tree: Hierarchy) -> None:
+        fork = await _leave(tree)
+        for seconds in (0, 5, None):
+            assert await tree.expire_session("s", seconds) is False
+        assert await _shown(tree, fork) == ["m1", "m2"]
+
+    async def test_an_id_is_used_once_by_those_who_create(self, tree: Hierarchy) -> None:
+        await tree.create_session("s", title="first")
+        with pytest.raises(SessionExistsError):
+            await tree.create_session("s", title="second")
+        await tree.delete_session("s")
+        await tree.create_session("s", title="third")
+        assert (await tree.get_session("s")).title == "third"
+
+
+class _ImportCases(_Cases):
+    """An import is no way around what keeps sessions together."""
+
+    async def test_an_import_replaces_a_session_that_others_read(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 3)
+        data = await tree.export_session("s")
+        fork = await tree.fork_session("s")
+        await tree.clear_session("s")
+        await tree.add_message("s", "user", "other")
+        report = await tree.import_sessions([data], overwrite=True)
+        assert (report.imported, report.skipped) == (1, [])
+        assert await _shown(tree, "s") == ["m1", "m2", "m3"]
+        assert await _shown(tree, fork) == ["m1", "m2", "m3"]
+        assert (await tree.get_session("s")).message_count == 3
+
+    async def test_an_import_brings_a_deleted_session_back(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 3)
+        await tree.append_compaction_checkpoint("s", "so far", seq=2)
+        data = await tree.export_session("s")
+        fork = await tree.fork_session("s")
+        await tree.delete_session("s")
+        report = await tree.import_sessions([data])
+        assert (report.imported, report.skipped) == (1, [])
+        assert await _shown(tree, "s") == ["m1", "m2", "m3"]
+        assert len(await tree.get_working_history("s")) == 2
+        assert await _shown(tree, fork) == ["m1", "m2", "m3"]
+
+    async def test_an_import_shows_nothing_of_others(self, tree: Hierarchy) -> None:
+        await fill(tree, "victim", 3)
+        view = {"parts": [["victim", 0, 3, 3]], "after": 0, "hidden": 0}
+        forged = {TREE: {"view": view, "token": "t"}, SHARED: {"x": 9}, "a": 1}
+        data = {"session_id": "s", "messages": [user("x")], "metadata": forged}
+        assert (await tree.import_sessions([data])).imported == 1
+        assert await _shown(tree, "s") == ["x"]
+        assert (await tree.get_session("s")).metadata == {"a": 1}
+        record = {"metadata": forged, "state": {}}
+        snapshot = {"snapshot_id": "i", "created_at": 1.0, "record": record, "messages": []}
+        lineage = {"snapshots": [snapshot]}
+        await tree.import_session(data | {"session_id": "t", "lineage": lineage})
+        await tree.revert_to_snapshot("t", "i")
+        assert await _shown(tree, "t") == []
+        assert await tree.delete_session("s")
+        assert await tree.delete_session("t")
+
+
+class _LeftoverCases(_Cases):
+    """What is refused or cancelled leaves nothing behind, and nothing that is needed goes."""
+
+    async def test_refused_calls_leave_no_notes(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 3)
+        before = await plain.get_messages("s")
+        bad: Any = {"x": object()}
+        for refused in (
+            tree.create_snapshot("s", metadata=bad),
+            tree.create_snapshot("s", "\ud800"),
+            tree.fork_session("s", title="\ud800"),
+        ):
+            with pytest.raises(InvalidMessageError):
+                await refused
+        assert await plain.get_messages("s") == before
+        assert await tree.get_children("s") == []
+        # Nobody reads it, so that a store alone may remove it.
+        assert await plain.delete_session("s")
+        assert ids(await plain.list_sessions()) == []
+
+    async def test_a_snapshot_keeps_what_is_stored_elsewhere(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        await tree.set_chat_history("s", [user("x"), user("y")])
+        snapshot = await tree.create_snapshot("s")
+        await tree.delete_session(fork)
+        await tree.clear_session("s")
+        await tree.revert_to_snapshot("s", snapshot)
+        assert await _shown(tree, "s") == ["x", "y"]
+
+    async def test_what_expired_is_purged_with_its_snapshots(self, clock: ManualClock) -> None:
+        plain = cast("BaseSessionStore", self.make_store(clock=clock, ttl_seconds=10.0))
+        async with HierarchicalSessionStore(plain) as tree:
+            await fill(tree, "s", 2)
+            await tree.create_snapshot("s")
+            clock.advance(20)
+            assert await tree.purge_expired() == 1
+            assert await tree.purge_expired() == 0
+            assert seqs(await fill(tree, "s", 1)) == [1]
+            assert await tree.get_snapshots("s") == []
+
+    async def test_real_clocks_remove_a_deleted_session_for_good(self) -> None:
+        plain = cast("BaseSessionStore", self.make_store())
+        async with HierarchicalSessionStore(plain) as tree:
+            await fill(tree, "s", 2)
+            fork = await tree.fork_session("s")
+            await tree.create_snapshot(fork)
+            await tree.delete_session("s")
+            await tree.delete_session(fork)
+            assert await plain.get_info("s") is None
+            assert await plain.get_info(fork) is None
+
+    @pytest.mark.parametrize("name", [0, 1, 2, 3, 4, 5, 6, 7])
+    async def test_a_cancelled_call_leaves_nothing_behind(
+        self, tree: Hierarchy, plain: BaseSessionStore, name: int
+    ) -> None:
+        call = _CANCELLED[name]
+        for nth in range(1, 500):
+            await fill(tree, "s", 3)
+            snapshot = await tree.create_snapshot("s")
+            fork = await tree.fork_session("s")
+            await tree.revert_to_message("s", 2)
+            reached = await cancelled_at(lambda: call(tree, snapshot), nth)  # noqa: B023
+            assert await _shown(tree, fork) == ["m1", "m2", "m3"]
+            for session in await tree.list_sessions():
+                await tree.delete_session(session.session_id)
+            assert ids(await plain.list_sessions()) == []
+            if not reached:
+                break
+
+
+_CANCELLED: list[Callable[[Hierarchy, str], Awaitable[object]]] = [
+    lambda tree, _: tree.fork_session("s"),
+    lambda tree, _: tree.create_snapshot("s"),
+    lambda tree, snapshot: tree.revert_to_snapshot("s", snapshot),
+    lambda tree, _: tree.revert_to_message("s", 1),
+    lambda tree, _: tree.clear_session("s"),
+    lambda tree, _: tree.delete_session("s"),
+    lambda tree, _: tree.set_chat_history("s", [user("x")]),
+    lambda tree, _: tree.create_session("child", parent_id="s"),
+]
+
+
+class BranchEdgeCases(_ReusedIdCases, _ImportCases, _LeftoverCases):
+    """Ids that are used again, imports, and what must not be left behind."""

@@ -194,8 +194,14 @@ class Lineage:
     @property
     def children(self) -> list[str]:
         """The sessions that were forked from it, oldest first, and maybe some that never were."""
-        found = [(value, key) for key, value in self._tree.items() if key.startswith(_CHILD)]
-        return [key.removeprefix(_CHILD) for _, key in sorted(found, key=_when)]
+        found = [(value, key) for key, value in self.noted_children.items()]
+        return [key for _, key in sorted(found, key=_when)]
+
+    @property
+    def noted_children(self) -> dict[str, float]:
+        """When each of these was noted, in seconds since the epoch."""
+        noted = [key for key in self._tree if key.startswith(_CHILD)]
+        return {key.removeprefix(_CHILD): self._tree[key] for key in noted}
 
     @property
     def snapshots(self) -> dict[str, SavedSnapshot]:

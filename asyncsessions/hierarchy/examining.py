@@ -1,0 +1,364 @@
+"""Looks at a session that branches, and at those that it has to do with.
+
+What it finds it only suspects: others may write between one look and the next. `checking` looks
+twice, and repairs.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from asyncsessions.errors import CorruptSessionError, InvalidSessionIdError
+from asyncsessions.hierarchy.lineage import TREE, Lineage, Part, shared
+from asyncsessions.hierarchy.needs import BranchableStore
+from asyncsessions.hooks import SHARED, Change
+
+__all__ = ["PATIENCE", "Examiner", "Finding", "Suspicion", "What"]
+
+What: TypeAlias = Literal[
+    "damaged", "lost", "unnoted", "unread", "overstated", "unborn", "unfinished", "leftover"
+]
+
+PATIENCE = 24 * 3600.0
+"""Seconds after which nobody is still at work on what looks unfinished."""
+
+_PAGE = 256
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something between sessions that isn't as it should be.
+
+    Attributes:
+        session_id: The session whose record says so.
+        what: ``damaged``: what it says of its kin can't be read. ``lost``: it shows messages that
+            aren't stored any more. ``unnoted``: another one reads its messages, which may be
+            removed, because it doesn't say so. ``unread``: it keeps messages for a fork or
+            snapshot that isn't there. ``overstated``: it keeps more than a fork reads.
+            ``unborn``: it lists a fork that isn't one. ``unfinished``: a fork that was never
+            copied in full. ``leftover``: it was deleted, and is stored for nobody.
+        detail: What exactly, for a person.
+        other_id: The session or the snapshot that it has to do with; None for itself alone.
+        can_repair: Whether a repair does no harm now.
+        is_recent: Whether somebody may still be at work on it: it is less than a day old.
+        is_repaired: Whether it has been repaired.
+    """
+
+    session_id: str
+    what: What
+    detail: str
+    other_id: str | None = None
+    can_repair: bool = False
+    is_recent: bool = False
+    is_repaired: bool = False
+
+
+class Suspicion(NamedTuple):
+    """A finding, and what would repair it.
+
+    Attributes:
+        finding: The finding.
+        fix: The changes of the session's record, with what they expect of it.
+        weight: Of two suspicions of the same, the heavier one includes the other.
+    """
+
+    finding: Finding
+    fix: tuple[Change, ...] = ()
+    weight: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        """What is suspected of whom."""
+        return self.finding.session_id, self.finding.what, self.finding.other_id
+
+
+class Examiner:
+    """Examines sessions of a store; it reads each record and each message once.
+
+    Args:
+        store: The store.
+        now: Seconds since the epoch.
+        known: Sessions that have been read already.
+    """
+
+    def __init__(self, store: BranchableStore, now: float, known: Iterable[Lineage] = ()) -> None:
+        self._store = store
+        self._now = now
+        self._known: dict[str, Lineage | None] = {each.info.session_id: each for each in known}
+        self._seqs: dict[str, tuple[list[int], int]] = {}
+
+    async def lineage(self, session_id: str) -> Lineage | None:
+        """Return a session's record, be it a deleted one's; None where there is no session.
+
+        Raises:
+            CorruptSessionError: It can't be read.
+        """
+        if session_id not in self._known:
+            try:
+                info = await self._store.get_info(session_id)
+            except InvalidSessionIdError:
+                info = None
+            self._known[session_id] = None if info is None else Lineage(info)
+        return self._known[session_id]
+
+    async def examine(self, lineage: Lineage) -> AsyncIterator[Suspicion]:
+        """Iterate over what is wrong with a session's record, and with what it depends on."""
+        damage = _damage(lineage)
+        if damage is not None:
+            yield Suspicion(Finding(lineage.info.session_id, "damaged", damage))
+            return
+        if lineage.is_gone and not lineage.sharers:
+            yield self._remains(lineage)
+        async for suspicion in self._notes(lineage):
+            yield suspicion
+        async for suspicion in self._needs(lineage):
+            yield suspicion
+
+    def _is_recent(self, moment: float) -> bool:
+        return moment > self._now - PATIENCE
+
+    def _remains(self, lineage: Lineage) -> Suspicion:
+        info = lineage.info
+        is_recent = self._is_recent(info.updated_at)
+        # A deleted session shows nothing; a copy shows what it has got so far.
+        if lineage.is_plain:
+            finding = Finding(
+                info.session_id,
+                "unfinished",
+                "it is a fork that was never copied in full",
+                can_repair=not is_recent,
+                is_recent=is_recent,
+            )
+        else:
+            detail = "it was deleted, and nobody reads its messages"
+            finding = Finding(
+                info.session_id, "leftover", detail, can_repair=True, is_recent=is_recent
+            )
+        return Suspicion(finding)
+
+    async def _sound(self, session_id: str) -> Lineage | None:
+        """Return a session's record; None where there is no session, or it is damaged."""
+        try:
+            found = await self.lineage(session_id)
+        except CorruptSessionError:
+            return None
+        return None if found is None or _damage(found) is not None else found
+
+    async def _can_tell(self, session_id: str) -> bool:
+        """Whether a session's record can be read, or there is none."""
+        try:
+            found = await self.lineage(session_id)
+        except CorruptSessionError:
+            return False
+        return found is None or _damage(found) is None
+
+    # What a session says of those who read it.
+
+    async def _notes(self, lineage: Lineage) -> AsyncIterator[Suspicion]:
+        children = lineage.noted_children
+        for reader, upto in lineage.sharers.items():
+            if reader in lineage.snapshots:
+                continue
+            if not await self._reads(reader, lineage):
+                detail = f"it keeps messages for {reader!r}, which isn't there to read them"
+                yield self._note(lineage, "unread", reader, detail, shared(reader))
+            elif upto > max(1, lineage.info.last_seq):
+                seq = await self._forked_at(reader, lineage)
+                if seq is not None:
+                    detail = f"it keeps all messages for {reader!r}, which reads them up to {seq}"
+                    narrow = shared(reader, max(1, seq))
+                    yield self._note(lineage, "overstated", reader, detail, narrow)
+        for child in children.keys() - lineage.sharers.keys():
+            if await self._forked_at(child, lineage) is None and await self._can_tell(child):
+                detail = f"it lists {child!r} as a fork, which isn't one of it"
+                yield self._note(lineage, "unborn", child, detail)
+
+    def _note(
+        self, lineage: Lineage, what: What, other_id: str, detail: str, *changes: Change
+    ) -> Suspicion:
+        info = lineage.info
+        moment = lineage.noted_children.get(other_id)
+        is_recent = self._is_recent(info.updated_at if moment is None else moment)
+        finding = Finding(
+            info.session_id,
+            what,
+            detail,
+            other_id,
+            can_repair=not is_recent,
+            is_recent=is_recent,
+        )
+        entry = Lineage.child(other_id, None)
+        note = shared(other_id)
+        expected = [
+            Change(entry.path, "expect", moment),
+            Change(note.path, "expect", lineage.sharers.get(other_id)),
+        ]
+        if moment is None:
+            expected.append(Change(("updated_at",), "expect", info.updated_at))
+        if what != "overstated":
+            changes = (*changes, entry)
+        return Suspicion(finding, (*expected, *changes))
+
+    async def _reads(self, reader: str, lineage: Lineage) -> bool:
+        """Whether a session belongs under another one or shows its messages; in doubt it does."""
+        found = await self._sound(reader)
+        if found is None:
+            return not await self._can_tell(reader)
+        own = lineage.info.session_id
+        if found.parent is not None and found.parent.id == own:
+            return True
+        return any(part.source == own for part in _needed(found))
+
+    async def _forked_at(self, child: str, lineage: Lineage) -> int | None:
+        """Return where a fork of a session begins; None if it is no fork of it."""
+        found = await self._sound(child)
+        parent = None if found is None else found.parent
+        return None if parent is None or parent.id != lineage.info.session_id else parent.seq
+
+    # What a session reads.
+
+    async def _needs(self, lineage: Lineage) -> AsyncIterator[Suspicion]:
+        own = lineage.info.session_id
+        parts: dict[str, list[Part]] = {}
+        for part in _needed(lineage):
+            parts.setdefault(part.source, []).append(part)
+        for source, needed in parts.items():
+            upto = max(part.upto for part in needed)
+            try:
+                left, lost = await self._look_for(lineage, needed)
+            except CorruptSessionError as exc:
+                yield Suspicion(Finding(source, "damaged", exc.detail))
+                continue
+            if lost:
+                detail = f"{lost} of the messages that it shows are no longer stored in {source!r}"
+                yield Suspicion(Finding(own, "lost", detail, source))
+            # Of what is all gone there is nothing left to keep.
+            if source != own and left:
+                for broken in await self._broken_links(lineage, source, upto):
+                    yield self._missing_note(*broken)
+        for snapshot_id, snapshot in lineage.snapshots.items():
+            upto = lineage.own_upto(snapshot.parts)
+            if lineage.sharers.get(snapshot_id, 0) < upto:
+                yield self._missing_note(lineage, snapshot_id, upto)
+
+    async def _look_for(self, lineage: Lineage, parts: Sequence[Part]) -> tuple[bool, int]:
+        """Return whether there are messages of parts, and how many of them are missing."""
+        source = parts[0].source
+        if await self.lineage(source) is None:
+            return False, max(part.count for part in parts)
+        seqs = await self._stored(source, max(part.upto for part in parts))
+        found, lost = 0, 0
+        for part in parts:
+            there = bisect.bisect_right(seqs, part.upto) - bisect.bisect_right(seqs, part.after)
+            found += there
+            # A session may lose its own oldest messages, to retention or to the store's own clear.
+            may_lose = source == lineage.info.session_id and not (
+                seqs and seqs[0] <= part.after + 1
+            )
+            if not may_lose:
+                lost = max(lost, part.count - there)
+        return found > 0 or not any(part.count for part in parts), lost
+
+    async def _stored(self, source: str, upto: int) -> list[int]:
+        """Return the ``seq`` of a session's messages, up to one of them at least."""
+        seqs, read = self._seqs.get(source, ([], 0))
+        while read < upto:
+            page = await self._store.get_messages(source, after=read, limit=_PAGE)
+            seqs += [message.seq for message in page]
+            read = page[-1].seq if page else upto
+        self._seqs[source] = seqs, read
+        return seqs
+
+    async def _broken_links(
+        self, lineage: Lineage, source: str, upto: int
+    ) -> list[tuple[Lineage, str, int]]:
+        """Return which sessions don't note which readers, and up to which ``seq``.
+
+        A fork is noted by its parent, that one by its own, and so on to where the messages are.
+        """
+        broken = []
+        reader = lineage
+        passed = {lineage.info.session_id}
+        is_sure = True
+        while (forked := reader.parent) is not None and forked.id not in passed:
+            parent = await self._sound(forked.id)
+            if parent is None:
+                is_sure = await self._can_tell(forked.id)
+                break
+            wanted = upto if forked.id == source else 1
+            if parent.sharers.get(reader.info.session_id, 0) < wanted:
+                broken.append((parent, reader.info.session_id, wanted))
+            if forked.id == source:
+                return broken
+            passed.add(forked.id)
+            reader = parent
+        # It came by the messages in another way.
+        stored = await self._sound(source)
+        own = lineage.info.session_id
+        if stored is None or stored.sharers.get(own, 0) >= upto:
+            return broken
+        # What is noted may be noted for a damaged ancestor.
+        return [*broken, (stored, own, upto)] if is_sure or not stored.sharers else broken
+
+    def _missing_note(self, lineage: Lineage, reader: str, upto: int) -> Suspicion:
+        detail = f"it may lose its messages up to {upto}, which {reader!r} needs"
+        note = shared(reader, upto)
+        fix = [Change(note.path, "expect", lineage.sharers.get(reader)), note]
+        if reader not in lineage.snapshots:
+            # It also tells how old the note is.
+            entry = Lineage.child(reader, self._now)
+            fix.append(Change(entry.path, "default", entry.value))
+        finding = Finding(lineage.info.session_id, "unnoted", detail, reader, can_repair=True)
+        return Suspicion(finding, tuple(fix), upto)
+
+
+def _needed(lineage: Lineage) -> list[Part]:
+    """Return all that a session shows, or did at its snapshots, but for its newest messages."""
+    snapshots = (part for saved in lineage.snapshots.values() for part in saved.parts)
+    return [*lineage.view.parts, *snapshots]
+
+
+def _damage(lineage: Lineage) -> str | None:
+    """Return what is wrong with what a session says of its kin; None where nothing is."""
+    metadata = lineage.info.metadata
+    for key in (TREE, SHARED):
+        if not isinstance(metadata.get(key, {}), dict):
+            return f"its metadata under {key!r} is no object"
+    try:
+        shown = [lineage.view.parts, *(saved.parts for saved in lineage.snapshots.values())]
+        forked = (lineage.parent, lineage.origin)
+    except CorruptSessionError as exc:
+        return exc.detail
+    del forked
+    if not all(map(_is_in_order, shown)):
+        return f"the parts in its metadata under {TREE!r} are out of order"
+    if not all(map(_is_whole, lineage.sharers.values())):
+        return f"its metadata under {SHARED!r} holds more than whole numbers"
+    tree: Mapping[str, Any] = metadata.get(TREE, {})
+    if not all(_is_time(moment) for moment in lineage.noted_children.values()):
+        return f"a fork in its metadata under {TREE!r} has no time"
+    if not _is_whole(tree.get("gone", 0)):
+        return f"gone in its metadata under {TREE!r} is no whole number"
+    if lineage.is_plain is not (lineage.token is None):
+        return f"view and token in its metadata under {TREE!r} don't belong together"
+    return None
+
+
+def _is_in_order(parts: Sequence[Part]) -> bool:
+    newest = 0
+    for part in parts:
+        if not (newest <= part.after < part.upto and 0 <= part.count <= part.upto - part.after):
+            return False
+        newest = part.upto
+    return True
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import encode_json
+from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.registry import STORES, open_store
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "moment",
     "one_line",
     "opened",
+    "opened_plain",
     "out_console",
     "print_json",
     "run",
@@ -79,8 +81,8 @@ def store_directory(url: str) -> Path | None:
 
 
 @asynccontextmanager
-async def opened(url: str, *, create: bool = False) -> AsyncIterator[BaseSessionStore]:
-    """Open the store of a command.
+async def opened(url: str, *, create: bool = False) -> AsyncIterator[HierarchicalSessionStore]:
+    """Open the store of a command, with sessions as their forks and reverts have made them.
 
     Args:
         url: Its URL.
@@ -91,6 +93,13 @@ async def opened(url: str, *, create: bool = False) -> AsyncIterator[BaseSession
         ValueError: The URL isn't valid, or names a store that ends with this process.
         CommandError: There is no such directory.
     """
+    async with opened_plain(url, create=create) as store:
+        yield HierarchicalSessionStore(store)
+
+
+@asynccontextmanager
+async def opened_plain(url: str, *, create: bool = False) -> AsyncIterator[BaseSessionStore]:
+    """Do as `opened`, but with sessions as they are stored."""
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         raise ValueError("memory:// keeps nothing between commands; give another --store")

@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,9 +37,10 @@ from asyncsessions.cli.common import (
     safe_url,
     store_directory,
 )
-from asyncsessions.cli.verify import Ledger, check
+from asyncsessions.cli.mermaid import export_flowchart
+from asyncsessions.cli.verify import Ledger, absent, check
 from asyncsessions.codec import encode_json
-from asyncsessions.errors import CorruptSessionError, SessionFileError
+from asyncsessions.errors import CorruptSessionError, SessionFileError, SessionSharedError
 from asyncsessions.models import ImportReport
 from asyncsessions.protocols import SessionStore
 from asyncsessions.streams import read_sessions, write_sessions
@@ -50,6 +52,7 @@ _DEFAULT_STORE = "jsonl://sessions"
 # Of many skipped sessions, so many are named.
 _NAMED = 10
 _MARK_SECONDS = 60
+_DELETED = "it was deleted, and its forks still read its messages; delete those first"
 
 
 class _Result(msgspec.Struct):
@@ -169,11 +172,27 @@ async def _import(source: str, url: str, *, overwrite: bool) -> _Result:
                         ledger.note(record)
                         yield record
 
-            report = await target.import_sessions(records(), overwrite=overwrite)
+            report = await _stored(target, records(), overwrite=overwrite)
         with _progress(counts_bytes=False) as checking:
             checks = checking.add_task("checking", total=report.imported)
             different = await check(target, ledger, report, lambda: checking.advance(checks))
     return _Result(report, damaged, notes, different)
+
+
+async def _stored(
+    target: SessionStore, records: AsyncIterator[dict[str, Any]], *, overwrite: bool
+) -> ImportReport:
+    try:
+        report = await target.import_sessions(records, overwrite=overwrite)
+    except SessionSharedError as exc:
+        text = f"session {exc.session_id!r} can't be replaced: forks or snapshots read its messages"
+        raise CommandError(text) from exc
+    there = [skip for skip in report.skipped if skip["reason"] in {EXISTS, OTHER}]
+    deleted = await absent(target, {skip["session_id"] for skip in there})
+    for skip in there:
+        if skip["session_id"] in deleted:
+            skip["reason"] = _DELETED
+    return report
 
 
 async def _refuse_itself(source: str, target: SessionStore, url: str) -> None:
@@ -262,19 +281,34 @@ def _size_of(source: Path) -> int:
     return source.stat().st_size
 
 
+class Form(StrEnum):
+    """What an export is written as."""
+
+    JSONL = "jsonl"
+    MERMAID = "mermaid"
+
+
 def export(
+    session: Annotated[
+        str | None, typer.Argument(metavar="SESSION", help="Write only this session.")
+    ] = None,
     store: StoreOption = _DEFAULT_STORE,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to; - is stdout.")
     ] = "-",
+    form: Annotated[
+        Form, typer.Option("--format", help="mermaid: a flowchart of SESSION and its forks.")
+    ] = Form.JSONL,
     json: JSONOption = False,
 ) -> None:
     """Write all sessions as JSON Lines, as ``import`` reads them."""
+    if form is Form.MERMAID and session is None:
+        raise ValueError("--format mermaid draws the forks of one session; say which")
     seen = _LeftOut()
     logger = logging.getLogger("asyncsessions")
     logger.addHandler(seen)
     try:
-        count = run(_export(store, output))
+        count = run(_export(store, session, output, form))
     finally:
         logger.removeHandler(seen)
     if output != "-":
@@ -296,15 +330,26 @@ class _LeftOut(logging.Handler):
         self.count += record.levelno >= logging.WARNING
 
 
-async def _export(url: str, output: str) -> int:
+async def _export(url: str, session_id: str | None, output: str, form: Form) -> int:
     async with opened(url) as store:
+        if form is Form.MERMAID and session_id is not None:
+            return await export_flowchart(store, session_id, output)
+        records = _records(store, session_id)
         if output != "-":
-            return await write_sessions(output, store.export_all())
+            return await write_sessions(output, records)
         count = 0
-        async for record in store.export_all():
+        async for record in records:
             await anyio.to_thread.run_sync(_print_record, record)
             count += not record.get("part")
         return count
+
+
+async def _records(store: SessionStore, session_id: str | None) -> AsyncIterator[dict[str, Any]]:
+    if session_id is not None:
+        yield await store.export_session(session_id)
+        return
+    async for record in store.export_all():
+        yield record
 
 
 def _print_record(record: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -35,6 +36,8 @@ from asyncsessions.requests import check_limit
 from asyncsessions.search import search_newest
 
 __all__ = ["BranchedStore", "check_fields"]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.hierarchy")
 
 _PAGE = 256
 _NEEDED = ("amend_session", "discard_session", "get_info", "max_messages", "ttl_seconds")
@@ -417,8 +420,11 @@ class BranchedStore(SessionStore):
                 agent_id=agent_id,
                 gateway_session_id=gateway_session_id,
             )
-            lineages = map(Lineage, page)
-            sessions += [lineage.shown() for lineage in lineages if not lineage.is_gone]
+            for lineage in map(Lineage, page):
+                try:
+                    sessions += [] if lineage.is_gone else [lineage.shown()]
+                except CorruptSessionError as exc:
+                    logger.warning("left out of the list: %s", exc)
             cursor = page.next_cursor
             if cursor is None or len(sessions) >= limit:
                 return SessionPage(sessions, cursor)

@@ -384,6 +384,28 @@ async def test_a_snapshot_without_a_note_gets_one(place: Place) -> None:
     assert await place.shown("s") == ["m1", "m2", "m3"]
 
 
+async def test_a_snapshot_that_outlives_its_session_is_removed(place: Place) -> None:
+    tree = place.tree
+    await fill(tree, "s", 3)
+    fork = await tree.fork_session("s")
+    snapshot = await tree.create_snapshot(fork)
+    info = await place.plain.get_info(fork)
+    assert info is not None
+    record = info.metadata[TREE][f"snapshot.{snapshot}"]
+    # As a deletion leaves it that has read the record before the snapshot was made.
+    below = await tree.fork_session(fork)
+    await tree.delete_session(fork)
+    await place.set(fork, TREE, f"snapshot.{snapshot}", record)
+    await place.set(fork, SHARED, snapshot, 3)
+    await tree.delete_session(below)
+    await tree.delete_session("s")
+    place.clock.advance(2 * DAY)
+
+    assert await place.kinds() == [(fork, "unread", snapshot)]
+    assert all(each.is_repaired for each in await place.check(repair=True))
+    assert await place.plain.list_sessions() == []
+
+
 @pytest.mark.parametrize("loss", ["deleted", "cleared", "popped"])
 async def test_lost_messages_are_told(place: Place, loss: str) -> None:
     tree = place.tree

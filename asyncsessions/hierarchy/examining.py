@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from asyncsessions.errors import CorruptSessionError, InvalidSessionIdError
-from asyncsessions.hierarchy.lineage import TREE, Lineage, Part, shared
+from asyncsessions.hierarchy.lineage import TREE, Lineage, Part, SavedSnapshot, shared
 from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hooks import SHARED, Change
 
@@ -112,10 +112,26 @@ class Examiner:
             return
         if lineage.is_gone and not lineage.sharers:
             yield self._remains(lineage)
+        if lineage.is_gone:
+            for snapshot_id in lineage.snapshots:
+                yield self._snapshot_of_none(lineage, snapshot_id)
         async for suspicion in self._notes(lineage):
             yield suspicion
         async for suspicion in self._needs(lineage):
             yield suspicion
+
+    def _snapshot_of_none(self, lineage: Lineage, snapshot_id: str) -> Suspicion:
+        info = lineage.info
+        finding = Finding(
+            info.session_id,
+            "unread",
+            f"it keeps messages for its snapshot {snapshot_id!r}, but it was deleted",
+            snapshot_id,
+            can_repair=True,
+            is_recent=self._is_recent(info.updated_at),
+        )
+        as_deleted = [lineage.unless_gone(), Change(("last_seq",), "expect", info.last_seq)]
+        return Suspicion(finding, (*as_deleted, *Lineage.forget([snapshot_id])))
 
     def _is_recent(self, moment: float) -> bool:
         return moment > self._now - PATIENCE
@@ -239,7 +255,7 @@ class Examiner:
             if source != own and left:
                 for broken in await self._broken_links(lineage, source, upto):
                     yield self._missing_note(*broken)
-        for snapshot_id, snapshot in lineage.snapshots.items():
+        for snapshot_id, snapshot in _snapshots(lineage).items():
             upto = lineage.own_upto(snapshot.parts)
             if lineage.sharers.get(snapshot_id, 0) < upto:
                 yield self._missing_note(lineage, snapshot_id, upto)
@@ -317,8 +333,13 @@ class Examiner:
 
 def _needed(lineage: Lineage) -> list[Part]:
     """Return all that a session shows, or did at its snapshots, but for its newest messages."""
-    snapshots = (part for saved in lineage.snapshots.values() for part in saved.parts)
+    snapshots = (part for saved in _snapshots(lineage).values() for part in saved.parts)
     return [*lineage.view.parts, *snapshots]
+
+
+def _snapshots(lineage: Lineage) -> Mapping[str, SavedSnapshot]:
+    """Return the snapshots that a session can be brought back to; none of a deleted one."""
+    return {} if lineage.is_gone else lineage.snapshots
 
 
 def _damage(lineage: Lineage) -> str | None:

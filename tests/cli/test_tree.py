@@ -348,7 +348,7 @@ def test_doctor_repairs_what_a_killed_fork_left(branched: Branched) -> None:
         url,
         "chat",
         Change(("metadata", SHARED, "fork"), "set", 2),
-        Change(("metadata", TREE, "child.fork"), "set", 5.0),
+        Change(("metadata", TREE, "child.fork"), "set", time.time() - 100_000.1),
     )
 
     result = call("doctor", "--store", url)

@@ -98,7 +98,7 @@ def _result(finding: Finding) -> Result:
     )
 
 
-_REPAIRS = {"unnoted": "noted", "overstated": "corrected"}
+_REPAIRS = {"unnoted": "noted", "overstated": "corrected", "miscounted": "corrected"}
 
 
 class _Collector(logging.Handler):

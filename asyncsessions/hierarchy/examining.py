@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from asyncsessions.errors import CorruptSessionError, InvalidSessionIdError
-from asyncsessions.hierarchy.lineage import TREE, Lineage, Part, SavedSnapshot, shared
+from asyncsessions.hierarchy.lineage import (
+    Lineage,
+    Part,
+    SavedSnapshot,
+    count_of,
+    in_tree,
+    shared,
+)
 from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hooks import SHARED, Change
+from asyncsessions.hierarchy.soundness import damage
+from asyncsessions.hooks import Change
 
 __all__ = ["PATIENCE", "Examiner", "Finding", "Suspicion", "What"]
 
 What: TypeAlias = Literal[
-    "damaged", "lost", "unnoted", "unread", "overstated", "unborn", "unfinished", "leftover"
+    "damaged",
+    "lost",
+    "unnoted",
+    "unread",
+    "overstated",
+    "unborn",
+    "unfinished",
+    "leftover",
+    "miscounted",
 ]
 
 PATIENCE = 24 * 3600.0
@@ -106,9 +122,9 @@ class Examiner:
 
     async def examine(self, lineage: Lineage) -> AsyncIterator[Suspicion]:
         """Iterate over what is wrong with a session's record, and with what it depends on."""
-        damage = _damage(lineage)
-        if damage is not None:
-            yield Suspicion(Finding(lineage.info.session_id, "damaged", damage))
+        detail = damage(lineage)
+        if detail is not None:
+            yield Suspicion(Finding(lineage.info.session_id, "damaged", detail))
             return
         if lineage.is_gone and not lineage.sharers:
             yield self._remains(lineage)
@@ -161,7 +177,7 @@ class Examiner:
             found = await self.lineage(session_id)
         except CorruptSessionError:
             return None
-        return None if found is None or _damage(found) is not None else found
+        return None if found is None or damage(found) is not None else found
 
     async def _can_tell(self, session_id: str) -> bool:
         """Whether a session's record can be read, or there is none."""
@@ -169,7 +185,7 @@ class Examiner:
             found = await self.lineage(session_id)
         except CorruptSessionError:
             return False
-        return found is None or _damage(found) is None
+        return found is None or damage(found) is None
 
     # What a session says of those who read it.
 
@@ -260,6 +276,29 @@ class Examiner:
             if lineage.sharers.get(snapshot_id, 0) < upto:
                 yield self._missing_note(lineage, snapshot_id, upto)
 
+        async for suspicion in self._count(lineage):
+            yield suspicion
+
+    async def _count(self, lineage: Lineage) -> AsyncIterator[Suspicion]:
+        info, view = lineage.info, lineage.view
+        own = info.session_id
+        if lineage.is_plain or lineage.is_gone:
+            return
+        try:
+            hidden = bisect.bisect_right(await self._stored(own, view.after), view.after)
+        except CorruptSessionError as exc:
+            yield Suspicion(Finding(own, "damaged", exc.detail))
+            return
+        said = count_of(lineage.parts) - count_of(view.parts)
+        shown = info.message_count - hidden
+        if said == shown:
+            return
+        detail = f"it says that {said} of its own messages are shown, which are {shown}"
+        is_recent = self._is_recent(info.updated_at)
+        finding = Finding(own, "miscounted", detail, can_repair=True, is_recent=is_recent)
+        counted = msgspec.to_builtins(msgspec.structs.replace(view, hidden=hidden))
+        yield Suspicion(finding, (lineage.unless_reverted(), in_tree("view", counted)))
+
     async def _look_for(self, lineage: Lineage, parts: Sequence[Part]) -> tuple[bool, int]:
         """Return whether there are messages of parts, and how many of them are missing."""
         source = parts[0].source
@@ -340,46 +379,3 @@ def _needed(lineage: Lineage) -> list[Part]:
 def _snapshots(lineage: Lineage) -> Mapping[str, SavedSnapshot]:
     """Return the snapshots that a session can be brought back to; none of a deleted one."""
     return {} if lineage.is_gone else lineage.snapshots
-
-
-def _damage(lineage: Lineage) -> str | None:
-    """Return what is wrong with what a session says of its kin; None where nothing is."""
-    metadata = lineage.info.metadata
-    for key in (TREE, SHARED):
-        if not isinstance(metadata.get(key, {}), dict):
-            return f"its metadata under {key!r} is no object"
-    try:
-        shown = [lineage.view.parts, *(saved.parts for saved in lineage.snapshots.values())]
-        forked = (lineage.parent, lineage.origin)
-    except CorruptSessionError as exc:
-        return exc.detail
-    del forked
-    if not all(map(_is_in_order, shown)):
-        return f"the parts in its metadata under {TREE!r} are out of order"
-    if not all(map(_is_whole, lineage.sharers.values())):
-        return f"its metadata under {SHARED!r} holds more than whole numbers"
-    tree: Mapping[str, Any] = metadata.get(TREE, {})
-    if not all(_is_time(moment) for moment in lineage.noted_children.values()):
-        return f"a fork in its metadata under {TREE!r} has no time"
-    if not _is_whole(tree.get("gone", 0)):
-        return f"gone in its metadata under {TREE!r} is no whole number"
-    if lineage.is_plain is not (lineage.token is None):
-        return f"view and token in its metadata under {TREE!r} don't belong together"
-    return None
-
-
-def _is_in_order(parts: Sequence[Part]) -> bool:
-    newest = 0
-    for part in parts:
-        if not (newest <= part.after < part.upto and 0 <= part.count <= part.upto - part.after):
-            return False
-        newest = part.upto
-    return True
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -359,6 +359,40 @@ async def test_a_deleted_session_that_is_read_unnoted_stays(place: Place) -> Non
     assert await place.shown(below) == ["m1", "m2", "m3"]
 
 
+async def test_an_id_that_is_used_again_elsewhere_loses_nothing(place: Place) -> None:
+    tree = place.tree
+    await fill(tree, "s", 3)
+    await fill(tree, "other", 1)
+    fork = await tree.fork_session("s")
+    below = await tree.fork_session(fork)
+    await tree.delete_session(fork)
+    await tree.create_session(fork, parent_id="other")
+    await tree.delete_session("s")
+    place.clock.advance(2 * DAY)
+
+    # What the first fork of this id was noted for is all that keeps the messages.
+    assert set(await place.kinds()) == {("s", "unnoted", below), ("s", "unread", fork)}
+    assert all(each.is_repaired for each in await place.check(repair=True))
+    assert await place.check() == []
+    await tree.delete_session(fork)
+    assert await place.shown(below) == ["m1", "m2", "m3"]
+
+
+async def test_messages_of_a_session_that_is_no_ancestor_are_kept(place: Place) -> None:
+    await fill(place.tree, "s", 3)
+    fork = await place.tree.fork_session("s")
+    await place.set(fork, TREE, "parent", None)
+    assert await place.kinds() == []
+    await place.set("s", SHARED, fork, None)
+    place.clock.advance(2 * DAY)
+
+    assert await place.kinds() == [("s", "unborn", fork), ("s", "unnoted", fork)]
+    assert all(each.is_repaired for each in await place.check(repair=True))
+    assert await place.check() == []
+    await place.tree.delete_session("s")
+    assert await place.shown(fork) == ["m1", "m2", "m3"]
+
+
 async def test_nothing_is_removed_while_a_note_is_missing(place: Place) -> None:
     tree = place.tree
     await fill(tree, "s", 3)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import redis
 
 from asyncsessions import BaseSessionStore
 from asyncsessions.cli.mermaid import flowchart
@@ -393,3 +394,21 @@ def test_doctor_tells_what_nobody_can_repair(branched: Branched) -> None:
     assert listed.code == 0
     assert "chat" in listed.out
     assert listed.err.startswith("asyncsessions: warning: left out of the list: ")
+
+
+def test_doctor_tells_what_a_server_cannot_read(redis_url: str, tmp_path: Path) -> None:
+    prefix = f"doctor-{tmp_path.parent.name}-{tmp_path.name}"
+    url = f"{redis_url}?prefix={prefix}"
+    good("add", "well", "user", "x", "--store", url)
+    good("add", "bad", "user", "x", "--store", url)
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset(f"{prefix}:{{bad}}:record", "metadata", "{")
+
+    result = call("doctor", "--store", url)
+
+    assert result.code == 1
+    assert result.out.startswith("damaged    left out of the list: session 'bad' is damaged")
+    assert result.err == f"asyncsessions: 1 problem in {url}; repair with --repair\n"
+    (found,) = call("doctor", "--store", url, "--json").json
+    assert (found["kind"], found["session_id"]) == ("damaged", None)
+    assert call("doctor", "--store", url, "--repair").err.endswith("; see above\n")

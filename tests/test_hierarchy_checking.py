@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from asyncsessions import open_store
-from asyncsessions.errors import MessageNotFoundError
+from asyncsessions.errors import MessageNotFoundError, SessionSharedError
 from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.hierarchy.checking import Finding, check_trees
 from asyncsessions.hierarchy.lineage import TREE
@@ -305,6 +305,57 @@ async def test_a_fork_that_is_at_work_keeps_its_note(place: Place) -> None:
     assert found.is_recent
 
 
+async def test_a_snapshot_that_is_at_work_keeps_its_note(place: Place) -> None:
+    await fill(place.tree, "s", 3)
+    await place.set("s", SHARED, "snapshot", 3)
+    place.clock.advance(2 * DAY)
+    amend = place.plain.amend_session
+
+    async def overtaken(session_id: str, changes: Any, **options: Any) -> bool:
+        await amend("s", [Change(("metadata", SHARED, "snapshot"), "set", 3)])
+        return await amend(session_id, changes, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place.plain, "amend_session", overtaken)
+        (found,) = await place.check(repair=True)
+
+    assert (found.what, found.can_repair, found.is_repaired) == ("unread", True, False)
+
+
+async def test_what_is_wrong_for_a_moment_is_no_finding(place: Place) -> None:
+    await fill(place.tree, "s", 3)
+    await place.set("s", SHARED, "nobody", 1)
+    get_info = place.plain.get_info
+
+    async def later(session_id: str) -> Any:
+        # The first look has taken the record from the list; this is the second one.
+        if session_id == "s":
+            await place.set("s", SHARED, "later", 1)
+        return await get_info(session_id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place.plain, "get_info", later)
+        assert await place.kinds() == [("s", "unread", "nobody")]
+        await place.set("s", SHARED, "nobody", None)
+        await place.set("s", SHARED, "later", None)
+        assert await place.kinds() == []
+
+
+async def test_a_fork_of_nothing_is_noted_for_as_much(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = place.tree
+    await tree.create_session("s")
+    assert await place.killed_at(2, lambda tree: tree.fork_session("s"), monkeypatch)
+    place.clock.advance(2 * DAY)
+
+    assert [what for _, what, _ in await place.kinds()] == ["overstated"]
+    assert all(each.is_repaired for each in await place.check(repair=True))
+    assert await place.check() == []
+    with pytest.raises(SessionSharedError):
+        await place.plain.delete_session("s")
+
+
 async def test_a_fork_that_is_none_is_taken_off_the_list(place: Place) -> None:
     tree = place.tree
     await fill(tree, "s", 3)
@@ -322,8 +373,8 @@ async def test_a_fork_that_is_none_is_taken_off_the_list(place: Place) -> None:
 async def test_a_missing_note_is_made_again(place: Place) -> None:
     tree = place.tree
     await fill(tree, "s", 3)
-    fork = await tree.fork_session("s", from_seq=2)
-    below = await tree.fork_session(fork)
+    fork = await tree.fork_session("s")
+    below = await tree.fork_session(fork, from_seq=2)
     other = await tree.fork_session("s")
     for session_id, reader in (("s", fork), (fork, below)):
         await place.set(session_id, SHARED, reader, None)
@@ -404,7 +455,7 @@ async def test_nothing_is_removed_while_a_note_is_missing(place: Place) -> None:
     amend = place.plain.amend_session
 
     async def overtaken(session_id: str, changes: Any, **options: Any) -> bool:
-        await amend("s", [Change(("metadata", SHARED, "nobody"), "set", 2)])
+        await amend("s", [Change(("metadata", SHARED, "nobody"), "remove")])
         return await amend(session_id, changes, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -426,7 +477,10 @@ async def test_a_snapshot_without_a_note_gets_one(place: Place) -> None:
     assert await place.shown("s") == ["m1", "m2", "m3"]
 
 
-async def test_a_snapshot_that_outlives_its_session_is_removed(place: Place) -> None:
+@pytest.mark.parametrize("is_noted", [True, False])
+async def test_a_snapshot_that_outlives_its_session_is_removed(
+    place: Place, *, is_noted: bool
+) -> None:
     tree = place.tree
     await fill(tree, "s", 3)
     fork = await tree.fork_session("s")
@@ -434,16 +488,18 @@ async def test_a_snapshot_that_outlives_its_session_is_removed(place: Place) -> 
     info = await place.plain.get_info(fork)
     assert info is not None
     record = info.metadata[TREE][f"snapshot.{snapshot}"]
+    record["parts"] = [*record["parts"], [fork, 3, 4, 1]]
     # As a deletion leaves it that has read the record before the snapshot was made.
     below = await tree.fork_session(fork)
     await tree.delete_session(fork)
     await place.set(fork, TREE, f"snapshot.{snapshot}", record)
-    await place.set(fork, SHARED, snapshot, 3)
+    await place.set(fork, SHARED, snapshot, 3 if is_noted else None)
+    assert await place.kinds() == [(fork, "unread", snapshot)]
     await tree.delete_session(below)
     await tree.delete_session("s")
     place.clock.advance(2 * DAY)
 
-    assert await place.kinds() == [(fork, "unread", snapshot)]
+    assert is_noted is (len(await place.check()) == 1)
     assert all(each.is_repaired for each in await place.check(repair=True))
     assert await place.plain.list_sessions() == []
 
@@ -465,6 +521,26 @@ async def test_a_clear_that_is_killed_leaves_a_count_to_correct(
     assert session.message_count == len(session.messages) == 3
     await fill(tree, fork, 1)
     assert (await tree.get_session(fork)).message_count == 4
+
+
+async def test_a_session_that_begins_anew_keeps_what_it_has(place: Place) -> None:
+    await place.tree.add_message("s", "user", "old")
+    snapshot = await place.tree.create_snapshot("s")
+    await place.set("s", TREE, "gone", 1)
+    (found,) = await place.check()
+    assert (found.what, found.other_id) == ("unread", snapshot)
+    amend = place.plain.amend_session
+
+    async def overtaken(session_id: str, changes: Any, **options: Any) -> bool:
+        await place.plain.append("s", [user("new")])
+        return await amend(session_id, changes, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place.plain, "amend_session", overtaken)
+        (found,) = await place.check(repair=True)
+
+    assert not found.is_repaired
+    assert await place.tree.get_snapshots("s") != []
 
 
 @pytest.mark.parametrize("loss", ["deleted", "cleared", "popped"])

@@ -142,8 +142,6 @@ async def _amend(store: BranchableStore, session_id: str, suspicions: list[Suspi
     changes = [change for suspicion in suspicions for change in suspicion.fix]
     if not changes:
         return set()
-    # All that is expected comes before the first change of it.
-    changes.sort(key=lambda change: change.kind != "expect")
     try:
         if not await store.amend_session(session_id, changes):
             return set()

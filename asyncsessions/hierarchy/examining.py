@@ -104,6 +104,7 @@ class Examiner:
         self._store = store
         self._now = now
         self._known: dict[str, Lineage | None] = {each.info.session_id: each for each in known}
+        self._damage: dict[str, str | None] = {}
         self._seqs: dict[str, tuple[list[int], int]] = {}
 
     async def lineage(self, session_id: str) -> Lineage | None:
@@ -122,7 +123,7 @@ class Examiner:
 
     async def examine(self, lineage: Lineage) -> AsyncIterator[Suspicion]:
         """Iterate over what is wrong with a session's record, and with what it depends on."""
-        detail = damage(lineage)
+        detail = self._damage_of(lineage)
         if detail is not None:
             yield Suspicion(Finding(lineage.info.session_id, "damaged", detail))
             return
@@ -177,7 +178,7 @@ class Examiner:
             found = await self.lineage(session_id)
         except CorruptSessionError:
             return None
-        return None if found is None or damage(found) is not None else found
+        return None if found is None or self._damage_of(found) is not None else found
 
     async def _can_tell(self, session_id: str) -> bool:
         """Whether a session's record can be read, or there is none."""
@@ -185,14 +186,20 @@ class Examiner:
             found = await self.lineage(session_id)
         except CorruptSessionError:
             return False
-        return found is None or damage(found) is None
+        return found is None or self._damage_of(found) is None
+
+    def _damage_of(self, lineage: Lineage) -> str | None:
+        session_id = lineage.info.session_id
+        if session_id not in self._damage:
+            self._damage[session_id] = damage(lineage)
+        return self._damage[session_id]
 
     # What a session says of those who read it.
 
     async def _notes(self, lineage: Lineage) -> AsyncIterator[Suspicion]:
-        children = lineage.noted_children
+        children, snapshots = lineage.noted_children, lineage.snapshots
         for reader, upto in lineage.sharers.items():
-            if reader in lineage.snapshots:
+            if reader in snapshots:
                 continue
             if not await self._reads(reader, lineage):
                 detail = f"it keeps messages for {reader!r}, which isn't there to read them"

@@ -48,6 +48,7 @@ from asyncsessions.registry import open_store
 
 if TYPE_CHECKING:
     from asyncsessions.base import BaseSessionStore
+    from asyncsessions.hierarchy import HierarchicalSessionStore
     from asyncsessions.stores.json import JSONSessionStore
     from asyncsessions.stores.jsonl import JSONLinesSessionStore
     from asyncsessions.stores.memory import InMemorySessionStore
@@ -62,6 +63,7 @@ __all__ = [
     "Checkpoint",
     "CorruptSessionError",
     "ForkedStoreError",
+    "HierarchicalSessionStore",
     "IdempotencyConflictError",
     "ImportReport",
     "InMemorySessionStore",
@@ -103,6 +105,7 @@ __version__ = "0.1.0"
 # Loaded at first use, so that importing the package stays cheap and loads no driver.
 _LAZY = {
     "BaseSessionStore": "asyncsessions.base",
+    "HierarchicalSessionStore": "asyncsessions.hierarchy",
     "InMemorySessionStore": "asyncsessions.stores.memory",
     "JSONLinesSessionStore": "asyncsessions.stores.jsonl",
     "JSONSessionStore": "asyncsessions.stores.json",

@@ -72,7 +72,7 @@ from asyncsessions.requests import (
 )
 from asyncsessions.search import search_newest
 
-__all__ = ["BaseSessionStore"]
+__all__ = ["BaseSessionStore", "engine_of"]
 
 T = TypeVar("T")
 
@@ -250,15 +250,9 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     @property
-    def max_messages(self) -> int | None:
-        """Retention: how many of its newest messages a session keeps; None: all."""
-        return self.__policy.max_messages
-
-    @final
-    @property
-    def ttl_seconds(self) -> float | None:
-        """How long after its last write a session vanishes; None: never."""
-        return self.__policy.ttl_seconds
+    def policy(self) -> Policy:
+        """The options that every store has."""
+        return self.__policy
 
     @final
     @property
@@ -524,6 +518,7 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     async def get_info(self, session_id: str) -> SessionInfo | None:
+        """Return a session's record without its messages; None where there is no session."""
         return await self.__info(session_id)
 
     @final
@@ -699,13 +694,41 @@ class BaseSessionStore(SessionStore, ABC):
         changes: Sequence[Change],
         *,
         create: bool = False,
-        last_seq: int = 0,
-    ) -> bool:
-        done = await self.__change(session_id, *changes, create=create, last_seq=last_seq)
-        return done is not None
+    ) -> list[JSONValue] | None:
+        """Change a session's record in one atomic step: all changes or none.
+
+        This is for what is built on stores. Callers have methods with names for what they change.
+
+        Args:
+            session_id: The session.
+            changes: What to change, in this order.
+            create: Whether to create a session that doesn't exist.
+
+        Returns:
+            The new value of each change; None where there is no session.
+
+        Raises:
+            SessionChangedError: Something isn't as one of the changes expects.
+        """
+        values: list[JSONValue] | None = await self.__change(session_id, *changes, create=create)
+        return values
 
     @final
     async def discard_session(self, session_id: str, *, last_seq: int, updated_at: float) -> bool:
+        """Remove a session for good, unless it goes on, or others read it.
+
+        Args:
+            session_id: The session.
+            last_seq: Only if this is its newest ``seq`` still,
+            updated_at: and it was last written then.
+
+        Returns:
+            Whether there was a session to remove.
+
+        Raises:
+            SessionChangedError: It was written meanwhile.
+            SessionSharedError: Others read its messages.
+        """
         expected = {"last_seq": last_seq, "updated_at": updated_at}
         done = await self.__change(
             session_id,
@@ -797,7 +820,6 @@ class BaseSessionStore(SessionStore, ABC):
 
     # Move.
 
-    @final
     async def export_session(self, session_id: str) -> dict[str, Any]:
         check_session_id(session_id)
         return await transfer.export_session(self, session_id)
@@ -877,6 +899,11 @@ class BaseSessionStore(SessionStore, ABC):
             # A whole page that others have renewed or removed meanwhile is no reason to go on.
             if len(found) < _PURGE_PAGE or purged == before:
                 return purged
+
+
+def engine_of(store: BaseSessionStore) -> Engine:
+    """Return what opens a store and batches its writes; for a store that is made of it."""
+    return store._BaseSessionStore__engine  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
 
 
 def _set_text(field: str, value: object) -> Change:

@@ -111,7 +111,8 @@ class Change(msgspec.Struct, frozen=True):
     Attributes:
         path: A field of `SessionInfo`, or ``metadata`` or ``state`` with one or two keys.
         kind: ``set``; ``default`` sets only what is absent; ``remove``; ``increment`` adds to a
-            number, or to 0 where there is none; ``expect`` changes nothing, and fails the update
+            number, or to 0 where there is none (``last_seq`` is only ever incremented, which leaves
+            numbers out); ``expect`` changes nothing, and fails the update
             where another value is there.
         value: The new value, the number to add, or the expected value, which for ``expect`` is
             a number or text; None stands for an absent one.
@@ -132,7 +133,6 @@ class Update(msgspec.Struct, frozen=True):
         create: Whether to create a session that doesn't exist.
         ttl_seconds: As in `Append`.
         persist: Whether the session no longer expires.
-        last_seq: The first message of a session that this creates gets the ``seq`` after this.
         unless_shared: Whether it fails where others read the session's messages.
     """
 
@@ -142,7 +142,6 @@ class Update(msgspec.Struct, frozen=True):
     create: bool = True
     ttl_seconds: float | None = None
     persist: bool = False
-    last_seq: int = 0
     unless_shared: bool = False
 
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from benchmarks.appends import jsonl_hot, jsonl_lone, jsonl_many
+from benchmarks.branching import branching
 from benchmarks.flat import flat
 from benchmarks.imports import import_time
 from benchmarks.json_hot import json_hot, missing_praison
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, Scenario] = {
     "jsonl-many": jsonl_many,
     "jsonl-lone": jsonl_lone,
     "flat": flat,
+    "branching": branching,
     "json-hot": json_hot,
     "loop-lag": loop_lag,
     "sync-bridge": sync_bridge,

@@ -19,6 +19,7 @@ from asyncsessions.batching import Outcome
 from asyncsessions.codec import decode_message
 from asyncsessions.errors import InvalidMessageError
 from asyncsessions.hooks import (
+    SHARED,
     Append,
     Appended,
     Change,
@@ -519,6 +520,60 @@ class KeepsStateOfDeleted(Memory):
             self.set_info(left.session_id, state=left.state)
             self.left = None
         return outcomes
+
+
+# Sessions that branch.
+
+
+class IgnoresReaders(Memory):
+    """Removes messages whoever reads them."""
+
+    async def _replace(self, replace: Replace) -> Replaced | None:
+        self._forget_readers(replace.session_id)
+        return await super()._replace(replace)
+
+    async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        self._forget_readers(session_id)
+        return await super()._delete(session_id, expired_at=expired_at)
+
+    def _forget_readers(self, session_id: str) -> None:
+        info = self.info(session_id)
+        if info is not None:
+            metadata = {key: info.metadata[key] for key in info.metadata if key != SHARED}
+            self.set_info(session_id, metadata=metadata)
+
+
+class ExpectsNothing(Memory):
+    """Changes records whatever they hold."""
+
+    async def _update(self, batch: Sequence[Update]) -> list[Any]:
+        return await super()._update([_replace(u, changes=self._blind(u)) for u in batch])
+
+    def _blind(self, update: Update) -> tuple[Change, ...]:
+        return tuple(change for change in update.changes if change.kind != "expect")
+
+
+class AmendsInPart(Memory):
+    """Makes the changes before one that fails."""
+
+    async def _update(self, batch: Sequence[Update]) -> list[Any]:
+        outcomes: list[Any] = []
+        for update in batch:
+            for change in update.changes:
+                (outcome,) = await super()._update([_replace(update, changes=(change,))])
+                if isinstance(outcome, Exception):
+                    break
+            else:
+                (outcome,) = await super()._update([_replace(update, changes=())])
+            outcomes.append(outcome)
+        return outcomes
+
+
+class ExpiresWhatIsRead(Memory):
+    """Lets a session expire of which others read messages."""
+
+    async def _update(self, batch: Sequence[Update]) -> list[Any]:
+        return await super()._update([_replace(u, unless_shared=False) for u in batch])
 
 
 # For cases that hypothesis drives; `test_conformance_catches.py` runs these in a pytest of their

@@ -13,10 +13,16 @@ from typing import Any
 import pytest
 from blockbuster import BlockingError
 
+from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
 from asyncsessions.stores.memory import InMemorySessionStore
-from asyncsessions.testing import ManualClock, SharedStoreConformance, StoreConformance
+from asyncsessions.testing import (
+    HierarchyConformance,
+    ManualClock,
+    SharedStoreConformance,
+    StoreConformance,
+)
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests import broken_stores as broken
 
@@ -84,6 +90,26 @@ IN_FILES: list[tuple[type[JSONLinesSessionStore], list[str]]] = [
     (broken.TakesNoLock, ["test_processes_append_without_loss"]),
     (broken.WritesBehind, ["test_killed_process_loses_nothing_acknowledged"]),
 ]
+BRANCHING: list[tuple[type[InMemorySessionStore], list[str]]] = [
+    (
+        broken.IgnoresReaders,
+        [
+            "test_messages_that_others_read_stay",
+            "test_rewrites_of_a_parent_leave_its_forks_alone",
+            "test_a_snapshot_outlives_rewrites",
+        ],
+    ),
+    (
+        broken.ExpectsNothing,
+        [
+            "test_an_amendment_is_made_whole_or_not_at_all",
+            "test_a_session_is_discarded_only_as_it_was",
+        ],
+    ),
+    (broken.AmendsInPart, ["test_an_amendment_is_made_whole_or_not_at_all"]),
+    (broken.ExpiresWhatIsRead, ["test_a_session_that_others_read_does_not_expire"]),
+]
+BRANCHING_CASES = sorted({name for _, names in BRANCHING for name in names})
 CASES = sorted({name for _, names in IN_MEMORY for name in names})
 FILE_CASES = sorted({name for _, names in IN_FILES for name in names})
 
@@ -116,6 +142,16 @@ class InFiles(SharedStoreConformance):
         return factories.get(self.kind, default), (str(self.tmp_path / "sessions"),)
 
 
+class Branching(HierarchyConformance):
+    """The suite for sessions that branch on any class of store in memory."""
+
+    def __init__(self, kind: type[InMemorySessionStore]) -> None:
+        self.kind = kind
+
+    def make_store(self, **options: Any) -> SessionStore:
+        return self.kind(**options)
+
+
 def parameter_sets(case: Any) -> Iterator[dict[str, Any]]:
     """Iterate over the arguments that a case's parametrize marks give it."""
     sets: list[dict[str, Any]] = [{}]
@@ -126,17 +162,24 @@ def parameter_sets(case: Any) -> Iterator[dict[str, Any]]:
     yield from sets
 
 
-async def run_case(suite: InMemory | InFiles, name: str, tmp_path: Path) -> None:
+async def run_case(suite: InMemory | InFiles | Branching, name: str, tmp_path: Path) -> None:
     """Run a case as pytest does: with its fixtures, and with each of its parameters."""
     case = getattr(suite, name)
     for number, arguments in enumerate(parameter_sets(case)):
         suite.tmp_path = tmp_path / f"{name}-{number}"
         suite.tmp_path.mkdir()
+        clock = ManualClock()
+        plain = suite.make_store(clock=clock)
         async with AsyncExitStack() as stack:
             wanted = inspect.signature(case).parameters.keys() - arguments.keys()
             for fixture in sorted(wanted):
                 if fixture == "clock":
-                    arguments[fixture] = ManualClock()
+                    arguments[fixture] = clock
+                elif fixture == "plain":
+                    arguments[fixture] = plain
+                elif fixture == "tree":
+                    tree = HierarchicalSessionStore(plain)
+                    arguments[fixture] = await stack.enter_async_context(tree)
                 else:
                     assert fixture in {"store", "other"}
                     arguments[fixture] = await stack.enter_async_context(suite.make_store())
@@ -171,6 +214,26 @@ async def test_defect_in_files_is_caught(
 ) -> None:
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         await run_case(InFiles(kind), name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, id=f"{kind.__name__}-{name}")
+        for kind, names in BRANCHING
+        for name in names
+    ],
+)
+async def test_defect_of_branching_is_caught(
+    kind: type[InMemorySessionStore], name: str, tmp_path: Path
+) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        await run_case(Branching(kind), name, tmp_path)
+
+
+@pytest.mark.parametrize("name", BRANCHING_CASES)
+async def test_whole_store_branches(name: str, tmp_path: Path) -> None:
+    await run_case(Branching(InMemorySessionStore), name, tmp_path)
 
 
 async def test_blocking_call_is_caught() -> None:

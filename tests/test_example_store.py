@@ -18,4 +18,4 @@ def test_it_is_as_short_as_the_documentation_says() -> None:
     lines = (EXAMPLES / "sqlite_store.py").read_text(encoding="utf-8").splitlines()
     code = [line for line in lines if line.strip() and not line.lstrip().startswith(("#", '"""'))]
 
-    assert len(code) <= 155
+    assert len(code) <= 158

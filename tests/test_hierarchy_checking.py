@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from asyncsessions import open_store
+from asyncsessions import BaseSessionStore, open_store
 from asyncsessions.errors import MessageNotFoundError, SessionSharedError
 from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.hierarchy.checking import Finding, check_trees
 from asyncsessions.hierarchy.lineage import TREE
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hooks import SHARED, Change
 from asyncsessions.testing._cases import ManualClock, fill, ids, texts, user
 
@@ -32,8 +31,8 @@ class Place:
 
     def __init__(self, url: str, clock: ManualClock, **options: Any) -> None:
         self.clock = clock
-        self.plain = cast("BranchableStore", open_store(url, clock=clock, **options))
-        self.tree = HierarchicalSessionStore(self.plain, clock=clock)
+        self.plain: BaseSessionStore = open_store(url, clock=clock, **options)
+        self.tree = HierarchicalSessionStore(self.plain)
 
     async def check(self, *, repair: bool = False) -> list[Finding]:
         """Return what the checker finds, in a fixed order."""
@@ -48,7 +47,7 @@ class Place:
         """Write into a session's record what nobody writes there; None removes."""
         kind: Any = "remove" if value is None else "set"
         change = Change(("metadata", key, name), kind, value)
-        assert await self.plain.amend_session(session_id, [change])
+        assert await self.plain.amend_session(session_id, [change]) is not None
 
     async def shown(self, session_id: str) -> list[Any]:
         """Return what a session says."""
@@ -192,6 +191,22 @@ async def _replace(tree: HierarchicalSessionStore) -> None:
     await tree.set_chat_history("s", [user("x")])
 
 
+async def _merge(tree: HierarchicalSessionStore) -> None:
+    (fork,) = await tree.get_children("s")
+    await tree.add_message(fork, "user", "own")
+    await tree.add_message("s", "user", "other")
+    await tree.merge_sessions(fork, into="s", strategy="interleave")
+
+
+async def _merge_and_clear(tree: HierarchicalSessionStore) -> None:
+    await _merge(tree)
+    for snapshot in await tree.get_snapshots("s", include_automatic=True):
+        await tree.delete_snapshot("s", snapshot.snapshot_id)
+    (fork,) = await tree.get_children("s")
+    await tree.delete_session(fork)
+    await tree.clear_session("s")
+
+
 async def _revert(tree: HierarchicalSessionStore) -> None:
     await tree.revert_to_message("s", 1)
 
@@ -214,6 +229,8 @@ STEPS: list[Step] = [
     _clear,
     _clear_fork,
     _replace,
+    _merge,
+    _merge_and_clear,
     _revert,
     _delete,
     _delete_all,
@@ -246,13 +263,14 @@ async def test_whatever_a_kill_leaves_behind_is_repaired(
             assert await place.check() == []
 
             if await tree.session_exists(fork) and step is not _clear_fork:
-                assert await place.shown(fork) == before
+                assert (await place.shown(fork))[:3] == before
             for info in await tree.list_sessions():
                 assert info.message_count == len(await place.shown(info.session_id))
                 await tree.delete_session(info.session_id)
             assert await place.plain.list_sessions() == []
             if not was_killed:
-                assert write > 0
+                # Of a copied fork nothing is noted before it is cleared.
+                assert write > 0 or (step is _clear_fork and options)
                 return
         pytest.fail("it never ends")
 
@@ -291,7 +309,7 @@ async def test_a_fork_that_is_at_work_keeps_its_note(place: Place) -> None:
     place.clock.advance(2 * DAY)
     amend = place.plain.amend_session
 
-    async def overtaken(session_id: str, changes: Any, **options: Any) -> bool:
+    async def overtaken(session_id: str, changes: Any, **options: Any) -> Any:
         # Between the last look and the repair, the same id is noted anew.
         await amend("s", [Change(("metadata", TREE, "child.late"), "set", place.clock.now)])
         return await amend(session_id, changes, **options)
@@ -311,7 +329,7 @@ async def test_a_snapshot_that_is_at_work_keeps_its_note(place: Place) -> None:
     place.clock.advance(2 * DAY)
     amend = place.plain.amend_session
 
-    async def overtaken(session_id: str, changes: Any, **options: Any) -> bool:
+    async def overtaken(session_id: str, changes: Any, **options: Any) -> Any:
         await amend("s", [Change(("metadata", SHARED, "snapshot"), "set", 3)])
         return await amend(session_id, changes, **options)
 
@@ -378,7 +396,6 @@ async def test_a_missing_note_is_made_again(place: Place) -> None:
     other = await tree.fork_session("s")
     for session_id, reader in (("s", fork), (fork, below)):
         await place.set(session_id, SHARED, reader, None)
-        await place.set(session_id, TREE, f"child.{reader}", None)
     await place.set("s", SHARED, other, 1)
     expected = {("s", "unnoted", fork), ("s", "unnoted", other), (fork, "unnoted", below)}
 
@@ -422,7 +439,9 @@ async def test_an_id_that_is_used_again_elsewhere_loses_nothing(place: Place) ->
     place.clock.advance(2 * DAY)
 
     # What the first fork of this id was noted for is all that keeps the messages.
-    assert set(await place.kinds()) == {("s", "unnoted", below), ("s", "unread", fork)}
+    assert await place.check(repair=True) == []
+    await place.set("s", SHARED, fork, None)
+    assert await place.kinds() == [("s", "unnoted", fork)]
     assert all(each.is_repaired for each in await place.check(repair=True))
     assert await place.check() == []
     await tree.delete_session(fork)
@@ -454,7 +473,7 @@ async def test_nothing_is_removed_while_a_note_is_missing(place: Place) -> None:
     place.clock.advance(2 * DAY)
     amend = place.plain.amend_session
 
-    async def overtaken(session_id: str, changes: Any, **options: Any) -> bool:
+    async def overtaken(session_id: str, changes: Any, **options: Any) -> Any:
         await amend("s", [Change(("metadata", SHARED, "nobody"), "remove")])
         return await amend(session_id, changes, **options)
 
@@ -531,7 +550,7 @@ async def test_a_session_that_begins_anew_keeps_what_it_has(place: Place) -> Non
     assert (found.what, found.other_id) == ("unread", snapshot)
     amend = place.plain.amend_session
 
-    async def overtaken(session_id: str, changes: Any, **options: Any) -> bool:
+    async def overtaken(session_id: str, changes: Any, **options: Any) -> Any:
         await place.plain.append("s", [user("new")])
         return await amend(session_id, changes, **options)
 
@@ -589,7 +608,7 @@ async def test_a_session_may_lose_its_own_oldest_messages(url: str, clock: Manua
         (TREE, "view", {"parts": "none"}),
         (TREE, "view", {"parts": [["s", 3, 1, 2]], "after": 0, "hidden": 0}),
         (TREE, "view", {"parts": [["s", 0, 2, 3]], "after": 0, "hidden": 0}),
-        (TREE, "view", None),
+        (TREE, "merged.x", {}),
         (TREE, "token", None),
         (TREE, "parent", "s"),
         (TREE, "origin", []),

@@ -10,8 +10,7 @@ import pytest
 from asyncsessions import open_store
 from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.protocols import SessionStore
-from asyncsessions.testing import StoreConformance
-from asyncsessions.testing.branching import HierarchyConformance
+from asyncsessions.testing import HierarchyConformance, StoreConformance
 from asyncsessions.testing.reopening import ReopenCases, TwoStoreCases
 from asyncsessions.testing.timing import LONG_ENOUGH
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import math
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 from redis import asyncio as aioredis
 
 from asyncsessions import InvalidMessageError, StoreClosedError, open_store
-from asyncsessions.hooks import Append
+from asyncsessions.hooks import Append, Window
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores._redis_keys import Keys
+from asyncsessions.stores._redis_windows import Places
 from asyncsessions.stores.redis import RedisSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
 from asyncsessions.testing._cases import StoreCases, result, same, texts, tool_call, user
@@ -482,3 +484,30 @@ class TestRedisOptions:
     def test_driver_is_only_imported_when_needed(self) -> None:
         code = "import sys, asyncsessions; sys.exit('redis' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("start", [1, 2, 40])
+@pytest.mark.parametrize("gaps", [(), (0, 1, 2), (5,), (3, 9, 10), (4, 5, 6, 11)])
+def test_a_window_is_where_it_should_be_or_looked_for(start: int, gaps: tuple[int, ...]) -> None:
+    seqs = [start + place for place in range(12) if place not in gaps]
+    bodies = [b'{"seq":%d,"role":"user"}' % seq for seq in seqs]
+    ends = [start + each for each in (0, 1, 3, 4, 7, 11, 12, 13, 50)]
+    places = Places()
+    for limit, after, before, oldest, knows in itertools.product(
+        [None, 1, 3, 20], [0, *ends], [None, *ends], [False, True], [False, True]
+    ):
+        if knows:
+            places.learn("s", 0, bodies)
+        window = Window(limit, after, before, oldest)
+        place = places.find("s", window)
+        if place is None:
+            continue
+        first, last, _ = place
+        found = places.check(
+            window, place, bodies[first:] if last == -1 else bodies[first : last + 1]
+        )
+        begin, end = window.range_of(seqs)
+        assert found is None or found == bodies[begin:end]
+        if not gaps and begin < end and (before is None or end < len(seqs)):
+            assert found is not None or (start > 1 and not knows)
+        places = Places()

@@ -93,13 +93,18 @@ async def opened(url: str, *, create: bool = False) -> AsyncIterator[Hierarchica
         ValueError: The URL isn't valid, or names a store that ends with this process.
         CommandError: There is no such directory.
     """
-    async with opened_plain(url, create=create) as store:
-        yield HierarchicalSessionStore(store)
+    async with HierarchicalSessionStore(await _made(url, create=create)) as store:
+        yield store
 
 
 @asynccontextmanager
 async def opened_plain(url: str, *, create: bool = False) -> AsyncIterator[BaseSessionStore]:
     """Do as `opened`, but with sessions as they are stored."""
+    async with await _made(url, create=create) as store:
+        yield store
+
+
+async def _made(url: str, *, create: bool) -> BaseSessionStore:
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         raise ValueError("memory:// keeps nothing between commands; give another --store")
@@ -112,8 +117,7 @@ async def opened_plain(url: str, *, create: bool = False) -> AsyncIterator[BaseS
     if not (create or exists):
         text = f"there is no directory {str(directory)!r}; give --store or set ASYNCSESSIONS_STORE"
         raise CommandError(text)
-    async with store:
-        yield store
+    return store
 
 
 # Consoles are made when a command runs, when the streams are those of that run.

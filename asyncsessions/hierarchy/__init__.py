@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from asyncsessions.hierarchy.models import SessionDiff, SessionTree, Snapshot
+from asyncsessions.hierarchy.models import (
+    MergeConflict,
+    MergeResult,
+    SessionDiff,
+    SessionTree,
+    Snapshot,
+)
 from asyncsessions.hierarchy.store import HierarchicalSessionStore
 
-__all__ = ["HierarchicalSessionStore", "SessionDiff", "SessionTree", "Snapshot"]
+__all__ = [
+    "HierarchicalSessionStore",
+    "MergeConflict",
+    "MergeResult",
+    "SessionDiff",
+    "SessionTree",
+    "Snapshot",
+]

@@ -9,20 +9,25 @@ What a killed process leaves behind is at most such a note, which keeps messages
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
+    InvalidMessageError,
     MessageNotFoundError,
     SessionChangedError,
     SessionNotFoundError,
     SessionSharedError,
     SnapshotNotFoundError,
+    UnrelatedSessionsError,
 )
 from asyncsessions.hierarchy.lineage import (
+    TREE,
     Lineage,
     Part,
     SavedRecord,
@@ -31,20 +36,23 @@ from asyncsessions.hierarchy.lineage import (
     count_of,
     cut,
     in_tree,
+    new_token,
     own_fields,
     shared,
+    skip,
     view_changes,
 )
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hierarchy.reading import Range, Reader
-from asyncsessions.hooks import Change
-from asyncsessions.models import Checkpoint, SessionInfo
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hooks import SHARED, Change, Window
+from asyncsessions.models import Checkpoint, JSONValue, SessionInfo
 
-__all__ = ["Branching"]
+__all__ = ["EVERYTHING", "Branching"]
 
-# Every store holds whole numbers up to here exactly.
-_ALL = 2**53 - 1
+# Up to where somebody reads who doesn't know yet. Every store holds whole numbers up to here.
+EVERYTHING = 2**53 - 1
 _COPIED_AT_ONCE = 256
+# All of them are in the session's record, which most calls read.
+_MOST_REVERTS = 32
 
 
 class Branching:
@@ -53,13 +61,12 @@ class Branching:
     Args:
         store: The store.
         reader: Reads its sessions.
-        clock: Returns seconds since the epoch.
     """
 
-    def __init__(self, store: BranchableStore, reader: Reader, clock: Callable[[], float]) -> None:
+    def __init__(self, store: BaseSessionStore, reader: Reader) -> None:
         self._store = store
         self._reader = reader
-        self._clock = clock
+        self._clock = store.policy.clock
 
     async def known(self, session_id: str) -> Lineage:
         """Return a session's record.
@@ -72,6 +79,10 @@ class Branching:
             raise SessionNotFoundError(session_id)
         return lineage
 
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        return self._clock()
+
     async def change(self, session_id: str, make: Callable[[Lineage], list[Change]]) -> Lineage:
         """Change a session's record as what is in it demands; return what that was.
 
@@ -81,14 +92,23 @@ class Branching:
         while True:
             lineage = await self.known(session_id)
             try:
-                if await self._store.amend_session(session_id, make(lineage)):
-                    return lineage
+                await self.amend(session_id, *make(lineage))
             except SessionChangedError:
                 await asyncio.sleep(0)
+            else:
+                return lineage
 
-    async def _note(self, session_id: str, *changes: Change) -> None:
-        if not await self._store.amend_session(session_id, changes):
+    async def amend(self, session_id: str, *changes: Change) -> list[JSONValue]:
+        """Change a session's record; return the new values.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            SessionChangedError: Something isn't as a change expects.
+        """
+        values = await self._store.amend_session(session_id, changes)
+        if values is None:
             raise SessionNotFoundError(session_id)
+        return values
 
     # Forks.
 
@@ -96,50 +116,87 @@ class Branching:
         """Make a session that begins as another; see `HierarchicalSessionStore`."""
         child_id = str(uuid.uuid4())
         now = self._clock()
-        await self._note(session_id, shared(child_id, _ALL), Lineage.child(child_id, now))
+        await self.amend(session_id, shared(child_id, EVERYTHING), Lineage.child(child_id, now))
         try:
             lineage = await self.known(session_id)
             parts = await self.parts_upto(lineage, seq)
-        except (MessageNotFoundError, SessionNotFoundError):
-            await self._release(session_id, child_id)
+            await self._begin_as(child_id, lineage, parts, seq, title)
+        except (MessageNotFoundError, SessionNotFoundError, InvalidMessageError):
+            await self.release(session_id, child_id)
             raise
+        # Unless somebody has found and deleted the fork already.
+        known = Change(("metadata", SHARED, child_id), "expect", EVERYTHING)
+        # Of at least one message, or the parent could be removed, and with it what it reads.
+        upto = max(1, lineage.own_upto(parts)) if self._shares(lineage.info) else None
+        with contextlib.suppress(SessionChangedError):
+            await self._store.amend_session(session_id, [known, shared(child_id, upto)])
+        return child_id
+
+    async def _begin_as(
+        self,
+        child_id: str,
+        lineage: Lineage,
+        parts: tuple[Part, ...],
+        seq: int | None,
+        title: str | None,
+    ) -> None:
+        """Make a session that shows parts, with the record of the one that it is forked from."""
         info = lineage.info
         seq = info.last_seq if seq is None else seq
         changes = [
             *_inherited(info, seq, title),
-            in_tree("parent", {"id": session_id, "seq": seq}),
+            in_tree("parent", {"id": info.session_id, "seq": seq}),
             in_tree("origin", msgspec.to_builtins(SavedRecord.of(info))),
         ]
         if self._shares(info):
-            await self._store.amend_session(
-                child_id, [*changes, *view_changes(View(parts, seq, 0))], create=True, last_seq=seq
-            )
-            # Of at least one message, or the parent could be removed, and with it what it reads.
-            await self._store.amend_session(
-                session_id, [shared(child_id, max(1, lineage.own_upto(parts)))]
-            )
+            changes += [skip(seq), *view_changes(View(parts, seq, 0))]
+            await self._store.amend_session(child_id, changes, create=True)
         else:
             await self._copy(child_id, parts, seq)
             await self._store.amend_session(child_id, [in_tree("gone"), *changes])
-            await self._store.amend_session(session_id, [shared(child_id)])
-        return child_id
 
     async def adopt(self, parent_id: str, child_id: str) -> Lineage:
-        """Note a session that belongs under another one."""
-        noted = [shared(child_id, 1), Lineage.child(child_id, self._clock())]
-        return await self.change(parent_id, lambda _: noted)
+        """Note a session that belongs under another one, but reads nothing of it."""
+        return await self.change(parent_id, lambda _: [Lineage.child(child_id, self._clock())])
+
+    async def begin(
+        self, session_id: str, parent_id: str | None, old: Lineage | None, changes: Sequence[Change]
+    ) -> None:
+        """Make a session.
+
+        Args:
+            session_id: Its id.
+            parent_id: The session that it belongs under.
+            old: The record of the one that was deleted, and had the same id.
+            changes: What gives it its record.
+
+        Raises:
+            SessionNotFoundError: There is no such parent.
+            SessionChangedError: Somebody else made one.
+        """
+        first = [Change(("metadata", TREE, "token"), "expect", None)]
+        if old is not None:
+            first = old.again()
+        if parent_id is not None:
+            parent = await self.adopt(parent_id, session_id)
+            link = {"id": parent_id, "seq": parent.info.last_seq}
+            first += [in_tree("gone"), in_tree("parent", link)]
+            if old is not None and old.source is not None:
+                # Those who read the old one may need it.
+                first.append(Lineage.annex(old.source.id, self._clock()))
+        first.append(new_token())
+        await self._store.amend_session(session_id, [*first, *changes], create=True)
 
     def _shares(self, info: SessionInfo) -> bool:
         """Whether messages stay where they are for as long as somebody reads them."""
-        limits = (self._store.max_messages, self._store.ttl_seconds, info.expires_at)
+        policy = self._store.policy
+        limits = (policy.max_messages, policy.ttl_seconds, info.expires_at)
         return limits == (None, None, None)
 
     async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> None:
         """Copy messages to a session that isn't there yet, for all that a caller can tell."""
         first = seq - count_of(parts)
-        await self._store.amend_session(
-            child_id, [in_tree("gone", seq)], create=True, last_seq=first
-        )
+        await self._store.amend_session(child_id, [in_tree("gone", seq), skip(first)], create=True)
         for part in parts:
             after = part.after
             while after < part.upto:
@@ -172,7 +229,7 @@ class Branching:
             # Some are missing, and nobody knows where.
             bounds = {"after": seq, "before": whole.upto + 1}
             newer = await self._store.get_messages(last.source, **bounds)
-            last = msgspec.structs.replace(last, count=whole.count - len(newer))
+            last = msgspec.structs.replace(last, count=max(1, whole.count - len(newer)))
         return (*parts[:-1], last)
 
     async def seq_at(self, session_id: str, index: int) -> int:
@@ -191,10 +248,39 @@ class Branching:
             left -= part.count
         else:
             raise MessageNotFoundError(session_id, index)
-        messages = await self._reader.read_at(lineage, Range(limit=index + 1, oldest=True))
+        messages = await self._reader.read_at(lineage, Window(limit=index + 1, oldest=True))
         if not 0 <= index < len(messages):
             raise MessageNotFoundError(session_id, index)
         return messages[index].seq
+
+    async def lines(self, left: Lineage, right: Lineage) -> tuple[list[Lineage], list[Lineage]]:
+        """Return two sessions with their ancestors, each up to the nearest one of both.
+
+        Raises:
+            UnrelatedSessionsError: They have no common ancestor.
+        """
+        lines = [await self._line(left), await self._line(right)]
+        places = [
+            {each.info.session_id: place for place, each in enumerate(line)} for line in lines
+        ]
+        for session_id, place in places[0].items():
+            if session_id in places[1]:
+                return lines[0][: place + 1], lines[1][: places[1][session_id] + 1]
+        raise UnrelatedSessionsError(left.info.session_id, right.info.session_id)
+
+    async def _line(self, lineage: Lineage) -> list[Lineage]:
+        """Return a session and its ancestors, also those that were deleted."""
+        line = [lineage]
+        seen = {lineage.info.session_id}
+        parent = lineage.parent
+        while parent is not None and parent.id not in seen:
+            seen.add(parent.id)
+            info = await self._store.get_info(parent.id)
+            if info is None:
+                break
+            line.append(Lineage(info))
+            parent = line[-1].source
+        return line
 
     # Snapshots and reverts.
 
@@ -202,33 +288,53 @@ class Branching:
         self, session_id: str, label: str | None, metadata: Mapping[str, Any]
     ) -> str:
         """Remember a session's state; see `HierarchicalSessionStore`."""
-        snapshot_id = str(uuid.uuid4())
-        await self._note(session_id, shared(snapshot_id, _ALL))
 
-        def keep(lineage: Lineage) -> list[Change]:
+        async def keep(lineage: Lineage, snapshot_id: str) -> list[Change]:
             fields = {"label": label, "metadata": dict(metadata)}
             snapshot = lineage.snapshot(lineage.parts, self._clock(), **fields)
-            return [lineage.unless_gone(), *lineage.keep(snapshot_id, snapshot)]
+            return [lineage.unless_changed(), *lineage.keep(snapshot_id, snapshot)]
 
+        return await self._keeping(session_id, keep)
+
+    async def _keeping(
+        self, session_id: str, make: Callable[[Lineage, str], Awaitable[list[Change]]]
+    ) -> str:
+        """Change a session's record by what stores a snapshot, whose id it returns.
+
+        Until then all of the session's messages stay, or some could go after it was looked at.
+        """
+        snapshot_id = str(uuid.uuid4())
+        await self.amend(session_id, shared(snapshot_id, EVERYTHING))
         try:
-            await self.change(session_id, keep)
-        except SessionNotFoundError:
-            await self._release(session_id, snapshot_id)
+            while True:
+                lineage = await self.known(session_id)
+                changes = await make(lineage, snapshot_id)
+                try:
+                    await self.amend(session_id, *changes)
+                except SessionChangedError:
+                    await asyncio.sleep(0)
+                else:
+                    return snapshot_id
+        except (LookupError, InvalidMessageError):
+            await self.release(session_id, snapshot_id)
             raise
-        return snapshot_id
 
     async def forget(self, session_id: str, chosen: Callable[[str, SavedSnapshot], bool]) -> int:
         """Remove snapshots; return how many."""
-        lineage = await self.known(session_id)
-        ids = [each for each, snapshot in lineage.snapshots.items() if chosen(each, snapshot)]
-        if ids:
-            await self._note(session_id, *Lineage.forget(ids))
-        return len(ids)
+
+        def chosen_of(lineage: Lineage) -> list[str]:
+            return [each for each, saved in lineage.snapshots.items() if chosen(each, saved)]
+
+        def remove(now: Lineage) -> list[Change]:
+            changes = Lineage.forget(chosen_of(now))
+            return [now.unless_changed(), new_token(), *changes] if changes else []
+
+        return len(chosen_of(await self.change(session_id, remove)))
 
     async def revert_to_snapshot(self, session_id: str, snapshot_id: str | None) -> None:
         """Bring a session back to a snapshot, or with None to the newest automatic one."""
 
-        def revert(lineage: Lineage) -> list[Change]:
+        async def revert(lineage: Lineage, automatic_id: str) -> list[Change]:
             wanted = snapshot_id
             if wanted is None:
                 reverts = [each for each, saved in lineage.snapshots.items() if saved.is_automatic]
@@ -236,44 +342,44 @@ class Branching:
             snapshot = lineage.snapshots.get(wanted or "")
             if snapshot is None:
                 raise SnapshotNotFoundError(session_id, snapshot_id)
-            changes = self._reverted(lineage, snapshot.parts)
+            changes = [*lineage.show(snapshot.parts), *self.automatic(lineage, automatic_id)]
             return changes + snapshot.record.changes(lineage.info)
 
-        await self.change(session_id, revert)
+        await self._keeping(session_id, revert)
 
     async def revert_to_message(self, session_id: str, seq: int) -> None:
         """Bring a session back to a message."""
-        while True:
-            lineage = await self.known(session_id)
+
+        async def revert(lineage: Lineage, automatic_id: str) -> list[Change]:
             parts = await self.parts_upto(lineage, seq)
-            changes = self._reverted(lineage, parts)
+            changes = [*lineage.show(parts), *self.automatic(lineage, automatic_id)]
             checkpoint = _checkpoint_at(lineage.info, seq)
             if checkpoint is not lineage.info.checkpoint:
                 changes.append(Change(("checkpoint",), "set", checkpoint))
-            try:
-                return await self._note(session_id, *changes)
-            except SessionChangedError:
-                continue
+            return changes
 
-    def _reverted(self, lineage: Lineage, parts: tuple[Part, ...]) -> list[Change]:
-        """Return what makes a session show parts, with a snapshot of what it showed."""
-        now = lineage.snapshot(lineage.parts, self._clock(), is_automatic=True)
+        await self._keeping(session_id, revert)
+
+    def automatic(self, lineage: Lineage, snapshot_id: str) -> list[Change]:
+        """Return what remembers a session as it is, so that what comes now can be undone."""
+        snapshot = lineage.snapshot(lineage.parts, self._clock(), is_automatic=True)
+        old = [each for each, saved in lineage.snapshots.items() if saved.is_automatic]
         return [
-            lineage.unless_gone(),
-            *lineage.show(parts),
-            *lineage.keep(str(uuid.uuid4()), now),
+            *Lineage.forget(old[: max(0, len(old) + 1 - _MOST_REVERTS)]),
+            *lineage.keep(snapshot_id, snapshot),
         ]
 
     # Deletion.
 
-    async def delete(self, session_id: str) -> None:
-        """Delete a session; what others read of it stays where they find it."""
+    async def delete(self, session_id: str) -> bool:
+        """Delete a session, if there is one; what others read of it stays where they find it."""
 
         def leave(now: Lineage) -> list[Change]:
             info = now.info
             return [
                 *now.show(()),
                 in_tree("gone", info.last_seq),
+                *(Lineage.child(each, None) for each in now.children),
                 in_tree("origin"),
                 in_tree("is_shared"),
                 *Lineage.forget(now.snapshots),
@@ -284,8 +390,9 @@ class Branching:
         try:
             await self.change(session_id, leave)
         except SessionNotFoundError:
-            return
+            return False
         await self.collect(session_id)
+        return True
 
     async def collect(self, session_id: str) -> None:
         """Remove a deleted session for good once nobody reads it, and then its deleted parents."""
@@ -302,14 +409,14 @@ class Branching:
                 continue
             except SessionSharedError:
                 return
-            if lineage.parent is not None:
-                await self._release(lineage.parent.id, session_id)
+            for source in lineage.sources:
+                await self.release(source, session_id)
             return
 
-    async def _release(self, session_id: str, reader: str) -> None:
+    async def release(self, session_id: str, reader: str) -> None:
         """Note that somebody doesn't read a session any more, which may have been the last one."""
         changes = [shared(reader), Lineage.child(reader, None)]
-        if await self._store.amend_session(session_id, changes):
+        if await self._store.amend_session(session_id, changes) is not None:
             await self.collect(session_id)
 
 

@@ -8,16 +8,15 @@ do. What may be the work of somebody who is at it still is left alone until it i
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import CorruptSessionError, SessionChangedError
 from asyncsessions.hierarchy.branching import Branching
 from asyncsessions.hierarchy.examining import Examiner, Finding, Suspicion
 from asyncsessions.hierarchy.lineage import TREE, Lineage
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hooks import SHARED
 
@@ -29,7 +28,7 @@ _Key = tuple[str, str, str | None]
 
 
 async def check_trees(
-    store: BranchableStore, *, repair: bool = False, clock: Callable[[], float] = time.time
+    store: BaseSessionStore, *, repair: bool = False, clock: Callable[[], float] | None = None
 ) -> list[Finding]:
     """Return what isn't right between the sessions of a store; nothing where all is well.
 
@@ -39,11 +38,12 @@ async def check_trees(
     Args:
         store: The store itself, not a `HierarchicalSessionStore` over it.
         repair: Whether to repair what can be repaired without harm.
-        clock: Returns seconds since the epoch, as the clock of those who branch sessions does.
+        clock: Returns seconds since the epoch; the store's own by default.
 
     Raises:
         StoreUnavailableError: The server refused or was unreachable.
     """
+    clock = clock or store.policy.clock
     kin = await _walk(store)
     suspects, first = await _examine(Examiner(store, clock(), kin), kin)
     # Others write meanwhile, and what looked wrong may have been half done.
@@ -56,11 +56,11 @@ async def check_trees(
     confirmed = [suspicion for key, suspicion in second.items() if key in first]
     confirmed = _without_needed(confirmed)
     if repair:
-        confirmed = await _repair(store, confirmed, clock)
+        confirmed = await _repair(store, confirmed)
     return [suspicion.finding for suspicion in confirmed]
 
 
-async def _walk(store: BranchableStore) -> list[Lineage]:
+async def _walk(store: BaseSessionStore) -> list[Lineage]:
     """Return all sessions that branch, or that others read."""
     seen: set[str] = set()
     kin: list[Lineage] = []
@@ -112,9 +112,7 @@ def _without_needed(suspicions: list[Suspicion]) -> list[Suspicion]:
     ]
 
 
-async def _repair(
-    store: BranchableStore, suspicions: list[Suspicion], clock: Callable[[], float]
-) -> list[Suspicion]:
+async def _repair(store: BaseSessionStore, suspicions: list[Suspicion]) -> list[Suspicion]:
     """Repair what can be repaired; return all, with what became of it."""
     by_session: dict[str, list[Suspicion]] = {}
     for suspicion in suspicions:
@@ -126,7 +124,7 @@ async def _repair(
     unnoted = {each.key for each in suspicions if each.finding.what == "unnoted"}
     # As long as somebody's messages aren't kept for sure, nothing is removed.
     if unnoted <= repaired:
-        branching = Branching(store, Reader(store), clock)
+        branching = Branching(store, Reader(store))
         for session_id, each in by_session.items():
             repaired |= await _collect(store, branching, session_id, each)
     return [
@@ -137,13 +135,15 @@ async def _repair(
     ]
 
 
-async def _amend(store: BranchableStore, session_id: str, suspicions: list[Suspicion]) -> set[_Key]:
+async def _amend(
+    store: BaseSessionStore, session_id: str, suspicions: list[Suspicion]
+) -> set[_Key]:
     """Change a session's record in one step; return what that repaired."""
     changes = [change for suspicion in suspicions for change in suspicion.fix]
     if not changes:
         return set()
     try:
-        if not await store.amend_session(session_id, changes):
+        if await store.amend_session(session_id, changes) is None:
             return set()
     except SessionChangedError:
         return set()
@@ -151,7 +151,7 @@ async def _amend(store: BranchableStore, session_id: str, suspicions: list[Suspi
 
 
 async def _collect(
-    store: BranchableStore, branching: Branching, session_id: str, suspicions: list[Suspicion]
+    store: BaseSessionStore, branching: Branching, session_id: str, suspicions: list[Suspicion]
 ) -> set[_Key]:
     """Remove a deleted session for good if nobody reads it; return what that repaired."""
     with contextlib.suppress(CorruptSessionError):

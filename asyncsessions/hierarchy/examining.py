@@ -7,11 +7,13 @@ twice, and repairs.
 from __future__ import annotations
 
 import bisect
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import CorruptSessionError, InvalidSessionIdError
 from asyncsessions.hierarchy.lineage import (
     Lineage,
@@ -21,7 +23,6 @@ from asyncsessions.hierarchy.lineage import (
     in_tree,
     shared,
 )
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hierarchy.soundness import damage
 from asyncsessions.hooks import Change
 
@@ -100,7 +101,7 @@ class Examiner:
         known: Sessions that have been read already.
     """
 
-    def __init__(self, store: BranchableStore, now: float, known: Iterable[Lineage] = ()) -> None:
+    def __init__(self, store: BaseSessionStore, now: float, known: Iterable[Lineage] = ()) -> None:
         self._store = store
         self._now = now
         self._known: dict[str, Lineage | None] = {each.info.session_id: each for each in known}
@@ -147,7 +148,7 @@ class Examiner:
             can_repair=True,
             is_recent=self._is_recent(info.updated_at),
         )
-        as_deleted = [lineage.unless_gone(), Change(("last_seq",), "expect", info.last_seq)]
+        as_deleted = [lineage.unless_changed(), Change(("last_seq",), "expect", info.last_seq)]
         return Suspicion(finding, (*as_deleted, *Lineage.forget([snapshot_id])))
 
     def _is_recent(self, moment: float) -> bool:
@@ -161,7 +162,7 @@ class Examiner:
             finding = Finding(
                 info.session_id,
                 "unfinished",
-                "it is a fork that was never copied in full",
+                "it is a copy of messages that was never finished, or that nobody reads",
                 can_repair=not is_recent,
                 is_recent=is_recent,
             )
@@ -242,20 +243,18 @@ class Examiner:
         return Suspicion(finding, (*expected, *changes))
 
     async def _reads(self, reader: str, lineage: Lineage) -> bool:
-        """Whether a session belongs under another one or shows its messages; in doubt it does."""
+        """Whether a session needs another one's messages to be kept; in doubt it does."""
         found = await self._sound(reader)
         if found is None:
             return not await self._can_tell(reader)
         own = lineage.info.session_id
-        if found.parent is not None and found.parent.id == own:
-            return True
-        return any(part.source == own for part in _needed(found))
+        return own in found.sources or any(part.source == own for part in _needed(found))
 
     async def _forked_at(self, child: str, lineage: Lineage) -> int | None:
         """Return where a fork of a session begins; None if it is no fork of it."""
         found = await self._sound(child)
-        parent = None if found is None else found.parent
-        return None if parent is None or parent.id != lineage.info.session_id else parent.seq
+        source = None if found is None else found.source
+        return None if source is None or source.id != lineage.info.session_id else source.seq
 
     # What a session reads.
 
@@ -276,13 +275,13 @@ class Examiner:
                 yield Suspicion(Finding(own, "lost", detail, source))
             # Of what is all gone there is nothing left to keep.
             if source != own and left:
-                for broken in await self._broken_links(lineage, source, upto):
-                    yield self._missing_note(*broken)
+                for link in await self._broken_links(lineage, source, upto):
+                    yield self._missing_note(link)
         for snapshot_id, snapshot in _snapshots(lineage).items():
-            upto = lineage.own_upto(snapshot.parts)
-            if lineage.sharers.get(snapshot_id, 0) < upto:
-                yield self._missing_note(lineage, snapshot_id, upto)
-
+            upto = max(1, lineage.own_upto(snapshot.parts)) if snapshot.parts else 0
+            link = _Link(lineage, snapshot_id, upto)
+            if not link.is_noted:
+                yield self._missing_note(link)
         async for suspicion in self._count(lineage):
             yield suspicion
 
@@ -304,7 +303,7 @@ class Examiner:
         is_recent = self._is_recent(info.updated_at)
         finding = Finding(own, "miscounted", detail, can_repair=True, is_recent=is_recent)
         counted = msgspec.to_builtins(msgspec.structs.replace(view, hidden=hidden))
-        yield Suspicion(finding, (lineage.unless_reverted(), in_tree("view", counted)))
+        yield Suspicion(finding, (lineage.unless_changed(), in_tree("view", counted)))
 
     async def _look_for(self, lineage: Lineage, parts: Sequence[Part]) -> tuple[bool, int]:
         """Return whether there are messages of parts, and how many of them are missing."""
@@ -334,47 +333,69 @@ class Examiner:
         self._seqs[source] = seqs, read
         return seqs
 
-    async def _broken_links(
-        self, lineage: Lineage, source: str, upto: int
-    ) -> list[tuple[Lineage, str, int]]:
-        """Return which sessions don't note which readers, and up to which ``seq``.
+    async def _broken_links(self, lineage: Lineage, source: str, upto: int) -> list[_Link]:
+        """Return who doesn't note whom on the way from a session to one that it reads.
 
-        A fork is noted by its parent, that one by its own, and so on to where the messages are.
+        A fork is noted by its parent, that one by its own, and so on to where the messages are,
+        or to whose annex they are in.
         """
-        broken = []
-        reader = lineage
-        passed = {lineage.info.session_id}
-        is_sure = True
-        while (forked := reader.parent) is not None and forked.id not in passed:
-            parent = await self._sound(forked.id)
-            if parent is None:
-                is_sure = await self._can_tell(forked.id)
-                break
-            wanted = upto if forked.id == source else 1
-            if parent.sharers.get(reader.info.session_id, 0) < wanted:
-                broken.append((parent, reader.info.session_id, wanted))
-            if forked.id == source:
-                return broken
-            passed.add(forked.id)
-            reader = parent
+        doubts: set[str] = set()
+        for only_noted in (True, False):
+            path = await self._path(lineage, source, upto, doubts, only_noted=only_noted)
+            if path is not None:
+                return [link for link in path if not link.is_noted]
         # It came by the messages in another way.
         stored = await self._sound(source)
-        own = lineage.info.session_id
-        if stored is None or stored.sharers.get(own, 0) >= upto:
-            return broken
+        if stored is None:
+            return []
+        link = _Link(stored, lineage.info.session_id, upto)
         # What is noted may be noted for a damaged ancestor.
-        return [*broken, (stored, own, upto)] if is_sure or not stored.sharers else broken
+        is_broken = not link.is_noted and not (doubts and stored.sharers)
+        return [link] if is_broken else []
 
-    def _missing_note(self, lineage: Lineage, reader: str, upto: int) -> Suspicion:
+    async def _path(
+        self, lineage: Lineage, source: str, upto: int, doubts: set[str], *, only_noted: bool
+    ) -> list[_Link] | None:
+        """Return the shortest way from a session to one that it reads; None if there is none."""
+        seen = {lineage.info.session_id}
+        ways: deque[tuple[Lineage, list[_Link]]] = deque([(lineage, [])])
+        while ways:
+            reader, links = ways.popleft()
+            for kept_id in reader.sources:
+                if kept_id in seen:
+                    continue
+                kept = await self._sound(kept_id)
+                if kept is None:
+                    doubts |= set() if await self._can_tell(kept_id) else {kept_id}
+                    continue
+                link = _Link(kept, reader.info.session_id, upto if kept_id == source else 1)
+                if only_noted and not link.is_noted:
+                    continue
+                if kept_id == source:
+                    return [*links, link]
+                seen.add(kept_id)
+                ways.append((kept, [*links, link]))
+        return None
+
+    def _missing_note(self, link: _Link) -> Suspicion:
+        kept, reader, upto = link
         detail = f"it may lose its messages up to {upto}, which {reader!r} needs"
         note = shared(reader, upto)
-        fix = [Change(note.path, "expect", lineage.sharers.get(reader)), note]
-        if reader not in lineage.snapshots:
-            # It also tells how old the note is.
-            entry = Lineage.child(reader, self._now)
-            fix.append(Change(entry.path, "default", entry.value))
-        finding = Finding(lineage.info.session_id, "unnoted", detail, reader, can_repair=True)
-        return Suspicion(finding, tuple(fix), upto)
+        expected = Change(note.path, "expect", kept.sharers.get(reader))
+        finding = Finding(kept.info.session_id, "unnoted", detail, reader, can_repair=True)
+        return Suspicion(finding, (expected, note), upto)
+
+
+class _Link(NamedTuple):
+    """A session whose messages are kept for a reader, up to one of them."""
+
+    kept: Lineage
+    reader: str
+    upto: int
+
+    @property
+    def is_noted(self) -> bool:
+        return self.kept.sharers.get(self.reader, 0) >= self.upto
 
 
 def _needed(lineage: Lineage) -> list[Part]:

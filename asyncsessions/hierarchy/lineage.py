@@ -27,21 +27,24 @@ __all__ = [
     "TREE",
     "Lineage",
     "Part",
+    "SavedMerge",
     "SavedRecord",
     "SavedSnapshot",
     "View",
     "count_of",
     "cut",
     "in_tree",
+    "new_token",
     "own_fields",
     "shared",
+    "skip",
     "view_changes",
 ]
 
 TREE = "asyncsessions:tree"
 """The key in a session's metadata of all that this package knows about it."""
 
-_CHILD, _SNAPSHOT = "child.", "snapshot."
+_ANNEX, _CHILD, _MERGED, _SNAPSHOT = "annex.", "child.", "merged.", "snapshot."
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -88,11 +91,12 @@ class SavedRecord(msgspec.Struct, frozen=True):
 
     def changes(self, now: SessionInfo) -> list[Change]:
         """Return what brings it back in place of what a record holds now."""
-        metadata = own_fields(now.metadata)
-        gone = metadata.keys() - self.metadata.keys()
+        # Only its own: an imported one may hold anything.
+        metadata = own_fields(self.metadata)
+        gone = own_fields(now.metadata).keys() - metadata.keys()
         return [
             *(Change(("metadata", key), "remove") for key in gone),
-            *(Change(("metadata", key), "set", value) for key, value in self.metadata.items()),
+            *(Change(("metadata", key), "set", value) for key, value in metadata.items()),
             Change(("state",), "set", self.state),
             Change(("checkpoint",), "set", self.checkpoint),
         ]
@@ -121,6 +125,22 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
             self.metadata,
             self.is_automatic,
         )
+
+
+class SavedMerge(msgspec.Struct, frozen=True):
+    """How far a session was merged into another.
+
+    Attributes:
+        seq: Its newest message then.
+        record: What its record held.
+    """
+
+    seq: int
+    record: SavedRecord
+
+    def change(self, fork_id: str) -> Change:
+        """Return what notes it."""
+        return in_tree(_MERGED + fork_id, msgspec.to_builtins(self))
 
 
 class _Parent(msgspec.Struct, frozen=True):
@@ -156,7 +176,7 @@ class Lineage:
     @property
     def has_kin(self) -> bool:
         """Whether there is anything to say of forks, snapshots or reverts."""
-        return bool(self._tree or self.sharers)
+        return bool(self._tree.keys() - {"token"} or self.sharers)
 
     @property
     def is_plain(self) -> bool:
@@ -170,15 +190,31 @@ class Lineage:
 
     @property
     def token(self) -> str | None:
-        """What no other view that the session ever shows has; None for a plain session."""
+        """What changes with all that it shows, with its snapshots, and when it is deleted."""
         token = self._tree.get("token")
         return token if isinstance(token, str) else None
 
     @property
     def parent(self) -> _Parent | None:
         """Which session it was forked from, and at which ``seq``."""
+        # A deleted session's id may be in use again, for one that was never forked.
+        return self.source if self._tree.get("gone") is None else None
+
+    @property
+    def source(self) -> _Parent | None:
+        """The same, also after it was deleted: whose messages its readers need, too."""
         parent: _Parent | None = self._read("parent", _Parent)
         return parent
+
+    @property
+    def annexes(self) -> list[str]:
+        """Where messages are stored that it shows and that were never appended to it."""
+        return [key.removeprefix(_ANNEX) for key in self._tree if key.startswith(_ANNEX)]
+
+    @property
+    def sources(self) -> list[str]:
+        """The sessions whose messages are kept because of it."""
+        return [*self.annexes, *([] if self.source is None else [self.source.id])]
 
     @property
     def origin(self) -> SavedRecord | None:
@@ -210,6 +246,17 @@ class Lineage:
         found = {key.removeprefix(_SNAPSHOT): self._read(key, SavedSnapshot) for key in keys}
         return dict(sorted(found.items(), key=lambda each: each[1].created_at))
 
+    def merged(self, fork_id: str) -> SavedMerge | None:
+        """Return how far another session was merged into this one."""
+        merged: SavedMerge | None = self._read(_MERGED + fork_id, SavedMerge)
+        return merged
+
+    @property
+    def merges(self) -> list[SavedMerge]:
+        """How far other sessions were merged into this one."""
+        keys = [key for key in self._tree if key.startswith(_MERGED)]
+        return [self._read(key, SavedMerge) for key in keys]
+
     @property
     def is_gone(self) -> bool:
         """Whether it was deleted, and is stored only for those who read its messages."""
@@ -228,11 +275,14 @@ class Lineage:
     def parts(self) -> tuple[Part, ...]:
         """All that it shows, up to its newest message now."""
         info, view = self.info, self.view
+        if not info.message_count or info.last_seq <= view.after:
+            return view.parts
+        # Where hidden ones were removed meanwhile, it may show more than are counted.
         count = info.message_count
         if count >= view.hidden:
             count -= view.hidden
         own = Part(info.session_id, view.after, info.last_seq, count)
-        return (*view.parts, own) if count else view.parts
+        return (*view.parts, own)
 
     def in_common(self, other: Lineage) -> list[Part]:
         """Return what both sessions show, from their first message on."""
@@ -266,24 +316,26 @@ class Lineage:
     def keep(self, snapshot_id: str, snapshot: SavedSnapshot) -> list[Change]:
         """Return what stores a snapshot, with the messages that it needs."""
         return [
+            new_token(),
             in_tree(_SNAPSHOT + snapshot_id, msgspec.to_builtins(snapshot)),
-            shared(snapshot_id, self.own_upto(snapshot.parts)),
+            # Of at least one message, or a clear would let go of those that are stored elsewhere.
+            shared(snapshot_id, max(1, self.own_upto(snapshot.parts)) if snapshot.parts else 0),
         ]
 
     def show(self, parts: tuple[Part, ...]) -> list[Change]:
         """Return what makes it show these parts and what is appended from now on."""
         return [
-            self.unless_reverted(),
+            self.unless_changed(),
             *view_changes(View(parts, self.info.last_seq, self.info.message_count)),
         ]
 
-    def unless_reverted(self) -> Change:
-        """Return what fails a change if the session shows something else meanwhile."""
+    def unless_changed(self) -> Change:
+        """Return what fails a change if something else changed the token meanwhile."""
         return Change(("metadata", TREE, "token"), "expect", self.token)
 
-    def unless_gone(self) -> Change:
-        """Return what fails a change if the session is deleted meanwhile."""
-        return Change(("metadata", TREE, "gone"), "expect", self._tree.get("gone"))
+    def again(self) -> list[Change]:
+        """Return what makes a deleted session one again, an empty one."""
+        return [self.unless_changed(), in_tree("gone", -1)]
 
     @staticmethod
     def forget(snapshot_ids: Iterable[str]) -> list[Change]:
@@ -291,6 +343,11 @@ class Lineage:
         return [
             change for each in snapshot_ids for change in (in_tree(_SNAPSHOT + each), shared(each))
         ]
+
+    @staticmethod
+    def annex(annex_id: str, now: float | None) -> Change:
+        """Return what notes an annex, or with None forgets it."""
+        return in_tree(_ANNEX + annex_id, now)
 
     @staticmethod
     def child(child_id: str, now: float | None) -> Change:
@@ -305,12 +362,22 @@ def _when(child: tuple[Any, str]) -> tuple[float, str]:
 
 def view_changes(view: View) -> list[Change]:
     """Return what makes a session show something, whatever it shows now."""
-    return [in_tree("view", msgspec.to_builtins(view)), in_tree("token", uuid.uuid4().hex)]
+    return [in_tree("view", msgspec.to_builtins(view)), new_token()]
+
+
+def new_token() -> Change:
+    """Return what fails others' changes that depend on what was there; see `Lineage.token`."""
+    return in_tree("token", uuid.uuid4().hex)
 
 
 def in_tree(key: str, value: JSONValue = None) -> Change:
     """Return what sets something under the tree's key, or with None removes it."""
     return Change(("metadata", TREE, key), "remove" if value is None else "set", value)
+
+
+def skip(count: int) -> Change:
+    """Return what leaves out so many ``seq``; its value is the newest of them."""
+    return Change(("last_seq",), "increment", count)
 
 
 def shared(reader: str, upto: int | None = None) -> Change:

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from asyncsessions.models import Message
+from asyncsessions.models import JSONValue, Message
 
-__all__ = ["SessionDiff", "SessionTree", "Snapshot"]
+__all__ = ["MergeConflict", "MergeResult", "SessionDiff", "SessionTree", "Snapshot"]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -72,3 +72,31 @@ class SessionDiff(msgspec.Struct, frozen=True):
     common: int
     left: list[Message]
     right: list[Message]
+
+
+class MergeConflict(msgspec.Struct, frozen=True):
+    """Something that two sessions changed in different ways; the target keeps its own.
+
+    Attributes:
+        path: ``metadata`` or ``state``, and the keys that lead there.
+        base: What was there before; None also where there was nothing.
+        target: What the session has that was merged into.
+        fork: What the session has that was merged.
+    """
+
+    path: list[str]
+    base: JSONValue
+    target: JSONValue
+    fork: JSONValue
+
+
+class MergeResult(msgspec.Struct, frozen=True):
+    """What a merge did.
+
+    Attributes:
+        messages: How many messages it brought.
+        conflicts: What it left for somebody to decide.
+    """
+
+    messages: int
+    conflicts: list[MergeConflict]

@@ -5,20 +5,41 @@ Such a session's messages stay in the store; what changes is what the session sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 
-from asyncsessions.errors import SessionChangedError, SessionNotFoundError, SessionSharedError
-from asyncsessions.hierarchy.branching import Branching
-from asyncsessions.hierarchy.lineage import Lineage, Part, View, count_of, cut, view_changes
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hierarchy.reading import Range, Reader
-from asyncsessions.hooks import Change
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.codec import encode_message
+from asyncsessions.errors import (
+    InvalidMessageError,
+    SessionChangedError,
+    SessionNotFoundError,
+    SessionSharedError,
+)
+from asyncsessions.hierarchy.branching import EVERYTHING, Branching
+from asyncsessions.hierarchy.lineage import (
+    Lineage,
+    Part,
+    View,
+    count_of,
+    cut,
+    in_tree,
+    shared,
+    skip,
+    view_changes,
+)
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hooks import Change, Window
 from asyncsessions.models import Message
 
-__all__ = ["Rewriting"]
+__all__ = ["Plan", "Rewriting"]
+
+Plan: TypeAlias = tuple[tuple[Part, ...], Sequence[Message | Mapping[str, Any]]]
+"""What a session is to show: parts, and then these messages."""
 
 
 class Rewriting:
@@ -30,7 +51,7 @@ class Rewriting:
         branching: Changes their records.
     """
 
-    def __init__(self, store: BranchableStore, reader: Reader, branching: Branching) -> None:
+    def __init__(self, store: BaseSessionStore, reader: Reader, branching: Branching) -> None:
         self._store = store
         self._reader = reader
         self._branching = branching
@@ -47,6 +68,8 @@ class Rewriting:
             old = await self._branching.change(session_id, hide)
             await self._store.clear_session(session_id)
             await self._branching.change(session_id, lambda now: _recounted(now, old))
+            for annex_id in old.annexes:
+                await self._branching.release(annex_id, session_id)
         except SessionNotFoundError:
             return False
         except SessionSharedError:
@@ -56,30 +79,135 @@ class Rewriting:
     async def set_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
     ) -> None:
-        """Append messages, and show them alone; in between, for a moment, all are shown."""
-        stored = await self._store.append(session_id, messages)
-        if not stored:
-            await self.clear(session_id)
-            return
-        checkpoint = Change(("checkpoint",), "set", None)
-        await self._show_from(session_id, stored[0].seq, lambda _: (), checkpoint)
+        """Show other messages in place of all, also in a session that was deleted.
 
-    async def _show_from(
+        Raises:
+            SessionNotFoundError: There is nothing left of the session.
+        """
+        if not messages:
+            await self._show_nothing(session_id)
+            return
+
+        async def plan(_: Lineage) -> Plan:
+            return (), messages
+
+        def changes(_: Lineage, pin: str) -> list[Change]:
+            return [Change(("checkpoint",), "set", None), shared(pin)]
+
+        await self.put(session_id, plan, changes, revives=True)
+
+    async def _show_nothing(self, session_id: str) -> None:
+        record = await self._reader.record(session_id)
+        if record is None:
+            raise SessionNotFoundError(session_id)
+        if record.is_gone:
+            with contextlib.suppress(SessionChangedError):
+                await self._branching.amend(session_id, *record.again())
+        else:
+            await self.clear(session_id)
+
+    async def put(
         self,
         session_id: str,
-        seq: int,
-        parts: Callable[[Lineage], tuple[Part, ...]],
-        *changes: Change,
+        plan: Callable[[Lineage], Awaitable[Plan]],
+        changes: Callable[[Lineage, str], Sequence[Change]],
+        *,
+        keeps_late: bool = False,
+        revives: bool = False,
     ) -> None:
-        """Show parts, and what the session itself has from a message on."""
+        """Show parts and messages that are new, in place of all, in one step.
 
-        def show(lineage: Lineage) -> list[Change]:
-            info = lineage.info
-            hidden = max(0, info.message_count - (info.last_seq - seq + 1))
-            view = View(parts(lineage), seq - 1, hidden)
-            return [lineage.unless_reverted(), *view_changes(view), *changes]
+        Args:
+            session_id: The session.
+            plan: Says which.
+            changes: What else to change in the same step; gets who keeps the session's messages
+                until then.
+            keeps_late: Whether to show, before the new ones, what comes after it was planned.
+            revives: Whether to make a session again that was deleted.
 
-        await self._branching.change(session_id, show)
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        pin = str(uuid.uuid4())
+        await self._branching.amend(session_id, shared(pin, EVERYTHING))
+        find = self._reader.record if revives else self._reader.lineage
+        try:
+            await self._put(session_id, find, plan, lambda now: changes(now, pin), keeps_late)
+        except (SessionNotFoundError, InvalidMessageError):
+            await self._branching.release(session_id, pin)
+            raise
+
+    async def _put(
+        self,
+        session_id: str,
+        find: Callable[[str], Awaitable[Lineage | None]],
+        plan: Callable[[Lineage], Awaitable[Plan]],
+        changes: Callable[[Lineage], Sequence[Change]],
+        keeps_late: bool,  # noqa: FBT001  # see `put`
+    ) -> None:
+        is_first = True
+        while True:
+            lineage = await find(session_id)
+            if lineage is None:
+                raise SessionNotFoundError(session_id)
+            parts, messages = await plan(lineage)
+            info, count = lineage.info, len(messages)
+            guards = lineage.again() if lineage.is_gone else [lineage.unless_changed()]
+            if is_first:
+                annex, noted = await self._store_after(session_id, messages, info.last_seq)
+                guards += [Change(("last_seq",), "expect", info.last_seq), skip(count)]
+            else:
+                # Others are faster; so the numbers are set aside first.
+                annex, noted = await self.store_beside(session_id, messages)
+                if keeps_late:
+                    late = await self._part(session_id, info.last_seq, annex.after)
+                    parts = (*parts, late) if late.count else parts
+                info = await self._store.get_info(session_id) or info
+            newer = await self._part(session_id, annex.upto, info.last_seq)
+            view = View((*parts, annex), annex.upto, info.message_count - newer.count)
+            shown = view_changes(view)
+            try:
+                await self._branching.amend(session_id, *guards, *shown, noted, *changes(lineage))
+            except (SessionChangedError, SessionNotFoundError):
+                await self._branching.release(annex.source, session_id)
+                is_first = False
+            else:
+                return
+
+    async def _part(self, source: str, after: int, upto: int) -> Part:
+        if upto <= after:
+            return Part(source, after, upto, 0)
+        messages = await self._store.get_messages(source, after=after, before=upto + 1)
+        return Part(source, after, upto, len(messages))
+
+    async def store_beside(
+        self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
+    ) -> tuple[Part, Change]:
+        """Store messages where only a session finds them, under numbers of their own.
+
+        Returns:
+            Where they are, and what the session has to note when it begins to need them.
+        """
+        (upto,) = await self._branching.amend(session_id, skip(len(messages)))
+        return await self._store_after(session_id, messages, int(upto) - len(messages))
+
+    async def _store_after(
+        self, session_id: str, messages: Sequence[Message | Mapping[str, Any]], after: int
+    ) -> tuple[Part, Change]:
+        """Store messages in a session of their own that is deleted from the start."""
+        annex_id = str(uuid.uuid4())
+        upto = after + len(messages)
+        changes = [in_tree("gone", upto), shared(session_id, upto), skip(after)]
+        await self._store.amend_session(annex_id, changes, create=True)
+        try:
+            await self._store.append(annex_id, messages)
+        except InvalidMessageError:
+            await self._branching.release(annex_id, session_id)
+            raise
+        await self._store.expire_session(annex_id, None)
+        info = await self._store.get_info(annex_id)
+        part = Part(annex_id, after, upto, 0 if info is None else info.message_count)
+        return part, Lineage.annex(annex_id, self._branching.now())
 
     async def pop(
         self, session_id: str, is_wanted: Callable[[Message], bool] = lambda _: True
@@ -94,25 +222,23 @@ class Rewriting:
                 return None
             try:
                 changes = lineage.show(_without(lineage.parts, newest.seq))
-                if await self._store.amend_session(session_id, changes):
-                    return newest
+                await self._branching.amend(session_id, *changes)
             except SessionChangedError:
                 continue
+            except SessionNotFoundError:
+                return None
+            return newest
 
     async def _newest(self, lineage: Lineage) -> Message | None:
-        return next(iter(await self._reader.read_at(lineage, Range(limit=1))), None)
+        return next(iter(await self._reader.read_at(lineage, Window(limit=1))), None)
 
     async def put_partial(self, session_id: str, content: str, *, finalize: bool) -> None:
-        """Append a part of a turn, and hide the part of it that was there."""
-        lineage = await self._reader.lineage(session_id)
-        newest = None if lineage is None else await self._newest(lineage)
+        """Hide the part of a turn that is there, and append a longer one."""
         metadata = {} if finalize else {"partial": True}
         message = Message("assistant", content, metadata=metadata)
-        (stored,) = await self._store.append(session_id, [message])
-        if newest is None or not is_partial(newest):
-            return
-        old = newest.seq
-        await self._show_from(session_id, stored.seq, lambda now: _without(now.parts, old))
+        encode_message(message, self._store.policy.max_message_bytes)
+        await self.pop(session_id, is_partial)
+        await self._store.append(session_id, [message])
 
 
 def _recounted(now: Lineage, old: Lineage) -> list[Change]:
@@ -120,7 +246,8 @@ def _recounted(now: Lineage, old: Lineage) -> list[Change]:
     after = old.info.last_seq
     if now.view.parts or now.view.after != after:
         return []
-    return [now.unless_reverted(), *view_changes(View((), after, 0))]
+    forgotten = (Lineage.annex(annex_id, None) for annex_id in old.annexes)
+    return [now.unless_changed(), *view_changes(View((), after, 0)), *forgotten]
 
 
 def _without(parts: Sequence[Part], seq: int) -> tuple[Part, ...]:

@@ -20,10 +20,10 @@ def damage(lineage: Lineage) -> str | None:
             return f"its metadata under {key!r} is no object"
     try:
         shown = [lineage.view.parts, *(saved.parts for saved in lineage.snapshots.values())]
-        forked = (lineage.parent, lineage.origin)
+        others = (lineage.source, lineage.origin, lineage.merges)
     except CorruptSessionError as exc:
         return exc.detail
-    del forked
+    del others
     if not all(map(_is_in_order, shown)):
         return f"the parts in its metadata under {TREE!r} are out of order"
     if not all(map(_is_whole, lineage.sharers.values())):
@@ -31,10 +31,11 @@ def damage(lineage: Lineage) -> str | None:
     tree: Mapping[str, Any] = metadata.get(TREE, {})
     if not all(_is_time(moment) for moment in lineage.noted_children.values()):
         return f"a fork in its metadata under {TREE!r} has no time"
-    if not _is_whole(tree.get("gone", 0)):
+    # Less than any seq tells that the session was deleted once, and is one again.
+    if tree.get("gone") != -1 and not _is_whole(tree.get("gone", 0)):
         return f"gone in its metadata under {TREE!r} is no whole number"
-    if lineage.is_plain is not (lineage.token is None):
-        return f"view and token in its metadata under {TREE!r} don't belong together"
+    if not lineage.is_plain and lineage.token is None:
+        return f"there is a view without a token in its metadata under {TREE!r}"
     return None
 
 

@@ -7,19 +7,16 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from asyncsessions.errors import (
-    SessionExistsError,
-    UnrelatedSessionsError,
-)
+from asyncsessions._compat import override
+from asyncsessions.errors import SessionChangedError, SessionExistsError
 from asyncsessions.hierarchy.lineage import Lineage, count_of, in_tree
-from asyncsessions.hierarchy.models import SessionDiff, SessionTree, Snapshot
-from asyncsessions.hierarchy.reading import Range
-from asyncsessions.hierarchy.wrapper import BranchedStore, check_fields
-from asyncsessions.hooks import Change
+from asyncsessions.hierarchy.merging import Merging, Strategy
+from asyncsessions.hierarchy.models import MergeResult, SessionDiff, SessionTree, Snapshot
+from asyncsessions.hierarchy.moving import Moving
+from asyncsessions.hierarchy.wrapper import BranchedStore, refusal
+from asyncsessions.hooks import Change, Window
 
 __all__ = ["HierarchicalSessionStore"]
-
-_PAGE = 256
 
 
 class HierarchicalSessionStore(BranchedStore):
@@ -36,12 +33,11 @@ class HierarchicalSessionStore(BranchedStore):
     `SessionSharedError`.
 
     Args:
-        store: An async store that derives from `BaseSessionStore`, or has what `BranchableStore`
-            asks for. It is opened and closed with this one.
-        clock: Returns seconds since the epoch.
+        store: An async store that derives from `BaseSessionStore`. It is opened and closed with
+            this one, and its options are this one's.
 
     Raises:
-        TypeError: The store lacks something.
+        TypeError: The store is none.
     """
 
     # Branching.
@@ -72,18 +68,22 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such parent.
         """
         session_id = str(uuid.uuid4()) if session_id is None else session_id
-        check_fields(metadata or {})
-        if await self._reader.lineage(session_id) is not None:
+        record = await self._reader.record(session_id)
+        if record is not None and not record.is_gone:
             raise SessionExistsError(session_id)
         fields = dict(metadata or {}) | ({} if title is None else {"title": title})
         changes = [Change(("metadata", key), "set", value) for key, value in fields.items()]
-        changes.append(in_tree("gone"))
         if agent_name:
             changes.append(Change(("agent_name",), "set", agent_name))
-        if parent_id is not None:
-            parent = await self._branching.adopt(parent_id, session_id)
-            changes.append(in_tree("parent", {"id": parent_id, "seq": parent.info.last_seq}))
-        await self._store.amend_session(session_id, changes, create=True)
+        refused = refusal(changes)
+        if refused is not None:
+            raise refused
+        try:
+            await self._perform(
+                session_id, lambda _: self._branching.begin(session_id, parent_id, record, changes)
+            )
+        except SessionChangedError as exc:
+            raise SessionExistsError(session_id) from exc
         return session_id
 
     async def fork_session(
@@ -116,7 +116,9 @@ class HierarchicalSessionStore(BranchedStore):
             if from_seq is not None:
                 raise ValueError("give from_seq or from_message_index, not both")
             from_seq = await self._branching.seq_at(session_id, from_message_index)
-        return await self._branching.fork(session_id, from_seq, title)
+        return await self._perform(
+            session_id, lambda _: self._branching.fork(session_id, from_seq, title)
+        )
 
     async def get_parent(self, session_id: str) -> str | None:
         """Return the session that one was forked from; None without one, or if it was deleted.
@@ -125,9 +127,9 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
         """
         parent = (await self._branching.known(session_id)).parent
-        if parent is None or await self._reader.lineage(parent.id) is None:
-            return None
-        return parent.id
+        found = None if parent is None else await self._reader.lineage(parent.id)
+        # Of the parent's id there may be another session by now, which knows nothing of this one.
+        return found.info.session_id if found and session_id in found.children else None
 
     async def get_children(self, session_id: str) -> list[str]:
         """Return the sessions that were forked from one, oldest first.
@@ -181,7 +183,9 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return await self._branching.snapshot(session_id, label, metadata or {})
+        return await self._perform(
+            session_id, lambda _: self._branching.snapshot(session_id, label, metadata or {})
+        )
 
     async def get_snapshots(
         self, session_id: str, *, include_automatic: bool = False
@@ -208,7 +212,13 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return await self._branching.forget(session_id, lambda each, _: each == snapshot_id) > 0
+        return (
+            await self._perform(
+                session_id,
+                lambda _: self._branching.forget(session_id, lambda each, _: each == snapshot_id),
+            )
+            > 0
+        )
 
     async def revert_to_snapshot(self, session_id: str, snapshot_id: str) -> None:
         """Bring a session back to a snapshot: messages, metadata, state and checkpoint.
@@ -219,7 +229,9 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
             SnapshotNotFoundError: The session has no such snapshot.
         """
-        await self._branching.revert_to_snapshot(session_id, snapshot_id)
+        await self._perform(
+            session_id, lambda _: self._branching.revert_to_snapshot(session_id, snapshot_id)
+        )
 
     async def revert_to_message(self, session_id: str, seq: int) -> None:
         """Hide what came after a message; metadata and state stay as they are.
@@ -230,16 +242,22 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
             MessageNotFoundError: The session shows no such message.
         """
-        await self._branching.revert_to_message(session_id, seq)
+        await self._perform(
+            session_id, lambda _: self._branching.revert_to_message(session_id, seq)
+        )
 
     async def undo_revert(self, session_id: str) -> None:
         """Bring a session back to what it was before its last revert, be it such an undo.
+
+        What it was before its last 32 reverts is remembered: see `get_snapshots`.
 
         Raises:
             SessionNotFoundError: There is no such session.
             SnapshotNotFoundError: There was no revert, or it was purged.
         """
-        await self._branching.revert_to_snapshot(session_id, None)
+        await self._perform(
+            session_id, lambda _: self._branching.revert_to_snapshot(session_id, None)
+        )
 
     async def purge_reverts(self, session_id: str) -> int:
         """Forget what a session was before its reverts; return how many are forgotten.
@@ -247,7 +265,14 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return await self._branching.forget(session_id, lambda _, saved: saved.is_automatic)
+        return await self._perform(
+            session_id,
+            lambda _: self._branching.forget(session_id, lambda _, saved: saved.is_automatic),
+        )
+
+    async def set_title(self, session_id: str, title: str) -> bool:
+        """Do as `rename_session` does, which is the same title here."""
+        return await self.rename_session(session_id, title)
 
     async def share_session(self, session_id: str) -> None:
         """Mark a session as shared.
@@ -255,7 +280,12 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        await self._branching.change(session_id, lambda _: [in_tree("is_shared", value=True)])
+        await self._perform(
+            session_id,
+            lambda _: self._branching.change(
+                session_id, lambda _: [in_tree("is_shared", value=True)]
+            ),
+        )
 
     async def unshare_session(self, session_id: str) -> None:
         """Take the mark of `share_session` away.
@@ -263,7 +293,10 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        await self._branching.change(session_id, lambda _: [in_tree("is_shared")])
+        await self._perform(
+            session_id,
+            lambda _: self._branching.change(session_id, lambda _: [in_tree("is_shared")]),
+        )
 
     async def is_shared(self, session_id: str) -> bool:
         """Return whether a session is marked as shared.
@@ -272,6 +305,49 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
         """
         return (await self._branching.known(session_id)).is_shared
+
+    @override
+    async def export_session(
+        self, session_id: str, *, include_lineage: bool = False
+    ) -> dict[str, Any]:
+        """Return a session as one JSON object, as `import_session` takes it.
+
+        Args:
+            session_id: The session.
+            include_lineage: Whether to add, under ``lineage``, its parent, children and mark as
+                shared, and its snapshots with their messages.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        data = await super().export_session(session_id)
+        if include_lineage:
+            data["lineage"] = await self._perform(
+                session_id, lambda _: self._moving.export_lineage(session_id)
+            )
+        return data
+
+    async def import_session(
+        self, data: Mapping[str, Any], *, new_session_id: str | None = None
+    ) -> str:
+        """Store an exported session with its snapshots, under its parent if that is here.
+
+        Args:
+            data: What `export_session` returned. Its messages get ``seq`` from 1 up.
+            new_session_id: Its id here; None: the same as there.
+
+        Returns:
+            Its id.
+
+        Raises:
+            InvalidMessageError: Something in it isn't what belongs there.
+            SessionExistsError: There is a session of this id.
+        """
+        return await self._moving.import_session(data, new_session_id)
+
+    @property
+    def _moving(self) -> Moving:
+        return Moving(self._store, self._reader, self._branching, self._rewriting)
 
     async def diff(self, left_id: str, right_id: str) -> SessionDiff:
         """Return what two sessions have in common, and what each has after that.
@@ -283,30 +359,41 @@ class HierarchicalSessionStore(BranchedStore):
         left, right = await asyncio.gather(
             self._branching.known(left_id), self._branching.known(right_id)
         )
-        ancestor_id = await self._ancestor(left, right)
+        ancestor_id = (await self._branching.lines(left, right))[0][-1].info.session_id
         common = left.in_common(right)
         seq = common[-1].upto if common else 0
-        tails = (self._reader.read_at(each, Range(after=seq)) for each in (left, right))
+        tails = (self._reader.read_at(each, Window(after=seq)) for each in (left, right))
         left_messages, right_messages = await asyncio.gather(*tails)
         source = common[-1].source if common else ancestor_id
         return SessionDiff(source, seq, count_of(common), left_messages, right_messages)
 
-    async def _ancestor(self, left: Lineage, right: Lineage) -> str:
-        """Return the nearest session that both come from."""
-        lines = []
-        for lineage in (left, right):
-            line = [lineage.info.session_id]
-            parent = lineage.parent
-            while parent is not None and parent.id not in line:
-                line.append(parent.id)
-                # Also one that was deleted.
-                info = await self._store.get_info(parent.id)
-                parent = None if info is None else Lineage(info).parent
-            lines.append(line)
-        for session_id in lines[0]:
-            if session_id in lines[1]:
-                return session_id
-        raise UnrelatedSessionsError(left.info.session_id, right.info.session_id)
+    async def merge_sessions(
+        self,
+        fork_id: str,
+        *,
+        into: str | None = None,
+        strategy: Strategy = "append",
+    ) -> MergeResult:
+        """Bring what is new in one session into another that it has a beginning in common with.
+
+        Metadata and state are merged key by key, against what the two had when they parted, or when
+        they were merged last: numbers by their difference, objects by their keys, lists that only
+        grew by what they grew. The title stays. Merged once more, a session brings what is new.
+
+        Args:
+            fork_id: The session to merge; it stays as it is.
+            into: The session that changes; None: the one that it was forked from.
+            strategy: What becomes of the messages. ``append`` puts the fork's after the others.
+                ``interleave`` orders by time what either has that the other hasn't. A function
+                gets these two lists, first that of ``into``, and returns the messages to have
+                instead. The last two can be undone with `undo_revert`, as far as messages go.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            UnrelatedSessionsError: They have no common ancestor, or are the same one.
+        """
+        merging = Merging(self._store, self._reader, self._branching, self._rewriting)
+        return await self._perform(fork_id, lambda _: merging.merge(fork_id, into, strategy))
 
 
 def _tree_of(lineage: Lineage) -> SessionTree:

@@ -273,7 +273,7 @@ class DocumentFile(SessionWriter):
             if existing is None and not update.create:
                 outcomes.append(None)
                 continue
-            document = existing or self._new(update)
+            document = existing or Document(self._session_id, {})
             try:
                 info, values = apply_changes(document.info, update)
             except SessionStoreError as exc:
@@ -286,11 +286,6 @@ class DocumentFile(SessionWriter):
         if self._data is not None and self._document is not None:
             self._data = self._document.dump()
         return outcomes
-
-    def _new(self, update: Update) -> Document:
-        document = Document(self._session_id, {})
-        document.last_seq = update.last_seq
-        return document
 
     @override
     def replace(self, replace: Replace) -> Replaced | None:

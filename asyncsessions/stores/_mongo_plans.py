@@ -324,10 +324,10 @@ class UpdateJob(Job):
                 next_head = copy.copy(head)
             else:
                 next_head = Head.new(self.session_id, ObjectId(), head)
-                next_head.last_seq = update.last_seq
             try:
                 info, values = apply_changes(next_head.info(), update)
                 next_head.take(info)
+                next_head.last_seq = info.last_seq
             except SessionStoreError as exc:
                 self.answer.append(exc)
                 continue

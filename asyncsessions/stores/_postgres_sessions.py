@@ -150,8 +150,7 @@ class Held:
             self.expires_at = None
         elif update.ttl_seconds is not None:
             self.expires_at = now + update.ttl_seconds
-        if not self.exists:
-            self.last_seq = update.last_seq
+        self.last_seq = info.last_seq
         self.created_at, self.updated_at = info.created_at, info.updated_at
         self.is_written = True
         return info, values

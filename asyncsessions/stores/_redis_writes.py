@@ -187,7 +187,6 @@ def update_words(updates: Sequence[Update]) -> list[Word]:
             "1" if update.create else "",
             _optional(update.ttl_seconds),
             "1" if update.persist else "",
-            update.last_seq,
             "1" if update.unless_shared else "",
             len(update.changes),
         ]

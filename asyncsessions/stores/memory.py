@@ -77,7 +77,7 @@ class InMemorySessionStore(BaseSessionStore):
         session = self._existing(update.session_id, update.now)
         if session is None and not update.create:
             return None
-        session = session or _Session(update.session_id, update.last_seq)
+        session = session or _Session(update.session_id)
         try:
             session.info, values = apply_changes(session.info, update)
         except SessionStoreError as exc:
@@ -142,8 +142,8 @@ def _copy(info: SessionInfo) -> SessionInfo:
 class _Session:
     """One session: its record, and its messages in parallel lists."""
 
-    def __init__(self, session_id: str, last_seq: int = 0) -> None:
-        self.info = SessionInfo(session_id=session_id, last_seq=last_seq)
+    def __init__(self, session_id: str) -> None:
+        self.info = SessionInfo(session_id=session_id)
         self.seqs: list[int] = []
         self.bodies: list[bytes] = []
         self.keys: dict[str, KeyRecord] = {}

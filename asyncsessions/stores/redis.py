@@ -28,6 +28,7 @@ from asyncsessions.stores._redis_keys import Keys
 from asyncsessions.stores._redis_links import ClusterLink, Link, check_url, make_link
 from asyncsessions.stores._redis_nodes import NodeCommits
 from asyncsessions.stores._redis_scripts import Call, Script, Scripts, Word, load_scripts
+from asyncsessions.stores._redis_windows import Places
 from asyncsessions.stores._redis_writes import (
     Todo,
     append_outcomes,
@@ -128,6 +129,7 @@ class RedisSessionStore(ServerStore):
         self._link: Link = make_link(self._source, size=self._size, timeout=self._timeout)
         # On a cluster the indexes are elsewhere, and a script can't reach them.
         self._script_prefix: bytes = b"" if self._link.is_cluster else self._keys.indexes
+        self._places = Places()
         self._indexes = Indexes(
             self._keys,
             self._scripts,
@@ -379,22 +381,27 @@ class RedisSessionStore(ServerStore):
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
         record, messages, _ = self._keys.of(session_id)
-        if self._expires_by_server and window == Window(limit=window.limit):
-            # All or the newest of them: no script is needed.
-            first = 0 if window.limit is None else -window.limit
-            call = Call(messages, lambda: ("LRANGE", messages, first, -1))
-            try:
-                (found,) = await self._send([call])
-            except exceptions.ResponseError as exc:
-                raise damaged(session_id, exc) if str(exc).startswith("WRONGTYPE") else exc from exc
-            return Tail(found)
-        call = Call.of(self._scripts.tail, (record, messages), *tail_words(window))
-        (reply,) = await self._send([call])
-        if isinstance(reply, exceptions.ResponseError):
-            raise damaged(session_id, reply)
-        if not reply:
-            return None
-        expires_at, bodies = reply
+        place = self._places.find(session_id, window) if self._expires_by_server else None
+        try:
+            if place is not None:
+                call = Call(messages, lambda: ("LRANGE", messages, place.first, place.last))
+                (listed,) = await self._send([call])
+                found = self._places.check(window, place, listed)
+                if found is not None:
+                    return Tail(found)
+            call = Call.of(self._scripts.tail, (record, messages), *tail_words(window))
+            (reply,) = await self._send([call])
+            if isinstance(reply, exceptions.ResponseError):
+                raise damaged(session_id, reply)
+            if not reply:
+                return None
+            expires_at, bodies, first = reply
+            if place is not None:
+                self._places.learn(session_id, first, bodies)
+        except (exceptions.ResponseError, ValueError) as exc:
+            if isinstance(exc, ValueError) or str(exc).startswith("WRONGTYPE"):
+                raise damaged(session_id, exc) from exc
+            raise
         known = expires_at and not self._expires_by_server
         return Tail(bodies, float(expires_at) if known else None)
 

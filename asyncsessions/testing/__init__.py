@@ -15,6 +15,7 @@ A store proves itself by subclassing once, in a test module::
 `StoreConformance` is for a store whose data lives and dies with one object or process;
 `SharedStoreConformance` adds what stores guarantee that several processes use at once, and
 `DamageConformance` what they guarantee whose data can be damaged from outside.
+`HierarchyConformance` is about what `HierarchicalSessionStore` guarantees over a store.
 
 The suite needs pytest, pytest-asyncio and hypothesis, which this library's dependency group
 ``test`` has; the library itself needs none of them. It runs in pytest-asyncio's strict mode as
@@ -31,16 +32,24 @@ import pytest
 
 if TYPE_CHECKING:
     from asyncsessions.testing._cases import ManualClock
+    from asyncsessions.testing.branching import HierarchyConformance
     from asyncsessions.testing.damaging import DamageConformance
     from asyncsessions.testing.sharing import SharedStoreConformance
     from asyncsessions.testing.suite import StoreConformance
 
-__all__ = ["DamageConformance", "ManualClock", "SharedStoreConformance", "StoreConformance"]
+__all__ = [
+    "DamageConformance",
+    "HierarchyConformance",
+    "ManualClock",
+    "SharedStoreConformance",
+    "StoreConformance",
+]
 
 # Before the modules with the cases are imported, so that a failed assertion shows its values.
 _MODULES = (
     "_model",
     "appending",
+    "branching",
     "cancelling",
     "concurrency",
     "damaging",
@@ -62,6 +71,7 @@ pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 # then, and a `conftest.py` that imports `servers` has not yet loaded its profile.
 _LAZY = {
     "DamageConformance": "damaging",
+    "HierarchyConformance": "branching",
     "ManualClock": "_cases",
     "SharedStoreConformance": "sharing",
     "StoreConformance": "suite",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     InvalidMessageError,
     MessageNotFoundError,
@@ -22,7 +23,6 @@ from asyncsessions.errors import (
     VersionConflictError,
 )
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hooks import SHARED, Change
 from asyncsessions.models import Message
 from asyncsessions.protocols import SessionStore
@@ -38,10 +38,12 @@ from asyncsessions.testing._cases import (
     tool_call,
     user,
 )
+from asyncsessions.testing.branching_properties import BranchModelCases
 
 __all__ = ["HierarchyConformance"]
 
 Hierarchy = HierarchicalSessionStore
+_Call = Callable[[], Awaitable[object]]
 
 
 def _said(first: int, last: int) -> list[str]:
@@ -67,12 +69,12 @@ class _HierarchyCases(StoreCases):
     """Makes the stores that the cases use."""
 
     @pytest.fixture
-    def plain(self, clock: ManualClock) -> BranchableStore:
-        return cast("BranchableStore", self.make_store(clock=clock))
+    def plain(self, clock: ManualClock) -> BaseSessionStore:
+        return cast("BaseSessionStore", self.make_store(clock=clock))
 
     @pytest_asyncio.fixture
-    async def tree(self, plain: BranchableStore, clock: ManualClock) -> AsyncIterator[Hierarchy]:
-        async with HierarchicalSessionStore(plain, clock=clock) as store:
+    async def tree(self, plain: BaseSessionStore) -> AsyncIterator[Hierarchy]:
+        async with HierarchicalSessionStore(plain) as store:
             yield store
 
 
@@ -80,13 +82,14 @@ class NeedsCases(_HierarchyCases):
     """What hierarchical sessions need of a store."""
 
     async def test_an_amendment_is_made_whole_or_not_at_all(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         del tree
         title = Change(("metadata", "title"), "set", "t")
-        assert not await plain.amend_session("s", [title])
+        assert await plain.amend_session("s", [title]) is None
         assert await is_absent(plain, "s")
-        assert await plain.amend_session("s", [title], create=True, last_seq=7)
+        skip = Change(("last_seq",), "increment", 7)
+        assert await plain.amend_session("s", [title, skip], create=True) == ["t", 7]
         assert seqs(await _add(plain, "s", "a", "b")) == [8, 9]
         for path, value in [
             (("metadata", "title"), "other"),
@@ -105,29 +108,53 @@ class NeedsCases(_HierarchyCases):
             Change(("last_seq",), "expect", 9),
         ]
         changes = [*expected, Change(("metadata", "map", "key"), "set", 5)]
-        assert await plain.amend_session("s", changes, last_seq=100)
+        assert await plain.amend_session("s", changes) == ["t", None, 9, 5]
         with pytest.raises(SessionChangedError):
-            await plain.amend_session("s", changes)
+            await plain.amend_session("s", [*changes, skip])
         info = await plain.get_info("s")
         assert info is not None
         assert info.metadata == {"title": "t", "map": {"key": 5}}
-        assert info.last_seq == 9
+        assert (info.last_seq, info.message_count) == (9, 2)
+
+    async def test_numbers_can_be_left_out(self, tree: Hierarchy, plain: BaseSessionStore) -> None:
+        del tree
+        await fill(plain, "s", 3)
+
+        def skip(count: int) -> list[Change]:
+            return [Change(("last_seq",), "increment", count)]
+
+        assert await plain.amend_session("s", skip(4)) == [7]
+        assert seqs(await _add(plain, "s", "m8", "m9")) == [8, 9]
+        await plain.amend_session("s", skip(3))
+        assert (await plain.get_session("s")).last_seq == 12
+        assert seqs(await plain.get_messages("s")) == [1, 2, 3, 8, 9]
+        assert seqs(await plain.get_messages("s", limit=2, after=2)) == [3, 8]
+        assert seqs(await plain.get_messages("s", limit=2, before=9)) == [3, 8]
+        assert await plain.pop_message("s") is not None
+        assert seqs(await _add(plain, "s", "m13")) == [13]
+        assert seqs(await plain.append("s", [user("x")], expected_seq=13)) == [14]
+        assert seqs(await plain.get_messages("s")) == [1, 2, 3, 8, 13, 14]
+        await plain.clear_session("s")
+        assert await plain.amend_session("s", skip(6)) == [20]
+        assert seqs(await _add(plain, "s", "m21")) == [21]
+        assert texts(await plain.get_messages("s")) == ["m21"]
 
     async def test_messages_that_others_read_stay(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         del tree
         await fill(plain, "s", 5)
         await plain.amend_session("s", [Change(("metadata", SHARED, "fork"), "set", 3)])
-        for refused in (
-            plain.clear_session("s"),
-            plain.delete_session("s"),
-            plain.set_chat_history("s", [user("x")]),
-            plain.expire_session("s", 10),
-            plain.expire_session("s", 0),
-        ):
+        refusals: list[_Call] = [
+            lambda: plain.clear_session("s"),
+            lambda: plain.delete_session("s"),
+            lambda: plain.set_chat_history("s", [user("x")]),
+            lambda: plain.expire_session("s", 10),
+            lambda: plain.expire_session("s", 0),
+        ]
+        for refused in refusals:
             with pytest.raises(SessionSharedError) as caught:
-                await refused
+                await refused()
             assert (caught.value.session_id, caught.value.last_seq) == ("s", 3)
         assert await plain.expire_session("s", None)
         assert [await plain.pop_message("s") is not None for _ in range(2)] == [True, True]
@@ -140,7 +167,7 @@ class NeedsCases(_HierarchyCases):
         assert await is_absent(plain, "s")
 
     async def test_a_session_is_discarded_only_as_it_was(
-        self, tree: Hierarchy, plain: BranchableStore, clock: ManualClock
+        self, tree: Hierarchy, plain: BaseSessionStore, clock: ManualClock
     ) -> None:
         del tree
         await fill(plain, "s", 2)
@@ -210,7 +237,7 @@ class ForkCases(_HierarchyCases):
                 assert (session.checkpoint is not None) is (seq >= 4)
 
     async def test_fork_points_that_are_not_there_change_nothing(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         await fill(tree, "s", 3)
         await tree.pop_message("s")
@@ -255,8 +282,8 @@ class ForkCases(_HierarchyCases):
         assert await tree.window(name, 5, window=1) == model[3:6]
         assert await tree.window(name, window=2) == model[-3:]
         assert (await tree.get_session(name, max_messages=2)).messages == model[-2:]
-        after = [each async for each in tree.iter_messages(name, after=2, before=8)]
-        assert after == [each for each in model if 2 < each.seq < 8]
+        between = [each async for each in tree.iter_messages(name, after=2, before=8)]
+        assert between == [each for each in model if 2 < each.seq < 8]
 
     async def test_a_window_over_a_fork_is_pair_safe(self, tree: Hierarchy) -> None:
         await tree.append("s", [user("a"), tool_call("1")])
@@ -414,6 +441,206 @@ class LineageCases(_HierarchyCases):
             await tree.diff(left, "nobody")
 
 
+class MoveCases(_HierarchyCases):
+    """Sessions move with their snapshots."""
+
+    async def test_snapshots_move_along(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 3)
+        await tree.set_state("s", "n", 1)
+        first = await tree.create_snapshot("s", "first", {"k": 1})
+        await tree.revert_to_message("s", 2)
+        await _add(tree, "s", "x", "y")
+        await tree.set_state("s", "n", 2)
+        second = await tree.create_snapshot("s", "second")
+        await tree.pop_message("s")
+        await tree.share_session("s")
+        fork = await tree.fork_session("s")
+        data = await tree.export_session("s", include_lineage=True)
+        assert "lineage" not in await tree.export_session("s")
+        with pytest.raises(SessionExistsError):
+            await tree.import_session(data)
+        copy = await tree.import_session(data, new_session_id="copy")
+        assert copy == "copy"
+        assert await _shown(tree, "copy") == ["m1", "m2", "x"]
+        mine, theirs = await tree.get_snapshots("copy"), await tree.get_snapshots("s")
+        assert [each.label for each in mine] == ["first", "second"]
+        for one, other in zip(mine, theirs, strict=True):
+            for field in ("snapshot_id", "metadata", "message_count", "created_at"):
+                assert getattr(one, field) == getattr(other, field)
+        assert await tree.is_shared("copy")
+        for snapshot, shown, state in [
+            (second, ["m1", "m2", "x", "y"], {"n": 2}),
+            (first, ["m1", "m2", "m3"], {"n": 1}),
+        ]:
+            await tree.revert_to_snapshot("copy", snapshot)
+            assert await _shown(tree, "copy") == shown
+            assert await tree.get_state("copy") == state
+        await _add(tree, "copy", "z")
+        assert await _shown(tree, "copy") == ["m1", "m2", "m3", "z"]
+        await tree.delete_session("copy")
+        data = await tree.export_session(fork, include_lineage=True)
+        await tree.delete_session(fork)
+        assert await tree.import_session(data) == fork
+        assert await tree.get_parent(fork) == "s"
+        assert fork in await tree.get_children("s")
+
+    async def test_bad_lineage_is_refused_before_anything_is_written(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 2)
+        await tree.create_snapshot("s")
+        data = await tree.export_session("s", include_lineage=True)
+        (snapshot,) = data["lineage"]["snapshots"]
+        for bad in (
+            data | {"lineage": 1},
+            data | {"lineage": {"snapshots": [{}]}},
+            data | {"lineage": {"snapshots": [snapshot | {"messages": [{"content": "x"}]}]}},
+            data | {"lineage": {"snapshots": [snapshot | {"messages": [user("\ud800")]}]}},
+            data | {"messages": [{"content": "x"}]},
+        ):
+            with pytest.raises(InvalidMessageError):
+                await tree.import_session(bad, new_session_id="copy")
+        assert ids(await plain.list_sessions()) == ["s"]
+
+
+class MergeCases(_HierarchyCases):
+    """A merge brings what is new, once, and says what it can't decide."""
+
+    async def test_a_merge_appends_what_is_new_once(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        await _add(tree, fork, "f1", "f2")
+        await _add(tree, "s", "s1")
+        for _ in range(2):
+            await tree.merge_sessions(fork)
+            assert await _shown(tree, "s") == ["m1", "m2", "s1", "f1", "f2"]
+        await _add(tree, fork, "f3")
+        assert (await tree.merge_sessions(fork, into="s")).messages == 1
+        assert await _shown(tree, "s") == ["m1", "m2", "s1", "f1", "f2", "f3"]
+        assert await _shown(tree, fork) == ["m1", "m2", "f1", "f2", "f3"]
+
+    async def test_a_merge_may_order_by_time_or_as_one_likes(
+        self, tree: Hierarchy, clock: ManualClock
+    ) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        for number in range(2):
+            for session_id in ("s", fork):
+                clock.advance(1)
+                await tree.add_message(session_id, "user", f"{session_id[:1]}{number}")
+        mine, theirs = "s0", f"{fork[:1]}0"
+        assert (await tree.merge_sessions(fork, strategy="interleave")).messages == 2
+        shown = ["m1", "m2", "s0", theirs, "s1", f"{fork[:1]}1"]
+        assert await _shown(tree, "s") == shown
+        await tree.undo_revert("s")
+        assert await _shown(tree, "s") == ["m1", "m2", mine, "s1"]
+        other = await tree.fork_session("s", from_seq=2)
+        await _add(tree, other, "o")
+        seen = []
+
+        def choose(target: Any, fork: Any) -> Any:
+            seen.append((texts(target), texts(fork)))
+            return [*fork, user("and"), *target[:1]]
+
+        await tree.merge_sessions(other, strategy=choose)
+        assert seen == [(["s0", "s1"], ["o"])]
+        assert await _shown(tree, "s") == ["m1", "m2", "o", "and", "s0"]
+
+    async def test_records_are_merged_by_what_changed(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        start: dict[str, Any] = {
+            "count": 5,
+            "same": 1,
+            "list": [1],
+            "map": {"a": 1, "b": 1, "n": 1},
+            "gone": True,
+            "clash": "old",
+            "mine": 0,
+        }
+        await tree.update_state("s", start)
+        await tree.update_session_metadata("s", topic="x", color="red")
+        fork = await tree.fork_session("s", title="the fork")
+        changed = {"count": 8, "list": [1, 2], "map": {"a": 2, "b": 1, "n": 3}, "clash": "fork"}
+        await tree.update_state(fork, changed | {"new": [True]}, remove=["gone"])
+        await tree.update_session_metadata(fork, topic="y", color="blue")
+        ours = {"count": 6, "list": [1, 3], "map": {"a": 1, "b": 2, "n": 2}, "clash": "target"}
+        await tree.update_state("s", ours | {"mine": 1})
+        await tree.update_session_metadata("s", color="green")
+        done = await tree.merge_sessions(fork)
+        assert done.messages == 0
+        assert await tree.get_state("s") == {
+            "count": 9,
+            "same": 1,
+            "list": [1, 3, 2],
+            "map": {"a": 2, "b": 2, "n": 4},
+            "clash": "target",
+            "mine": 1,
+            "new": [True],
+        }
+        metadata = (await tree.get_session("s")).metadata
+        assert metadata == {"topic": "y", "color": "green"}
+        conflicts = {tuple(each.path): each for each in done.conflicts}
+        assert set(conflicts) == {("metadata", "color"), ("state", "clash")}
+        clash = conflicts["state", "clash"]
+        assert (clash.base, clash.target, clash.fork) == ("old", "target", "fork")
+        # Once more there is nothing new.
+        await tree.increment_state(fork, "count")
+        assert (await tree.merge_sessions(fork)).conflicts == []
+        assert await tree.get_state("s", "count") == 10
+
+    async def test_a_parent_can_be_merged_into_its_fork(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        below = await tree.fork_session(fork, from_seq=1)
+        await _add(tree, "s", "s1")
+        await tree.set_state("s", "n", 1)
+        await tree.merge_sessions("s", into=fork)
+        assert await _shown(tree, fork) == ["m1", "m2", "s1"]
+        await _add(tree, below, "b1")
+        assert (await tree.merge_sessions(below, into="s")).messages == 1
+        assert await _shown(tree, "s") == ["m1", "m2", "s1", "b1"]
+        assert await tree.get_state(fork) == {"n": 1}
+
+    async def test_what_can_not_be_merged_stays_as_it_is(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        await fill(tree, "other", 1)
+        fork = await tree.fork_session("s")
+        with pytest.raises(UnrelatedSessionsError):
+            await tree.merge_sessions(fork, into="other")
+        with pytest.raises(UnrelatedSessionsError):
+            await tree.merge_sessions(fork, into=fork)
+        with pytest.raises(SessionNotFoundError):
+            await tree.merge_sessions(fork, into="nobody")
+        with pytest.raises(SessionNotFoundError):
+            await tree.merge_sessions("nobody")
+        with pytest.raises(ValueError, match="not forked"):
+            await tree.merge_sessions("s")
+        with pytest.raises(ValueError, match="strategy"):
+            await tree.merge_sessions(fork, strategy=cast("Any", "theirs"))
+        for session_id in ("s", "other", fork):
+            assert await _shown(tree, session_id) == ["m1"]
+
+    async def test_merges_and_appends_at_once_lose_nothing(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        forks = [await tree.fork_session("s") for _ in range(3)]
+        for number, fork in enumerate(forks):
+            await _add(tree, fork, f"f{number}")
+            await tree.increment_state(fork, "n")
+        strategies: list[Any] = ["append", "interleave", "interleave"]
+        await asyncio.gather(
+            *(
+                tree.merge_sessions(fork, strategy=strategy)
+                for fork, strategy in zip(forks, strategies, strict=True)
+            ),
+            *(tree.add_message("s", "user", f"a{number}") for number in range(10)),
+        )
+        shown = await _shown(tree, "s")
+        assert sorted(shown) == sorted(
+            ["m1", *(f"f{number}" for number in range(3)), *(f"a{number}" for number in range(10))]
+        )
+        assert await tree.get_state("s", "n") == 3
+
+
 class SnapshotCases(_HierarchyCases):
     """Snapshots bring back messages, metadata, state and checkpoint; reverts can be undone."""
 
@@ -506,15 +733,16 @@ class SnapshotCases(_HierarchyCases):
         fork = await tree.fork_session("s")
         with pytest.raises(SnapshotNotFoundError):
             await tree.revert_to_snapshot(fork, snapshot)
-        for refused in (
-            tree.create_snapshot("nobody"),
-            tree.get_snapshots("nobody"),
-            tree.revert_to_snapshot("nobody", snapshot),
-            tree.revert_to_message("nobody", 1),
-            tree.undo_revert("nobody"),
-        ):
+        refusals: list[_Call] = [
+            lambda: tree.create_snapshot("nobody"),
+            lambda: tree.get_snapshots("nobody"),
+            lambda: tree.revert_to_snapshot("nobody", snapshot),
+            lambda: tree.revert_to_message("nobody", 1),
+            lambda: tree.undo_revert("nobody"),
+        ]
+        for refused in refusals:
             with pytest.raises(SessionNotFoundError):
-                await refused
+                await refused()
         assert await is_absent(tree, "nobody")
         assert await tree.get_session("other") == before
 
@@ -525,12 +753,13 @@ class SnapshotCases(_HierarchyCases):
         assert popped is not None
         assert popped.content == "m3"
         assert await _shown(tree, "s") == _said(1, 2)
-        for rewrite in (
-            tree.clear_session("s"),
-            tree.set_chat_history("s", [user("x")]),
-            tree.set_chat_history("s", []),
-        ):
-            await rewrite
+        rewrites: list[_Call] = [
+            lambda: tree.clear_session("s"),
+            lambda: tree.set_chat_history("s", [user("x")]),
+            lambda: tree.set_chat_history("s", []),
+        ]
+        for rewrite in rewrites:
+            await rewrite()
             await tree.revert_to_snapshot("s", snapshot)
             assert await _shown(tree, "s") == _said(1, 3)
         await tree.upsert_partial_assistant_message("s", "par")
@@ -545,7 +774,7 @@ class SnapshotCases(_HierarchyCases):
         assert await _shown(tree, "s") == _said(1, 3)
 
     async def test_a_forgotten_snapshot_holds_nothing(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         await fill(tree, "s", 3)
         snapshot = await tree.create_snapshot("s")
@@ -616,7 +845,7 @@ class RemovalCases(_HierarchyCases):
         assert await _shown(tree, fork) == _said(1, 3)
 
     async def test_a_deleted_parent_stays_in_its_forks(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         await fill(tree, "s", 3)
         await tree.set_gateway_info("s", gateway_session_id="g")
@@ -642,7 +871,7 @@ class RemovalCases(_HierarchyCases):
         assert await tree.delete_session(below)
         assert await plain.list_sessions() == []
 
-    async def test_an_id_can_be_used_again(self, tree: Hierarchy, plain: BranchableStore) -> None:
+    async def test_an_id_can_be_used_again(self, tree: Hierarchy, plain: BaseSessionStore) -> None:
         await fill(tree, "s", 3)
         await tree.update_session_metadata("s", old=True)
         fork = await tree.fork_session("s")
@@ -729,7 +958,7 @@ class BranchingTogetherCases(_HierarchyCases):
         assert seen >= set(acknowledged)
 
     async def test_deletions_and_forks_at_once_leave_nothing_behind(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         for _ in range(5):
             await fill(tree, "s", 3)
@@ -768,8 +997,11 @@ class HierarchyConformance(
     NeedsCases,
     ForkCases,
     LineageCases,
+    MoveCases,
+    MergeCases,
     SnapshotCases,
     RemovalCases,
     BranchingTogetherCases,
+    BranchModelCases,
 ):
     """What `HierarchicalSessionStore` guarantees over a store, which `make_store` returns."""

@@ -73,7 +73,7 @@ _call = st.one_of(
 )
 
 
-def _new_id() -> str:
+def new_id() -> str:
     return f"example {next(_counter)}"
 
 
@@ -83,7 +83,7 @@ class PropertyCases(StoreCases):
     @given(contents=st.lists(_text, min_size=1, max_size=4))
     @_settings
     async def test_any_text_round_trips(self, store: SessionStore, contents: list[str]) -> None:
-        session_id = _new_id()
+        session_id = new_id()
         stored = await store.append(session_id, [{"role": "user", "content": c} for c in contents])
         assert texts(stored) == contents
         assert texts(await store.get_messages(session_id)) == contents
@@ -92,7 +92,7 @@ class PropertyCases(StoreCases):
     @given(text=_text.filter(bool))
     @_settings
     async def test_any_name_round_trips(self, store: SessionStore, text: str) -> None:
-        session_id = _new_id()
+        session_id = new_id()
         await store.append(session_id, [{"role": text, "content": "x", "name": text}])
         await store.set_agent_info(session_id, text, text)
         await store.set_gateway_info(session_id, f"{session_id} {text}", text)
@@ -120,7 +120,7 @@ class PropertyCases(StoreCases):
     @given(key=_key)
     @_settings
     async def test_any_key_is_itself(self, store: SessionStore, key: str) -> None:
-        session_id = _new_id()
+        session_id = new_id()
         await store.set_state(session_id, key, 1)
         await store.increment_state(session_id, key)
         await store.update_state(session_id, {key + "'": 0}, remove=[key + '"'])
@@ -139,7 +139,7 @@ class PropertyCases(StoreCases):
     async def test_any_json_round_trips(
         self, store: SessionStore, value: Any, metadata: dict[str, Any]
     ) -> None:
-        session_id = _new_id()
+        session_id = new_id()
         await store.add_message(session_id, "user", [value], metadata)
         await store.set_state(session_id, "k", value)
         await store.merge_session_metadata_map(session_id, "m", metadata)
@@ -158,7 +158,7 @@ class PropertyCases(StoreCases):
         state: dict[str, Any],
         metadata: dict[str, Any],
     ) -> None:
-        session_id = _new_id()
+        session_id = new_id()
         unknown = {f"x-{key}": value for key, value in extra.items()}
         message = {"role": "user", "content": "x", **unknown, "metadata": metadata}
         given = {"session_id": session_id, "state": state, "metadata": metadata}
@@ -180,6 +180,6 @@ class ModelCases(StoreCases):
     async def test_any_calls_match_the_model(self, calls: list[tuple[Any, ...]]) -> None:
         clock = ManualClock()
         async with self.make_store(clock=clock) as store:
-            comparison = Comparison(store, clock, prefix=_new_id())
+            comparison = Comparison(store, clock, prefix=new_id())
             for name, *arguments in calls:
                 await comparison.call(name, arguments)

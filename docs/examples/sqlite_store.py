@@ -151,6 +151,7 @@ class SQLiteSessionStore(BaseSessionStore):
         newest = self._sql("SELECT max(seq) FROM messages WHERE id = ?", sid).fetchone()[0] or 0
         if info is None or replace.if_newest not in (None, newest):
             return None
+        hooks.check_unshared(sid, info.metadata, replace.from_seq)
         delete = "DELETE FROM messages WHERE id = ? AND seq >= ?"
         removed = self._sql(delete, sid, replace.from_seq).rowcount
         first_seq = replace.from_seq if replace.in_place else info.last_seq + 1
@@ -160,6 +161,8 @@ class SQLiteSessionStore(BaseSessionStore):
 
     @in_transaction
     def _delete(self, session_id, *, expired_at=None):
+        info = self._load(session_id)
+        hooks.check_unshared(session_id, info.metadata if info else {})
         delete = "DELETE FROM sessions WHERE id = ? AND coalesce(expires_at <= ?, ? IS NULL)"
         return self._sql(delete, session_id, expired_at, expired_at).rowcount > 0
 

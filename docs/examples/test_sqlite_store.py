@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlite_store import SQLiteSessionStore
 
-from asyncsessions.testing import SharedStoreConformance
+from asyncsessions.testing import HierarchyConformance, SharedStoreConformance
 
 
-class TestSQLiteSessionStore(SharedStoreConformance):
+class TestSQLiteSessionStore(SharedStoreConformance, HierarchyConformance):
     def make_store(self, **options):
         return SQLiteSessionStore(str(self.tmp_path / "sessions.db"), **options)
 

@@ -3,7 +3,8 @@
 -- KEYS: its record and messages. ARGV: "", the seq before the first, the one after the last or
 -- "", the limit or "", 1 to keep the oldest of them, and the bytes after which to stop or "".
 --
--- Returns {expires_at or "", the messages}, or nothing where there is no session.
+-- Returns {expires_at or "", the messages, the place of the first one}, or nothing where there is no
+-- session.
 
 -- include: common
 -- include: messages
@@ -52,7 +53,7 @@ local function read()
   elseif first < stop then
     messages = call('LRANGE', KEYS[2], first, stop - 1)
   end
-  return {fields[2] or '', messages}
+  return {fields[2] or '', messages, first}
 end
 
 return run(function()

@@ -1,10 +1,9 @@
 -- Change sessions' records: the updates of each are together, in their order.
 --
 -- ARGV, after those of all writes, for each session: its id, the number of words that follow, and
--- for each update: now, 1 to create the session, the ttl or "", 1 for no expiry, the seq that it
--- starts after where it is created, 1 to fail where others read its messages, the number of changes,
--- and of each: field, key or "", key in it or "", kind, value. Keys are JSON text, and so are values
--- but those of text fields.
+-- for each update: now, 1 to create the session, the ttl or "", 1 for no expiry, 1 to fail where
+-- others read its messages, the number of changes, and of each: field, key or "", key in it or "",
+-- kind, value. Keys are JSON text, and so are values but those of text fields.
 --
 -- Returns for each session and update {0, value of each change or "" where the client knows it},
 -- {1} where there is no session, {2, number of the change, type} where it met no number, {3, number
@@ -175,8 +174,8 @@ local function apply_all(draft, count)
 end
 
 local function update_one(session)
-  local now, create, ttl, persist, last_seq, unless_shared, count = unpack(ARGV, at, at + 6)
-  at = at + 7
+  local now, create, ttl, persist, unless_shared, count = unpack(ARGV, at, at + 5)
+  at = at + 6
   if not session.exists and create == '' then
     at = at + 5 * count
     return {1}
@@ -191,9 +190,9 @@ local function update_one(session)
   if answer[1] ~= 0 then
     return answer
   end
-  if not session.exists then
-    session.exists = true
-    draft:write('last_seq', last_seq)
+  session.exists = true
+  if not draft:read('last_seq') then
+    draft:write('last_seq', '0')
   end
   if not draft:read('created_at') then
     draft:write('created_at', now)

@@ -1,0 +1,145 @@
+"""Merges of two sessions that have a beginning in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.errors import (
+    SessionChangedError,
+    UnrelatedSessionsError,
+)
+from asyncsessions.hierarchy.branching import Branching
+from asyncsessions.hierarchy.lineage import (
+    Lineage,
+    SavedMerge,
+    SavedRecord,
+)
+from asyncsessions.hierarchy.models import MergeConflict, MergeResult
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.rewriting import Plan, Rewriting
+from asyncsessions.hierarchy.threeway import Merge, interleave
+from asyncsessions.hooks import Window
+from asyncsessions.models import Message
+
+__all__ = ["Merging", "Strategy"]
+
+Resolve: TypeAlias = Callable[
+    [Sequence[Message], Sequence[Message]], Sequence[Message | Mapping[str, Any]]
+]
+Strategy: TypeAlias = Literal["append", "interleave"] | Resolve
+"""What becomes of messages; see `HierarchicalSessionStore.merge_sessions`."""
+
+_STRATEGIES: Mapping[str, Resolve] = {"interleave": interleave}
+
+
+class Merging:
+    """Merges sessions of a store.
+
+    Args:
+        store: The store.
+        reader: Reads its sessions.
+        branching: Knows how they are related.
+        rewriting: Rewrites them.
+    """
+
+    def __init__(
+        self,
+        store: BaseSessionStore,
+        reader: Reader,
+        branching: Branching,
+        rewriting: Rewriting,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._branching = branching
+        self._rewriting = rewriting
+
+    async def merge(self, fork_id: str, into: str | None, strategy: Strategy) -> MergeResult:
+        """Merge; see `HierarchicalSessionStore.merge_sessions`."""
+        resolve = _STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
+        if resolve is None and strategy != "append":
+            raise ValueError(f"strategy is append, interleave or a function, not {strategy!r}")
+        fork = await self._branching.known(fork_id)
+        if into is None:
+            if fork.parent is None:
+                raise ValueError(f"session {fork_id!r} was not forked; say what to merge it into")
+            into = fork.parent.id
+        target = await self._branching.known(into)
+        if into == fork_id:
+            raise UnrelatedSessionsError(fork_id, into)
+        base = await self._base(fork, target)
+        if resolve is None:
+            count = await self._append(fork, target)
+        else:
+            count = await self._resolve(fork, into, resolve)
+        return MergeResult(count, await self._merge_records(fork, into, base))
+
+    async def _base(self, fork: Lineage, target: Lineage) -> SavedRecord:
+        """Return what both records were when the sessions parted, or were merged last."""
+        merged = target.merged(fork.info.session_id)
+        line, other = await self._branching.lines(fork, target)
+        if merged is not None:
+            return merged.record
+        # Whichever was forked from the common ancestor.
+        below = line[-2] if len(line) > 1 else other[-2]
+        return below.origin or SavedRecord({}, {})
+
+    async def _append(self, fork: Lineage, target: Lineage) -> int:
+        session_id = target.info.session_id
+        new = await self._new_messages(fork, target)
+        if new:
+            # A merge that is repeated because its answer was lost appends nothing.
+            name = f"{fork.info.session_id} {new[0].seq} {new[-1].seq}".encode()
+            key = "merge:" + hashlib.blake2b(name, digest_size=16).hexdigest()
+            await self._store.append(session_id, new, idempotency_key=key)
+        return len(new)
+
+    async def _new_messages(self, fork: Lineage, target: Lineage) -> list[Message]:
+        common = fork.in_common(target)
+        after = common[-1].upto if common else 0
+        merged = target.merged(fork.info.session_id)
+        if merged is not None:
+            after = max(after, merged.seq)
+        return await self._reader.read_at(fork, Window(after=after))
+
+    async def _resolve(self, fork: Lineage, session_id: str, resolve: Resolve) -> int:
+        count = 0
+
+        async def plan(target: Lineage) -> Plan:
+            nonlocal count
+            new = await self._new_messages(fork, target)
+            common = tuple(target.in_common(fork))
+            after = common[-1].upto if common else 0
+            own = await self._reader.read_at(target, Window(after=after))
+            count = len(new)
+            return common, resolve(own, new)
+
+        target = await self._branching.known(session_id)
+        if await self._new_messages(fork, target):
+            automatic = self._branching.automatic
+            await self._rewriting.put(session_id, plan, automatic, keeps_late=True)
+        return count
+
+    async def _merge_records(
+        self, fork: Lineage, session_id: str, base: SavedRecord
+    ) -> list[MergeConflict]:
+        theirs = SavedRecord.of(fork.info)
+        while True:
+            target = await self._branching.known(session_id)
+            mine = SavedRecord.of(target.info)
+            merge = Merge()
+            merge.add("metadata", *map(_untitled, (base, mine, theirs)))
+            merge.add("state", base.state, mine.state, theirs.state)
+            done = SavedMerge(fork.info.last_seq, theirs).change(fork.info.session_id)
+            try:
+                await self._branching.amend(session_id, *merge.changes, done)
+            except SessionChangedError:
+                continue
+            return merge.conflicts
+
+
+def _untitled(record: SavedRecord) -> dict[str, Any]:
+    return {key: value for key, value in record.metadata.items() if key != "title"}

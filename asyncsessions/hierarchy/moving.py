@@ -1,0 +1,155 @@
+"""Export and import of sessions with their snapshots and kin."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.codec import encode_message, message_from
+from asyncsessions.errors import InvalidMessageError, SessionExistsError
+from asyncsessions.hierarchy.branching import Branching
+from asyncsessions.hierarchy.lineage import Lineage, Part, SavedRecord, SavedSnapshot, in_tree
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.rewriting import Rewriting
+from asyncsessions.hooks import Change
+from asyncsessions.ids import check_session_id
+from asyncsessions.models import Message
+
+__all__ = ["Moving"]
+
+
+class _Snapshot(msgspec.Struct):
+    """A snapshot as it is exported; its messages are looked at one by one."""
+
+    snapshot_id: str
+    created_at: float
+    record: SavedRecord
+    messages: list[dict[str, Any]]
+    label: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class _Lineage(msgspec.Struct):
+    """What an exported session has beside what every session has."""
+
+    parent_id: str | None = None
+    parent_seq: int = 0
+    children: list[str] = []
+    is_shared: bool = False
+    snapshots: list[_Snapshot] = []
+
+
+class Moving:
+    """Exports and imports sessions of a store.
+
+    Args:
+        store: The store.
+        reader: Reads its sessions.
+        branching: Changes their records.
+        rewriting: Stores what isn't a session's own.
+    """
+
+    def __init__(
+        self,
+        store: BaseSessionStore,
+        reader: Reader,
+        branching: Branching,
+        rewriting: Rewriting,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._branching = branching
+        self._rewriting = rewriting
+
+    async def export_lineage(self, session_id: str) -> dict[str, Any]:
+        """Return what a session has beside what every session has."""
+        lineage = await self._branching.known(session_id)
+        parent = lineage.parent
+        snapshots = [
+            _Snapshot(
+                each,
+                saved.created_at,
+                saved.record,
+                [message.to_dict() for message in await self._reader.read_parts(saved.parts)],
+                saved.label,
+                saved.metadata,
+            )
+            for each, saved in lineage.snapshots.items()
+            if not saved.is_automatic
+        ]
+        exported = _Lineage(
+            None if parent is None else parent.id,
+            0 if parent is None else parent.seq,
+            lineage.children,
+            lineage.is_shared,
+            snapshots,
+        )
+        builtins: dict[str, Any] = msgspec.to_builtins(exported)
+        return builtins
+
+    async def import_session(self, data: Mapping[str, Any], new_id: str | None) -> str:
+        """Store an exported session; see `HierarchicalSessionStore.import_session`."""
+        session_id: str = data.get("session_id", "") if new_id is None else new_id
+        check_session_id(session_id)
+        try:
+            given = msgspec.convert(data.get("lineage", {}), _Lineage)
+        except msgspec.ValidationError as exc:
+            raise InvalidMessageError(f"lineage: {exc}", field="lineage") from exc
+        kept = [self._checked(snapshot) for snapshot in given.snapshots]
+        if await self._reader.lineage(session_id) is not None:
+            raise SessionExistsError(session_id)
+        plain = {key: value for key, value in data.items() if key != "lineage"}
+        report = await self._store.import_sessions(plain | {"session_id": session_id})
+        if report.skipped:
+            reason = report.skipped[0]["reason"]
+            raise InvalidMessageError(f"the session can't be imported: {reason}", field="messages")
+        for snapshot, messages in zip(given.snapshots, kept, strict=True):
+            await self._keep(session_id, snapshot, messages)
+        changes = [in_tree("is_shared", value=True)] if given.is_shared else []
+        if given.parent_id is not None:
+            if await self._reader.lineage(given.parent_id) is not None:
+                await self._branching.adopt(given.parent_id, session_id)
+            changes.append(in_tree("parent", {"id": given.parent_id, "seq": given.parent_seq}))
+        if changes:
+            await self._branching.amend(session_id, *changes)
+        return session_id
+
+    def _checked(self, snapshot: _Snapshot) -> list[Message]:
+        messages = list(itertools.starmap(message_from, enumerate(snapshot.messages)))
+        for message in messages:
+            encode_message(message, self._store.policy.max_message_bytes)
+        return messages
+
+    async def _keep(
+        self, session_id: str, snapshot: _Snapshot, messages: Sequence[Message]
+    ) -> None:
+        """Store a snapshot; what it has in common with the session is stored once."""
+        own = await self._store.get_messages(session_id)
+        common = 0
+        for mine, theirs in zip(own, messages, strict=False):
+            if mine.to_dict() | {"seq": 0} != theirs.to_dict() | {"seq": 0}:
+                break
+            common += 1
+        parts = [Part(session_id, 0, own[common - 1].seq, common)] if common else []
+        changes: list[Change] = []
+        if messages[common:]:
+            annex, noted = await self._rewriting.store_beside(session_id, messages[common:])
+            parts.append(annex)
+            changes.append(noted)
+
+        def keep(lineage: Lineage) -> list[Change]:
+            saved = SavedSnapshot(
+                parts[-1].upto if parts else 0,
+                snapshot.created_at,
+                tuple(parts),
+                snapshot.record,
+                snapshot.label,
+                snapshot.metadata,
+            )
+            return [lineage.unless_changed(), *changes, *lineage.keep(snapshot.snapshot_id, saved)]
+
+        await self._branching.change(session_id, keep)

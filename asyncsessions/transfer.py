@@ -53,7 +53,6 @@ _RECORD_FIELDS = (
     "user_id",
     "agent_id",
     "gateway_session_id",
-    "metadata",
     "state",
 )
 # Takes the record, the messages, and the ``expected_seq`` of their append.
@@ -62,7 +61,8 @@ Restore = Callable[[SessionInfo, list[Message], int | None], Awaitable[None]]
 
 def record_changes(info: SessionInfo) -> tuple[Change, ...]:
     """Return the changes that give a new session this record."""
-    changes = []
+    # One by one, or what forks of a deleted session of this id have noted there would be lost.
+    changes = [Change(("metadata", key), "set", value) for key, value in info.metadata.items()]
     for field in _RECORD_FIELDS:
         value = getattr(info, field)
         if value:

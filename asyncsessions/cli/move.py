@@ -38,9 +38,9 @@ from asyncsessions.cli.common import (
     store_directory,
 )
 from asyncsessions.cli.mermaid import export_flowchart
-from asyncsessions.cli.verify import Ledger, absent, check
+from asyncsessions.cli.verify import Ledger, check
 from asyncsessions.codec import encode_json
-from asyncsessions.errors import CorruptSessionError, SessionFileError, SessionSharedError
+from asyncsessions.errors import CorruptSessionError, SessionFileError
 from asyncsessions.models import ImportReport
 from asyncsessions.protocols import SessionStore
 from asyncsessions.streams import read_sessions, write_sessions
@@ -52,7 +52,6 @@ _DEFAULT_STORE = "jsonl://sessions"
 # Of many skipped sessions, so many are named.
 _NAMED = 10
 _MARK_SECONDS = 60
-_DELETED = "it was deleted, and its forks still read its messages; delete those first"
 
 
 class _Result(msgspec.Struct):
@@ -172,27 +171,11 @@ async def _import(source: str, url: str, *, overwrite: bool) -> _Result:
                         ledger.note(record)
                         yield record
 
-            report = await _stored(target, records(), overwrite=overwrite)
+            report = await target.import_sessions(records(), overwrite=overwrite)
         with _progress(counts_bytes=False) as checking:
             checks = checking.add_task("checking", total=report.imported)
             different = await check(target, ledger, report, lambda: checking.advance(checks))
     return _Result(report, damaged, notes, different)
-
-
-async def _stored(
-    target: SessionStore, records: AsyncIterator[dict[str, Any]], *, overwrite: bool
-) -> ImportReport:
-    try:
-        report = await target.import_sessions(records, overwrite=overwrite)
-    except SessionSharedError as exc:
-        text = f"session {exc.session_id!r} can't be replaced: forks or snapshots read its messages"
-        raise CommandError(text) from exc
-    there = [skip for skip in report.skipped if skip["reason"] in {EXISTS, OTHER}]
-    deleted = await absent(target, {skip["session_id"] for skip in there})
-    for skip in there:
-        if skip["session_id"] in deleted:
-            skip["reason"] = _DELETED
-    return report
 
 
 async def _refuse_itself(source: str, target: SessionStore, url: str) -> None:

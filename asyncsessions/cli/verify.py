@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -13,7 +13,7 @@ from asyncsessions.codec import encode_json
 from asyncsessions.models import ImportReport, Message, SessionData
 from asyncsessions.protocols import SessionStore
 
-__all__ = ["Ledger", "absent", "check"]
+__all__ = ["Ledger", "check"]
 
 # Sessions that are read back at the same time.
 _AT_ONCE = 16
@@ -119,41 +119,22 @@ async def check(
     """
     expected = ledger.expected(report)
     different: list[str] = []
+    limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def compare(session_id: str) -> None:
-        stored = await _stored(store, session_id)
+        async with limiter:
+            stored = await _stored(store, session_id)
         if not any(sent.equals(stored) for sent in expected[session_id]):
             different.append(session_id)
         on_checked()
 
-    await _for_each(list(expected), compare)
-    return different
-
-
-async def absent(store: SessionStore, ids: Iterable[str]) -> set[str]:
-    """Return which of some sessions aren't there."""
-    found: set[str] = set()
-
-    async def look(session_id: str) -> None:
-        if not await store.session_exists(session_id):
-            found.add(session_id)
-
-    await _for_each(list(ids), look)
-    return found
-
-
-async def _for_each(ids: list[str], look: Callable[[str], Awaitable[None]]) -> None:
-    limiter = anyio.CapacityLimiter(_AT_ONCE)
-
-    async def limited(session_id: str) -> None:
-        async with limiter:
-            await look(session_id)
-
+    ids = list(expected)
     # In slices, so that a large import doesn't start a task for each session at once.
     for start in range(0, len(ids), 64 * _AT_ONCE):
         async with anyio.create_task_group() as tasks:
             for session_id in ids[start : start + 64 * _AT_ONCE]:
-                tasks.start_soon(limited, session_id)
+                tasks.start_soon(compare, session_id)
+    return different
 
 
 async def _stored(store: SessionStore, session_id: str) -> _Digest:

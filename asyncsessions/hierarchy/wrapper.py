@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -40,6 +41,8 @@ from asyncsessions.models import JSONValue, SessionInfo
 from asyncsessions.protocols import SessionStore
 
 __all__ = ["BranchedStore", "refusal"]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.hierarchy")
 
 # Enough for the queue below; the limit on what is given was applied above it.
 _UPDATE_BYTES = 1000
@@ -97,9 +100,9 @@ class BranchedStore(BaseSessionStore):
         # With the writes of whoever uses the store itself, or two flushes would be under way.
         engine = engine_of(self._store)
         queued: list[Outcome[Appended]] = []
-        for append in batch:
-            if append.key is not None or append.expected_seq == 0:
-                append = await self._begun_anew(append)  # the same one
+        for given in batch:
+            is_special = given.key is not None or given.expected_seq == 0
+            append = await self._begun_anew(given) if is_special else given
             entry = await engine.enqueue(append, sum(map(len, append.bodies)))
             queued.append(entry.caller)
         return queued
@@ -205,8 +208,11 @@ class BranchedStore(BaseSessionStore):
         while len(sessions) < scan.limit:
             wanted = msgspec.structs.replace(scan, limit=scan.limit - len(sessions))
             found = await self._store._scan(wanted)
-            lineages = map(Lineage, found)
-            sessions += [lineage.shown() for lineage in lineages if not lineage.is_gone]
+            for lineage in map(Lineage, found):
+                try:
+                    sessions += [] if lineage.is_gone else [lineage.shown()]
+                except CorruptSessionError as exc:
+                    logger.warning("left out of the list: %s", exc)
             if len(found) < wanted.limit:
                 break
             below = (found[-1].updated_at, found[-1].session_id)

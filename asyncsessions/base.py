@@ -70,7 +70,7 @@ from asyncsessions.requests import (
 )
 from asyncsessions.search import search_newest
 
-__all__ = ["BaseSessionStore"]
+__all__ = ["BaseSessionStore", "engine_of"]
 
 T = TypeVar("T")
 
@@ -249,21 +249,9 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     @property
-    def max_messages(self) -> int | None:
-        """Retention: how many of its newest messages a session keeps; None: all."""
-        return self.__policy.max_messages
-
-    @final
-    @property
-    def max_message_bytes(self) -> int:
-        """The largest message, in bytes of JSON."""
-        return self.__policy.max_message_bytes
-
-    @final
-    @property
-    def ttl_seconds(self) -> float | None:
-        """How long after its last write a session vanishes; None: never."""
-        return self.__policy.ttl_seconds
+    def policy(self) -> Policy:
+        """The options that every store has."""
+        return self.__policy
 
     @final
     @property
@@ -529,6 +517,7 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     async def get_info(self, session_id: str) -> SessionInfo | None:
+        """Return a session's record without its messages; None where there is no session."""
         return await self.__info(session_id)
 
     @final
@@ -705,11 +694,40 @@ class BaseSessionStore(SessionStore, ABC):
         *,
         create: bool = False,
     ) -> list[JSONValue] | None:
+        """Change a session's record in one atomic step: all changes or none.
+
+        This is for what is built on stores. Callers have methods with names for what they change.
+
+        Args:
+            session_id: The session.
+            changes: What to change, in this order.
+            create: Whether to create a session that doesn't exist.
+
+        Returns:
+            The new value of each change; None where there is no session.
+
+        Raises:
+            SessionChangedError: Something isn't as one of the changes expects.
+        """
         values: list[JSONValue] | None = await self.__change(session_id, *changes, create=create)
         return values
 
     @final
     async def discard_session(self, session_id: str, *, last_seq: int, updated_at: float) -> bool:
+        """Remove a session for good, unless it goes on, or others read it.
+
+        Args:
+            session_id: The session.
+            last_seq: Only if this is its newest ``seq`` still,
+            updated_at: and it was last written then.
+
+        Returns:
+            Whether there was a session to remove.
+
+        Raises:
+            SessionChangedError: It was written meanwhile.
+            SessionSharedError: Others read its messages.
+        """
         expected = {"last_seq": last_seq, "updated_at": updated_at}
         done = await self.__change(
             session_id,
@@ -801,7 +819,6 @@ class BaseSessionStore(SessionStore, ABC):
 
     # Move.
 
-    @final
     async def export_session(self, session_id: str) -> dict[str, Any]:
         check_session_id(session_id)
         return await transfer.export_session(self, session_id)
@@ -811,7 +828,6 @@ class BaseSessionStore(SessionStore, ABC):
         async for part in transfer.export_all(self):
             yield part
 
-    @final
     async def import_sessions(
         self,
         sessions: Sessions,
@@ -823,19 +839,13 @@ class BaseSessionStore(SessionStore, ABC):
         return await transfer.import_sessions(
             self,
             sessions,
-            self.restore_session,
-            clock=self.now,
+            self.__restore,
+            clock=self.__policy.clock,
             overwrite=overwrite,
             max_sessions=limit,
         )
 
-    @final
-    def now(self) -> float:
-        """Return the time by the store's clock, in seconds since the epoch."""
-        return self.__policy.clock()
-
-    @final
-    async def restore_session(
+    async def __restore(
         self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
     ) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
@@ -848,12 +858,16 @@ class BaseSessionStore(SessionStore, ABC):
             # A server counts from its own present, not from when the session was written.
             start = self.__policy.clock() if self._expires_by_server else now
             left = max(info.expires_at - start, 0.0)
-        update, size = make_update(
-            self.__policy, info.session_id, transfer.record_changes(info), now=now, ttl_seconds=left
-        )
+        options = {"now": now, "ttl_seconds": left}
+        changes = transfer.record_changes(info)
+        update, size = make_update(self.__policy, info.session_id, changes, **options)
         append = msgspec.structs.replace(append, now=now)
         if messages:
-            await self.__engine.write(append, sum(map(len, append.bodies)))
+            done = await self.__engine.write(append, sum(map(len, append.bodies)))
+            moved = transfer.renumbered(info, done.first_seq - 1 - (expected_seq or 0))
+            if moved is not info:
+                changes = transfer.record_changes(moved)
+                update, size = make_update(self.__policy, info.session_id, changes, **options)
         # A session without messages is one, too.
         if update.changes or left is not None or not messages:
             await self.__engine.write(update, size)
@@ -886,6 +900,11 @@ class BaseSessionStore(SessionStore, ABC):
             # A whole page that others have renewed or removed meanwhile is no reason to go on.
             if len(found) < _PURGE_PAGE or purged == before:
                 return purged
+
+
+def engine_of(store: BaseSessionStore) -> Engine:
+    """Return what opens a store and batches its writes; for a store that is made of it."""
+    return store._BaseSessionStore__engine  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
 
 
 def _set_text(field: str, value: object) -> Change:

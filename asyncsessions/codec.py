@@ -34,6 +34,7 @@ __all__ = [
     "encode_message",
     "is_large",
     "message_from",
+    "seq_of",
     "with_seq",
 ]
 
@@ -63,6 +64,15 @@ _SCALARS = frozenset({str, int, bool, type(None)})
 def with_seq(body: bytes, seq: int) -> bytes:
     """Return an encoded message with its ``seq`` as the first key."""
     return b'{"seq":%d,%b' % (seq, body[1:])
+
+
+def seq_of(body: bytes) -> int:
+    """Return the ``seq`` that `with_seq` put into a message.
+
+    Raises:
+        ValueError: There is none.
+    """
+    return int(body[len(b'{"seq":') : body.index(b",")])
 
 
 def check_json(value: object, field: str) -> None:

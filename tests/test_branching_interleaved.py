@@ -6,42 +6,39 @@ Whatever the moment, the outcome is that of the two calls one after the other, i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
-from asyncsessions import open_store
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hierarchy.needs import BranchableStore
+from asyncsessions.hooks import Append, Replace, Replaced, Tail, Update, Window
+from asyncsessions.models import SessionInfo
+from asyncsessions.stores.memory import InMemorySessionStore
 from asyncsessions.testing._cases import ManualClock, fill
 
 Hierarchy = HierarchicalSessionStore
 Call = Callable[[Hierarchy], Awaitable[object]]
 
-_STEPS = frozenset(
-    name
-    for name in dir(BranchableStore)
-    if not name.startswith("_") and name not in {"max_messages", "ttl_seconds", "max_message_bytes"}
-)
 
+class Interrupted(InMemorySessionStore):
+    """A second store over the data of one, at which something happens right before a step."""
 
-class Interrupted:
-    """A store at which something happens right before one of the calls."""
-
-    def __init__(self, store: BranchableStore) -> None:
-        self._store = store
+    def __init__(self, store: InMemorySessionStore) -> None:
+        super().__init__(clock=store.policy.clock)
+        self._sessions = store._sessions
         self._left = 0
         self._event: Callable[[], Awaitable[None]] | None = None
 
     def before(self, step: int, event: Callable[[], Awaitable[None]]) -> None:
-        """Let something happen before the call of this number, counted from 1."""
+        """Let something happen before the step of this number, counted from 1."""
         self._left, self._event = step, event
 
     @property
     def has_happened(self) -> bool:
-        """Whether there were so many calls."""
+        """Whether there were so many steps."""
         return self._event is None
 
     async def now(self) -> None:
@@ -50,18 +47,34 @@ class Interrupted:
         if event is not None:
             await event()
 
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._store, name)
-        if name not in _STEPS or name == "iter_messages":
-            return value
+    async def _step(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            await self.now()
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            self._left -= 1
-            if self._left == 0:
-                await self.now()
-            return await value(*args, **kwargs)
+    async def _append(self, batch: Sequence[Append]) -> list[Any]:
+        await self._step()
+        return await super()._append(batch)
 
-        return call
+    async def _update(self, batch: Sequence[Update]) -> list[Any]:
+        await self._step()
+        return await super()._update(batch)
+
+    async def _replace(self, replace: Replace) -> Replaced | None:
+        await self._step()
+        return await super()._replace(replace)
+
+    async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        await self._step()
+        return await super()._delete(session_id, expired_at=expired_at)
+
+    async def _head(self, session_id: str) -> SessionInfo | None:
+        await self._step()
+        return await super()._head(session_id)
+
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        await self._step()
+        return await super()._tail(session_id, window)
 
 
 async def _append(tree: Hierarchy) -> object:
@@ -183,7 +196,7 @@ async def _outcome(call: Call, tree: Hierarchy) -> str:
         return type(exc).__name__
 
 
-async def _all_of(tree: Hierarchy, plain: BranchableStore) -> list[Any]:
+async def _all_of(tree: Hierarchy, plain: BaseSessionStore) -> list[Any]:
     """Return all that there is, in an order and with names that are the same every time."""
     seen: list[Any] = []
     for info in await tree.list_sessions():
@@ -221,11 +234,11 @@ async def _shown(tree: Hierarchy, session_id: str) -> list[Any]:
 async def _run(beginning: str, first: str, second: str, step: int) -> tuple[Any, bool]:
     """Make a call with another one before one of its steps; return what became of both."""
     clock = ManualClock()
-    plain = cast("BranchableStore", open_store("memory://", clock=clock))
-    async with HierarchicalSessionStore(plain, clock=clock) as other:
+    plain = InMemorySessionStore(clock=clock)
+    async with HierarchicalSessionStore(plain) as other:
         await BEGINNINGS[beginning](other)
         interrupted = Interrupted(plain)
-        tree = HierarchicalSessionStore(cast("Any", interrupted), clock=clock)
+        tree = HierarchicalSessionStore(interrupted)
         said: dict[str, str] = {}  # By name, as their order is what is in question.
 
         async def interrupt() -> None:

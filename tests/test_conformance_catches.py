@@ -178,7 +178,7 @@ async def run_case(suite: InMemory | InFiles | Branching, name: str, tmp_path: P
                 elif fixture == "plain":
                     arguments[fixture] = plain
                 elif fixture == "tree":
-                    tree = HierarchicalSessionStore(plain, clock=clock)
+                    tree = HierarchicalSessionStore(plain)
                     arguments[fixture] = await stack.enter_async_context(tree)
                 else:
                     assert fixture in {"store", "other"}

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import check_json_object
 from asyncsessions.errors import (
     InvalidMessageError,
@@ -42,10 +43,8 @@ from asyncsessions.hierarchy.lineage import (
     skip,
     view_changes,
 )
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hierarchy.reading import Range, Reader
-from asyncsessions.hierarchy.settling import whole
-from asyncsessions.hooks import SHARED, Change
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hooks import SHARED, Change, Window
 from asyncsessions.models import Checkpoint, JSONValue, SessionInfo
 from asyncsessions.requests import check_text
 
@@ -64,13 +63,12 @@ class Branching:
     Args:
         store: The store.
         reader: Reads its sessions.
-        clock: Returns seconds since the epoch.
     """
 
-    def __init__(self, store: BranchableStore, reader: Reader, clock: Callable[[], float]) -> None:
+    def __init__(self, store: BaseSessionStore, reader: Reader) -> None:
         self._store = store
         self._reader = reader
-        self._clock = clock
+        self._clock = store.policy.clock
 
     async def known(self, session_id: str) -> Lineage:
         """Return a session's record.
@@ -116,7 +114,6 @@ class Branching:
 
     # Forks.
 
-    @whole
     async def fork(self, session_id: str, seq: int | None, title: str | None) -> str:
         """Make a session that begins as another; see `HierarchicalSessionStore`."""
         if title is not None:
@@ -173,7 +170,6 @@ class Branching:
         """Note a session that belongs under another one, but reads nothing of it."""
         return await self.change(parent_id, lambda _: [Lineage.child(child_id, self._clock())])
 
-    @whole
     async def begin(
         self, session_id: str, parent_id: str | None, old: Lineage | None, changes: Sequence[Change]
     ) -> None:
@@ -204,7 +200,8 @@ class Branching:
 
     def _shares(self, info: SessionInfo) -> bool:
         """Whether messages stay where they are for as long as somebody reads them."""
-        limits = (self._store.max_messages, self._store.ttl_seconds, info.expires_at)
+        policy = self._store.policy
+        limits = (policy.max_messages, policy.ttl_seconds, info.expires_at)
         return limits == (None, None, None)
 
     async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> None:
@@ -262,7 +259,7 @@ class Branching:
             left -= part.count
         else:
             raise MessageNotFoundError(session_id, index)
-        messages = await self._reader.read_at(lineage, Range(limit=index + 1, oldest=True))
+        messages = await self._reader.read_at(lineage, Window(limit=index + 1, oldest=True))
         if not 0 <= index < len(messages):
             raise MessageNotFoundError(session_id, index)
         return messages[index].seq
@@ -298,7 +295,6 @@ class Branching:
 
     # Snapshots and reverts.
 
-    @whole
     async def snapshot(
         self, session_id: str, label: str | None, metadata: Mapping[str, Any]
     ) -> str:
@@ -349,7 +345,6 @@ class Branching:
 
         return len(chosen_of(await self.change(session_id, remove)))
 
-    @whole
     async def revert_to_snapshot(self, session_id: str, snapshot_id: str | None) -> None:
         """Bring a session back to a snapshot, or with None to the newest automatic one."""
 
@@ -366,7 +361,6 @@ class Branching:
 
         await self._keeping(session_id, revert)
 
-    @whole
     async def revert_to_message(self, session_id: str, seq: int) -> None:
         """Bring a session back to a message."""
 
@@ -391,7 +385,6 @@ class Branching:
 
     # Deletion.
 
-    @whole
     async def delete(self, session_id: str) -> bool:
         """Delete a session, if there is one; what others read of it stays where they find it."""
 

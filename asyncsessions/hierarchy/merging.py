@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     SessionChangedError,
     UnrelatedSessionsError,
@@ -17,11 +18,10 @@ from asyncsessions.hierarchy.lineage import (
     SavedRecord,
 )
 from asyncsessions.hierarchy.models import MergeConflict, MergeResult
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hierarchy.reading import Range, Reader
+from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.rewriting import Plan, Rewriting
-from asyncsessions.hierarchy.settling import whole
 from asyncsessions.hierarchy.threeway import Merge, interleave
+from asyncsessions.hooks import Window
 from asyncsessions.models import Message
 
 __all__ = ["Merging", "Strategy"]
@@ -47,7 +47,7 @@ class Merging:
 
     def __init__(
         self,
-        store: BranchableStore,
+        store: BaseSessionStore,
         reader: Reader,
         branching: Branching,
         rewriting: Rewriting,
@@ -57,7 +57,6 @@ class Merging:
         self._branching = branching
         self._rewriting = rewriting
 
-    @whole
     async def merge(self, fork_id: str, into: str | None, strategy: Strategy) -> MergeResult:
         """Merge; see `HierarchicalSessionStore.merge_sessions`."""
         resolve = _STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
@@ -104,7 +103,7 @@ class Merging:
         merged = target.merged(fork.info.session_id)
         if merged is not None:
             after = max(after, merged.seq)
-        return await self._reader.read_at(fork, Range(after=after))
+        return await self._reader.read_at(fork, Window(after=after))
 
     async def _resolve(self, fork: Lineage, session_id: str, resolve: Resolve) -> int:
         count = 0
@@ -114,7 +113,7 @@ class Merging:
             new = await self._new_messages(fork, target)
             common = tuple(target.in_common(fork))
             after = common[-1].upto if common else 0
-            own = await self._reader.read_at(target, Range(after=after))
+            own = await self._reader.read_at(target, Window(after=after))
             count = len(new)
             return common, resolve(own, new)
 

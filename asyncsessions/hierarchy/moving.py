@@ -8,16 +8,14 @@ from typing import Any
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import encode_message, message_from
 from asyncsessions.errors import InvalidMessageError, SessionExistsError
 from asyncsessions.hierarchy.branching import Branching
 from asyncsessions.hierarchy.lineage import Lineage, Part, SavedRecord, SavedSnapshot, in_tree
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.rewriting import Rewriting
-from asyncsessions.hierarchy.settling import whole
 from asyncsessions.hooks import Change
-from asyncsessions.ids import check_session_id
 from asyncsessions.models import ImportReport, Message
 
 __all__ = ["Moving"]
@@ -57,7 +55,7 @@ class Moving:
 
     def __init__(
         self,
-        store: BranchableStore,
+        store: BaseSessionStore,
         reader: Reader,
         branching: Branching,
         rewriting: Rewriting,
@@ -95,11 +93,8 @@ class Moving:
         builtins: dict[str, Any] = msgspec.to_builtins(exported)
         return builtins
 
-    @whole
-    async def import_session(self, data: Mapping[str, Any], new_id: str | None) -> str:
+    async def import_session(self, data: Mapping[str, Any], session_id: str) -> str:
         """Store an exported session; see `HierarchicalSessionStore.import_session`."""
-        session_id: str = data.get("session_id", "") if new_id is None else new_id
-        check_session_id(session_id)
         try:
             given = msgspec.convert(data.get("lineage", {}), _Lineage)
         except msgspec.ValidationError as exc:
@@ -126,7 +121,7 @@ class Moving:
     def _checked(self, snapshot: _Snapshot) -> list[Message]:
         messages = list(itertools.starmap(message_from, enumerate(snapshot.messages)))
         for message in messages:
-            encode_message(message, self._store.max_message_bytes)
+            encode_message(message, self._store.policy.max_message_bytes)
         return messages
 
     async def _keep(

@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.codec import decode_messages, seq_of
 from asyncsessions.hierarchy.lineage import Lineage, Part, View, count_of, cut
-from asyncsessions.hierarchy.needs import BranchableStore
+from asyncsessions.hooks import Tail, Window
 from asyncsessions.models import Message
 
-__all__ = ["Range", "Reader"]
+__all__ = ["Reader"]
 
 _REMEMBERED = 1024
-
-
-class Range(msgspec.Struct, frozen=True):
-    """Which messages to read.
-
-    Attributes:
-        limit: At most so many; None means no limit.
-        after: Only messages with a higher ``seq``.
-        before: Only messages with a lower ``seq``; None means no bound.
-        oldest: Whether ``limit`` keeps the oldest of them rather than the newest.
-    """
-
-    limit: int | None = None
-    after: int = 0
-    before: int | None = None
-    oldest: bool = False
 
 
 class Reader:
     """Reads sessions of a store, each as it shows itself at one moment.
 
     Args:
-        store: The store.
+        store: The store; it is open.
     """
 
-    def __init__(self, store: BranchableStore) -> None:
+    def __init__(self, store: BaseSessionStore) -> None:
         self._store = store
         # What sessions showed last. It is read while their records are, which say if it was right.
         self._views: OrderedDict[str, tuple[str | None, View]] = OrderedDict()
@@ -55,38 +42,41 @@ class Reader:
         lineage = await self.record(session_id)
         return None if lineage is None or lineage.is_gone else lineage
 
-    async def read(self, session_id: str, wanted: Range) -> list[Message]:
-        """Return messages, oldest first; none where there is no session."""
+    async def read(self, session_id: str, window: Window) -> Tail | None:
+        """Return a session's messages; None where there is no session. See `BaseSessionStore`."""
         token, view = self._views.get(session_id, (None, View((), 0, 0)))
-        lineage, messages = await asyncio.gather(
-            self.lineage(session_id), self._read_view(session_id, view, wanted)
+        info, bodies = await asyncio.gather(
+            self._store._head(session_id), self._read_view(session_id, view, window)
         )
-        if lineage is None:
-            return []
-        if lineage.token == token:
-            newest = lineage.info.last_seq
-            if not messages or messages[-1].seq <= newest:
-                return messages
-            if wanted.limit is None or wanted.oldest:
-                # The others came after the moment that the record shows.
-                return [message for message in messages if message.seq <= newest]
-        return await self.read_at(lineage, wanted)
+        lineage = None if info is None else Lineage(info)
+        if lineage is None or lineage.is_gone:
+            return None
+        newest = lineage.info.last_seq
+        if lineage.token != token:
+            bodies = await self._read_at(lineage, window)
+        elif bodies and seq_of(bodies[-1]) > newest:
+            # The others came after the moment that the record shows.
+            if window.limit is None or window.oldest:
+                bodies = bodies[: bisect.bisect_right(bodies, newest, key=seq_of)]
+            else:
+                bodies = await self._read_at(lineage, window)
+        return Tail(bodies, lineage.info.expires_at)
+
+    async def read_at(self, lineage: Lineage, window: Window) -> list[Message]:
+        """Return messages that a session showed when its record was read."""
+        return await _decoded(await self._read_at(lineage, window))
 
     async def read_parts(self, parts: Sequence[Part]) -> list[Message]:
         """Return the messages of parts, oldest first."""
-        found = await asyncio.gather(*(self._read_part(part, None) for part in parts))
-        return [message for each in found for message in each]
+        found = await asyncio.gather(*(self._read_part(part) for part in parts))
+        return await _decoded([body for each in found for body in each])
 
-    async def read_at(self, lineage: Lineage, wanted: Range) -> list[Message]:
-        """Return messages that a session showed when its record was read."""
+    async def _read_at(self, lineage: Lineage, window: Window) -> Sequence[bytes]:
         session_id, newest = lineage.info.session_id, lineage.info.last_seq
         self._remember(session_id, lineage)
-        if wanted.oldest:
-            messages = await self._read_view(session_id, lineage.view, wanted)
-            return [message for message in messages if message.seq <= newest]
-        if wanted.before is None or wanted.before > newest:
-            wanted = msgspec.structs.replace(wanted, before=newest + 1)
-        return await self._read_view(session_id, lineage.view, wanted)
+        if window.before is None or window.before > newest:
+            window = msgspec.structs.replace(window, before=newest + 1)
+        return await self._read_view(session_id, lineage.view, window)
 
     def _remember(self, session_id: str, lineage: Lineage) -> None:
         if lineage.token is None:
@@ -96,56 +86,64 @@ class Reader:
         if len(self._views) > _REMEMBERED:
             self._views.popitem(last=False)
 
-    async def _read_view(self, session_id: str, view: View, wanted: Range) -> list[Message]:
-        parts = list(cut(view.parts, wanted.after, wanted.before))
-        live = msgspec.structs.replace(wanted, after=max(wanted.after, view.after))
-        if wanted.oldest:
+    async def _read_view(self, session_id: str, view: View, window: Window) -> Sequence[bytes]:
+        parts = list(cut(view.parts, window.after, window.before))
+        live = msgspec.structs.replace(window, after=max(window.after, view.after))
+        if window.oldest or window.max_bytes is not None:
             return await self._read_oldest(session_id, parts, live)
         return await self._read_newest(session_id, parts, live)
 
     async def _read_newest(
-        self, session_id: str, parts: Sequence[Part], live: Range
-    ) -> list[Message]:
+        self, session_id: str, parts: Sequence[Part], live: Window
+    ) -> Sequence[bytes]:
         limit = live.limit
         first = len(parts)
         while first and (limit is None or count_of(parts[first:]) < limit):
             first -= 1
         chosen = [self._read_part(part, limit) for part in parts[first:]]
-        found = await asyncio.gather(*chosen, self._read_live(session_id, live))
-        messages = [message for each in found for message in each]
-        while first and limit is not None and len(messages) < limit:
+        found = await asyncio.gather(*chosen, self._fetch(session_id, live))
+        if len(found) == 1 and not first:
+            return found[0]
+        bodies = [body for each in found for body in each]
+        while first and limit is not None and len(bodies) < limit:
             # Some were removed, one by one, before they became part of anything.
             first -= 1
-            messages = [*await self._read_part(parts[first], limit), *messages]
-        return messages if limit is None else messages[max(0, len(messages) - limit) :]
+            bodies = [*await self._read_part(parts[first], limit), *bodies]
+        return bodies if limit is None else bodies[max(0, len(bodies) - limit) :]
 
     async def _read_oldest(
-        self, session_id: str, parts: Sequence[Part], live: Range
-    ) -> list[Message]:
-        messages: list[Message] = []
-        for part in parts:
-            if live.limit is not None and len(messages) >= live.limit:
-                return messages[: live.limit]
-            if live.limit is None or live.limit >= part.upto - part.after:
-                messages += await self._read_part(part, None)
-                continue
-            found = await self._store.get_messages(part.source, limit=live.limit, after=part.after)
-            messages += [message for message in found if message.seq <= part.upto]
-        left = None if live.limit is None else max(0, live.limit - len(messages))
-        messages += await self._read_live(session_id, msgspec.structs.replace(live, limit=left))
-        return messages[: live.limit]
+        self, session_id: str, parts: Sequence[Part], live: Window
+    ) -> Sequence[bytes]:
+        bodies: list[bytes] = []
+        limit, room = live.limit, live.max_bytes
+        windows = [_window(part, oldest=True) for part in parts]
+        sources = [part.source for part in parts]
+        for source, window in zip([*sources, session_id], [*windows, live], strict=True):
+            left = None if limit is None else limit - len(bodies)
+            wanted = msgspec.structs.replace(window, limit=left, max_bytes=room, oldest=True)
+            found = await self._fetch(source, wanted)
+            bodies += found
+            if room is not None:
+                room -= sum(map(len, found))
+            if (limit is not None and len(bodies) >= limit) or (room is not None and room <= 0):
+                break
+        return bodies
 
-    async def _read_part(self, part: Part, limit: int | None) -> list[Message]:
-        bounds = {"after": part.after, "before": part.upto + 1}
-        return await self._store.get_messages(part.source, limit=limit, **bounds)
+    async def _read_part(self, part: Part, limit: int | None = None) -> Sequence[bytes]:
+        return await self._fetch(part.source, _window(part, limit=limit))
 
-    async def _read_live(self, session_id: str, live: Range) -> list[Message]:
-        before = live.before
-        if not live.oldest and before is None and live.after:
-            before = 2**53  # Or it would be the oldest that `limit` keeps.
-        if live.limit == 0 or (before is not None and before <= live.after + 1):
-            return []
-        after = live.after if live.after or live.oldest else None
-        return await self._store.get_messages(
-            session_id, limit=live.limit, after=after, before=before
-        )
+    async def _fetch(self, session_id: str, window: Window) -> Sequence[bytes]:
+        if window.before is not None and window.before <= window.after + 1:
+            return ()
+        tail = await self._store._tail(session_id, window)
+        return () if tail is None else tail.messages
+
+
+def _window(part: Part, *, limit: int | None = None, oldest: bool = False) -> Window:
+    return Window(limit, part.after, part.upto + 1, oldest)
+
+
+async def _decoded(bodies: Sequence[bytes]) -> list[Message]:
+    messages: list[Message] = []
+    await decode_messages(bodies, messages)
+    return messages

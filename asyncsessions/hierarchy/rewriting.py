@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import encode_message
 from asyncsessions.errors import (
     InvalidMessageError,
@@ -31,10 +32,8 @@ from asyncsessions.hierarchy.lineage import (
     skip,
     view_changes,
 )
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hierarchy.reading import Range, Reader
-from asyncsessions.hierarchy.settling import whole
-from asyncsessions.hooks import Change
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hooks import Change, Window
 from asyncsessions.models import Message
 
 __all__ = ["Plan", "Rewriting"]
@@ -52,12 +51,11 @@ class Rewriting:
         branching: Changes their records.
     """
 
-    def __init__(self, store: BranchableStore, reader: Reader, branching: Branching) -> None:
+    def __init__(self, store: BaseSessionStore, reader: Reader, branching: Branching) -> None:
         self._store = store
         self._reader = reader
         self._branching = branching
 
-    @whole
     async def clear(self, session_id: str) -> bool:
         """Hide all messages, and remove those that nobody else reads."""
 
@@ -78,7 +76,6 @@ class Rewriting:
             pass
         return count_of(old.parts) > 0 or old.info.checkpoint is not None
 
-    @whole
     async def set_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
     ) -> None:
@@ -233,14 +230,13 @@ class Rewriting:
             return newest
 
     async def _newest(self, lineage: Lineage) -> Message | None:
-        return next(iter(await self._reader.read_at(lineage, Range(limit=1))), None)
+        return next(iter(await self._reader.read_at(lineage, Window(limit=1))), None)
 
-    @whole
     async def put_partial(self, session_id: str, content: str, *, finalize: bool) -> None:
         """Hide the part of a turn that is there, and append a longer one."""
         metadata = {} if finalize else {"partial": True}
         message = Message("assistant", content, metadata=metadata)
-        encode_message(message, self._store.max_message_bytes)
+        encode_message(message, self._store.policy.max_message_bytes)
         await self.pop(session_id, is_partial)
         await self._store.append(session_id, [message])
 

@@ -13,13 +13,10 @@ from asyncsessions.hierarchy.lineage import Lineage, count_of, in_tree
 from asyncsessions.hierarchy.merging import Merging, Strategy
 from asyncsessions.hierarchy.models import MergeResult, SessionDiff, SessionTree, Snapshot
 from asyncsessions.hierarchy.moving import Moving
-from asyncsessions.hierarchy.reading import Range
-from asyncsessions.hierarchy.wrapper import BranchedStore, check_fields
-from asyncsessions.hooks import Change
+from asyncsessions.hierarchy.wrapper import BranchedStore, refusal
+from asyncsessions.hooks import Change, Window
 
 __all__ = ["HierarchicalSessionStore"]
-
-_PAGE = 256
 
 
 class HierarchicalSessionStore(BranchedStore):
@@ -36,12 +33,11 @@ class HierarchicalSessionStore(BranchedStore):
     `SessionSharedError`.
 
     Args:
-        store: An async store that derives from `BaseSessionStore`, or has what `BranchableStore`
-            asks for. It is opened and closed with this one.
-        clock: Returns seconds since the epoch.
+        store: An async store that derives from `BaseSessionStore`. It is opened and closed with
+            this one, and its options are this one's.
 
     Raises:
-        TypeError: The store lacks something.
+        TypeError: The store is none.
     """
 
     # Branching.
@@ -72,7 +68,6 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such parent.
         """
         session_id = str(uuid.uuid4()) if session_id is None else session_id
-        check_fields(metadata or {})
         record = await self._reader.record(session_id)
         if record is not None and not record.is_gone:
             raise SessionExistsError(session_id)
@@ -80,8 +75,13 @@ class HierarchicalSessionStore(BranchedStore):
         changes = [Change(("metadata", key), "set", value) for key, value in fields.items()]
         if agent_name:
             changes.append(Change(("agent_name",), "set", agent_name))
+        refused = refusal(changes)
+        if refused is not None:
+            raise refused
         try:
-            await self._branching.begin(session_id, parent_id, record, changes)
+            await self._perform(
+                session_id, lambda _: self._branching.begin(session_id, parent_id, record, changes)
+            )
         except SessionChangedError as exc:
             raise SessionExistsError(session_id) from exc
         return session_id
@@ -116,7 +116,9 @@ class HierarchicalSessionStore(BranchedStore):
             if from_seq is not None:
                 raise ValueError("give from_seq or from_message_index, not both")
             from_seq = await self._branching.seq_at(session_id, from_message_index)
-        return await self._branching.fork(session_id, from_seq, title)
+        return await self._perform(
+            session_id, lambda _: self._branching.fork(session_id, from_seq, title)
+        )
 
     async def get_parent(self, session_id: str) -> str | None:
         """Return the session that one was forked from; None without one, or if it was deleted.
@@ -181,7 +183,9 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return await self._branching.snapshot(session_id, label, metadata or {})
+        return await self._perform(
+            session_id, lambda _: self._branching.snapshot(session_id, label, metadata or {})
+        )
 
     async def get_snapshots(
         self, session_id: str, *, include_automatic: bool = False
@@ -208,7 +212,13 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return await self._branching.forget(session_id, lambda each, _: each == snapshot_id) > 0
+        return (
+            await self._perform(
+                session_id,
+                lambda _: self._branching.forget(session_id, lambda each, _: each == snapshot_id),
+            )
+            > 0
+        )
 
     async def revert_to_snapshot(self, session_id: str, snapshot_id: str) -> None:
         """Bring a session back to a snapshot: messages, metadata, state and checkpoint.
@@ -219,7 +229,9 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
             SnapshotNotFoundError: The session has no such snapshot.
         """
-        await self._branching.revert_to_snapshot(session_id, snapshot_id)
+        await self._perform(
+            session_id, lambda _: self._branching.revert_to_snapshot(session_id, snapshot_id)
+        )
 
     async def revert_to_message(self, session_id: str, seq: int) -> None:
         """Hide what came after a message; metadata and state stay as they are.
@@ -230,7 +242,9 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
             MessageNotFoundError: The session shows no such message.
         """
-        await self._branching.revert_to_message(session_id, seq)
+        await self._perform(
+            session_id, lambda _: self._branching.revert_to_message(session_id, seq)
+        )
 
     async def undo_revert(self, session_id: str) -> None:
         """Bring a session back to what it was before its last revert, be it such an undo.
@@ -241,7 +255,9 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
             SnapshotNotFoundError: There was no revert, or it was purged.
         """
-        await self._branching.revert_to_snapshot(session_id, None)
+        await self._perform(
+            session_id, lambda _: self._branching.revert_to_snapshot(session_id, None)
+        )
 
     async def purge_reverts(self, session_id: str) -> int:
         """Forget what a session was before its reverts; return how many are forgotten.
@@ -249,7 +265,14 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return await self._branching.forget(session_id, lambda _, saved: saved.is_automatic)
+        return await self._perform(
+            session_id,
+            lambda _: self._branching.forget(session_id, lambda _, saved: saved.is_automatic),
+        )
+
+    async def set_title(self, session_id: str, title: str) -> bool:
+        """Do as `rename_session` does, which is the same title here."""
+        return await self.rename_session(session_id, title)
 
     async def share_session(self, session_id: str) -> None:
         """Mark a session as shared.
@@ -257,7 +280,12 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        await self._branching.change(session_id, lambda _: [in_tree("is_shared", value=True)])
+        await self._perform(
+            session_id,
+            lambda _: self._branching.change(
+                session_id, lambda _: [in_tree("is_shared", value=True)]
+            ),
+        )
 
     async def unshare_session(self, session_id: str) -> None:
         """Take the mark of `share_session` away.
@@ -265,7 +293,10 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        await self._branching.change(session_id, lambda _: [in_tree("is_shared")])
+        await self._perform(
+            session_id,
+            lambda _: self._branching.change(session_id, lambda _: [in_tree("is_shared")]),
+        )
 
     async def is_shared(self, session_id: str) -> bool:
         """Return whether a session is marked as shared.
@@ -291,7 +322,9 @@ class HierarchicalSessionStore(BranchedStore):
         """
         data = await super().export_session(session_id)
         if include_lineage:
-            data["lineage"] = await self._moving.export_lineage(session_id)
+            data["lineage"] = await self._perform(
+                session_id, lambda _: self._moving.export_lineage(session_id)
+            )
         return data
 
     async def import_session(
@@ -310,7 +343,10 @@ class HierarchicalSessionStore(BranchedStore):
             InvalidMessageError: Something in it isn't what belongs there.
             SessionExistsError: There is a session of this id.
         """
-        return await self._moving.import_session(data, new_session_id)
+        session_id = data.get("session_id", "") if new_session_id is None else new_session_id
+        return await self._perform(
+            session_id, lambda _: self._moving.import_session(data, session_id)
+        )
 
     @property
     def _moving(self) -> Moving:
@@ -331,7 +367,7 @@ class HierarchicalSessionStore(BranchedStore):
         ancestor_id = (await self._branching.lines(left, right))[0][-1].info.session_id
         common = left.in_common(right)
         seq = common[-1].upto if common else 0
-        tails = (self._reader.read_at(each, Range(after=seq)) for each in (left, right))
+        tails = (self._reader.read_at(each, Window(after=seq)) for each in (left, right))
         left_messages, right_messages = await asyncio.gather(*tails)
         source = common[-1].source if common else ancestor_id
         return SessionDiff(source, seq, count_of(common), left_messages, right_messages)
@@ -362,7 +398,7 @@ class HierarchicalSessionStore(BranchedStore):
             UnrelatedSessionsError: They have no common ancestor, or are the same one.
         """
         merging = Merging(self._store, self._reader, self._branching, self._rewriting)
-        return await merging.merge(fork_id, into, strategy)
+        return await self._perform(fork_id, lambda _: merging.merge(fork_id, into, strategy))
 
 
 def _tree_of(lineage: Lineage) -> SessionTree:

@@ -1,592 +1,240 @@
-"""A store's own methods on sessions that branch."""
+"""A store on which each session is what it shows, made of a store that knows nothing of that."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import msgspec
 
-from asyncsessions import history, transfer
+from asyncsessions import transfer
 from asyncsessions._compat import override
+from asyncsessions.base import BaseSessionStore, engine_of
+from asyncsessions.batching import Outcome
+from asyncsessions.codec import decode_message
 from asyncsessions.errors import (
     CorruptSessionError,
     InvalidMessageError,
     SessionNotFoundError,
     SessionSharedError,
-    VersionConflictError,
+    StoreUnavailableError,
 )
 from asyncsessions.hierarchy.branching import Branching
-from asyncsessions.hierarchy.lineage import TREE, Lineage, own_fields
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hierarchy.reading import Range, Reader
-from asyncsessions.hierarchy.rewriting import Rewriting, is_partial
-from asyncsessions.hooks import SHARED
-from asyncsessions.models import (
-    ImportReport,
-    JSONValue,
-    Message,
-    SearchHit,
-    SessionData,
-    SessionInfo,
-    SessionPage,
+from asyncsessions.hierarchy.lineage import TREE, Lineage
+from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.rewriting import Rewriting
+from asyncsessions.hooks import (
+    SHARED,
+    Append,
+    Appended,
+    Change,
+    Replace,
+    Replaced,
+    Scan,
+    Tail,
+    Update,
+    Window,
 )
+from asyncsessions.models import ImportReport, JSONValue, SessionInfo
 from asyncsessions.protocols import Sessions, SessionStore
-from asyncsessions.requests import check_limit
-from asyncsessions.search import search_newest
 
-__all__ = ["BranchedStore", "check_fields"]
+__all__ = ["BranchedStore", "refusal"]
 
-_PAGE = 256
-_NEEDED = (
-    "amend_session",
-    "discard_session",
-    "get_info",
-    "max_message_bytes",
-    "max_messages",
-    "now",
-    "restore_session",
-    "ttl_seconds",
-)
+# Enough for the queue below; the limit on what is given was applied above it.
+_UPDATE_BYTES = 1000
 
 
-class BranchedStore(SessionStore):
-    """All methods of a store, each session as it shows itself; see `HierarchicalSessionStore`."""
+class BranchedStore(BaseSessionStore):
+    """Fills the hooks of a store with those of another; see `HierarchicalSessionStore`."""
 
-    def __init__(self, store: SessionStore, *, clock: Callable[[], float] = time.time) -> None:
-        if not isinstance(store, BranchableStore):
-            missing = [name for name in _NEEDED if not hasattr(store, name)]
+    def __init__(self, store: SessionStore) -> None:
+        if not isinstance(store, BaseSessionStore):
+            kind = type(store).__name__
             raise TypeError(
-                f"sessions can't branch on {type(store).__name__}: it has no {', '.join(missing)}"
+                f"sessions branch on stores that derive from BaseSessionStore, not {kind}"
             )
-        self._store: BranchableStore = store
+        super().__init__(**msgspec.structs.asdict(store.policy))
+        self._driver_errors = store._driver_errors
+        self._expires_by_server = store._expires_by_server
+        self._store = store
         self._reader = Reader(store)
-        self._branching = Branching(store, self._reader, clock)
+        self._branching = Branching(store, self._reader)
         self._rewriting = Rewriting(store, self._reader, self._branching)
 
-    # Append.
-
     @override
-    async def add_message(
-        self,
-        session_id: str,
-        role: str,
-        content: Any,
-        metadata: dict[str, Any] | None = None,
-        *,
-        tool_calls: list[Any] | None = None,
-        tool_call_id: str | None = None,
-        name: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> bool:
-        if idempotency_key is not None:
-            message = Message(
-                role,
-                content,
-                metadata=metadata or {},
-                tool_calls=tool_calls,
-                tool_call_id=tool_call_id,
-                name=name,
-            )
-            await self.append(session_id, [message], idempotency_key=idempotency_key)
-            return True
-        return await self._store.add_message(
-            session_id,
-            role,
-            content,
-            metadata,
-            tool_calls=tool_calls,
-            tool_call_id=tool_call_id,
-            name=name,
-        )
-
-    @override
-    async def append(
-        self,
-        session_id: str,
-        messages: Sequence[Message | Mapping[str, Any]],
-        *,
-        idempotency_key: str | None = None,
-        expected_seq: int | None = None,
-    ) -> list[Message]:
-        if idempotency_key is None:
-            return await self._append(session_id, messages, None, expected_seq)
-        stored, record = await asyncio.gather(
-            self._append(session_id, messages, idempotency_key, expected_seq),
-            self._reader.record(session_id),
-            return_exceptions=True,
-        )
-        if isinstance(record, BaseException):
-            raise record
-        born = 0 if record is None else record.born
-        is_old = stored[0].seq <= born if isinstance(stored, list) and stored else bool(born)
-        if is_old and not isinstance(stored, VersionConflictError):
-            # A session of this id used the key, and was deleted since.
-            name = f"{born} {idempotency_key}".encode()
-            key = "again:" + hashlib.blake2b(name, digest_size=16).hexdigest()
-            return await self._append(session_id, messages, key, expected_seq)
-        if isinstance(stored, BaseException):
-            raise stored
-        return stored
-
-    async def _append(
-        self,
-        session_id: str,
-        messages: Sequence[Message | Mapping[str, Any]],
-        idempotency_key: str | None,
-        expected_seq: int | None,
-    ) -> list[Message]:
-        try:
-            return await self._store.append(
-                session_id, messages, idempotency_key=idempotency_key, expected_seq=expected_seq
-            )
-        except VersionConflictError as exc:
-            if expected_seq == 0 and not await self.session_exists(session_id):
-                # It was deleted, and its id goes on with the numbers that others know.
-                return await self._append(session_id, messages, idempotency_key, exc.last_seq)
-            exc.messages = await self.get_messages(session_id, after=exc.expected_seq)
-            raise
-
-    @override
-    async def add_user_message(
-        self, session_id: str, content: Any, metadata: dict[str, Any] | None = None
-    ) -> bool:
-        return await self._store.add_user_message(session_id, content, metadata)
-
-    @override
-    async def add_assistant_message(
-        self, session_id: str, content: Any, metadata: dict[str, Any] | None = None
-    ) -> bool:
-        return await self._store.add_assistant_message(session_id, content, metadata)
-
-    @override
-    async def upsert_partial_assistant_message(
-        self, session_id: str, content: str, *, finalize: bool = False
-    ) -> bool:
-        if finalize and not content:
-            return await self.discard_partial_assistant_message(session_id)
-        if await self._shows_its_newest(session_id):
-            try:
-                return await self._store.upsert_partial_assistant_message(
-                    session_id, content, finalize=finalize
-                )
-            except SessionSharedError:
-                pass
-        await self._rewriting.put_partial(session_id, content, finalize=finalize)
-        return True
-
-    @override
-    async def discard_partial_assistant_message(self, session_id: str) -> bool:
-        record = await self._reader.record(session_id)
-        if record is None or record.is_plain:
-            try:
-                return await self._store.discard_partial_assistant_message(session_id)
-            except SessionSharedError:
-                pass
-        await self._rewriting.pop(session_id, is_partial)
-        return True
-
-    async def _shows_its_newest(self, session_id: str) -> bool:
-        """Whether the newest message that a session shows is the newest that it has stored."""
-        lineage = await self._reader.record(session_id)
-        if lineage is None or lineage.is_plain:
-            return True
-        view = lineage.view
-        if lineage.info.last_seq <= view.after:
-            return False
-        newest = await self._reader.read_at(lineage, Range(limit=1))
-        return bool(newest) and newest[0].seq > view.after
-
-    # Read.
-
-    @override
-    async def get_chat_history(
-        self, session_id: str, max_messages: int | None = None
-    ) -> list[dict[str, Any]]:
-        limit = check_limit("max_messages", max_messages)
-        return await history.to_chat(await self._messages(session_id, Range(limit=limit)))
-
-    @override
-    async def get_messages(
-        self,
-        session_id: str,
-        *,
-        limit: int | None = None,
-        before: int | None = None,
-        after: int | None = None,
-    ) -> list[Message]:
-        wanted = Range(
-            limit=check_limit("limit", limit),
-            before=check_limit("before", before),
-            after=check_limit("after", after) or 0,
-            oldest=after is not None and before is None,
-        )
-        return await self._messages(session_id, wanted)
-
-    async def _messages(self, session_id: str, wanted: Range) -> list[Message]:
-        return await self._reader.read(session_id, wanted)
-
-    @override
-    async def iter_messages(
-        self, session_id: str, *, after: int = 0, before: int | None = None
-    ) -> AsyncIterator[Message]:
-        lineage = await self._reader.lineage(session_id)
-        if lineage is None:
-            return
-        if lineage.is_plain:
-            async for message in self._store.iter_messages(session_id, after=after, before=before):
-                yield message
-            return
-        while page := await self._messages(session_id, Range(_PAGE, after, None, oldest=True)):
-            for message in page:
-                if before is not None and message.seq >= before:
-                    return
-                yield message
-            after = page[-1].seq
-
-    @override
-    async def get_session(self, session_id: str, *, max_messages: int | None = None) -> SessionData:
-        limit = check_limit("max_messages", max_messages)
-        lineage = await self._reader.lineage(session_id)
-        if lineage is None:
-            return SessionData(session_id=session_id)
-        messages = await self._reader.read_at(lineage, Range(limit=limit))
-        info = lineage.shown()
-        fields = {name: getattr(info, name) for name in info.__struct_fields__}
-        return SessionData(**fields, messages=messages)
-
-    async def get_info(self, session_id: str) -> SessionInfo | None:
-        """Return a session's record without its messages; None where there is no session."""
-        lineage = await self._reader.lineage(session_id)
-        return None if lineage is None else lineage.shown()
-
-    @override
-    async def get_working_history(
-        self, session_id: str, max_messages: int | None = None
-    ) -> list[dict[str, Any]]:
-        limit = check_limit("max_messages", max_messages)
-        lineage = await self._reader.lineage(session_id)
-        if lineage is None:
-            return []
-        checkpoint = lineage.info.checkpoint
-        after = 0 if checkpoint is None else checkpoint.seq
-        window = await self._reader.read_at(lineage, Range(limit=limit, after=after))
-        chat = await history.to_chat(window)
-        return chat if checkpoint is None else [checkpoint.to_chat(), *chat]
-
-    @override
-    async def session_exists(self, session_id: str) -> bool:
-        return await self._reader.lineage(session_id) is not None
-
-    @override
-    async def window(
-        self, session_id: str, around_seq: int | None = None, *, window: int = 5
-    ) -> list[Message]:
-        check_limit("window", window)
-        check_limit("around_seq", around_seq)
-        if around_seq is None:
-            return await self._messages(session_id, Range(limit=window + 1))
-        older = Range(limit=window + 1, before=around_seq + 1)
-        newer = Range(limit=window, after=around_seq, oldest=True)
-        return [
-            *await self._messages(session_id, older),
-            *await self._messages(session_id, newer),
-        ]
-
-    # Rewrite.
-
-    @override
-    async def pop_message(self, session_id: str) -> Message | None:
-        lineage = await self._reader.lineage(session_id)
-        if lineage is None:
-            return None
-        if lineage.is_plain:
-            try:
-                return await self._store.pop_message(session_id)
-            except SessionSharedError:
-                pass
-        return await self._rewriting.pop(session_id)
-
-    @override
-    async def set_chat_history(
-        self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
-    ) -> bool:
-        while True:
-            record = await self._reader.record(session_id)
-            if record is None or record.is_plain:
-                try:
-                    return await self._store.set_chat_history(session_id, messages)
-                except SessionSharedError:
-                    pass
-            try:
-                await self._rewriting.set_history(session_id, messages)
-            except SessionNotFoundError:
-                continue  # It was deleted meanwhile, and nothing is in the way any more.
-            return True
-
-    @override
-    async def clear_session(self, session_id: str) -> bool:
-        """Remove all messages for good; return whether there were any.
-
-        Snapshots stay; what reverts remembered goes. Messages that forks or snapshots read are
-        no longer shown here.
-        """
-        record = await self._reader.record(session_id)
-        if record is None or record.is_plain:
-            try:
-                return await self._store.clear_session(session_id)
-            except SessionSharedError:
-                pass
-        return await self._rewriting.clear(session_id)
-
-    @override
-    async def delete_session(self, session_id: str) -> bool:
-        """Remove a session with its snapshots for good; return whether there was one.
-
-        Forks keep all that they show. What they read of this session is removed with the last of
-        them.
-        """
-        try:
-            info = await self._store.get_info(session_id)
-        except CorruptSessionError:
-            return await self._store.delete_session(session_id)
-        lineage = None if info is None else Lineage(info)
-        if lineage is None or not lineage.has_kin:
-            try:
-                return await self._store.delete_session(session_id)
-            except SessionSharedError:
-                lineage = await self._reader.lineage(session_id)
-        return lineage is not None and await self._branching.delete(session_id)
-
-    @override
-    async def append_compaction_checkpoint(
-        self,
-        session_id: str,
-        summary: str,
-        *,
-        role: str = "system",
-        tokens_before: int = 0,
-        tokens_after: int = 0,
-        metadata: dict[str, Any] | None = None,
-        seq: int | None = None,
-    ) -> bool:
-        return await self._store.append_compaction_checkpoint(
-            session_id,
-            summary,
-            role=role,
-            tokens_before=tokens_before,
-            tokens_after=tokens_after,
-            metadata=metadata,
-            seq=seq,
-        )
-
-    # Record.
-
-    @override
-    async def update_session_metadata(self, session_id: str, /, **fields: Any) -> bool:
-        check_fields(fields)
-        return await self._store.update_session_metadata(session_id, **fields)
-
-    @override
-    async def merge_session_metadata_map(
-        self,
-        session_id: str,
-        key: str,
-        updates: Mapping[str, Any],
-        *,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> bool:
-        check_fields((key,))
-        return await self._store.merge_session_metadata_map(
-            session_id, key, updates, defaults=defaults
-        )
-
-    @override
-    async def rename_session(self, session_id: str, title: str) -> bool:
-        return await self._store.rename_session(session_id, title)
-
-    async def set_title(self, session_id: str, title: str) -> bool:
-        """Do as `rename_session` does, which is the same title here."""
-        return await self._store.rename_session(session_id, title)
-
-    @override
-    async def set_agent_info(
-        self, session_id: str, agent_name: str | None = None, user_id: str | None = None
-    ) -> bool:
-        return await self._store.set_agent_info(session_id, agent_name, user_id)
-
-    @override
-    async def set_gateway_info(
-        self,
-        session_id: str,
-        gateway_session_id: str | None = None,
-        agent_id: str | None = None,
-    ) -> bool:
-        return await self._store.set_gateway_info(session_id, gateway_session_id, agent_id)
-
-    # State.
-
-    @override
-    async def get_state(
-        self, session_id: str, key: str | None = None, default: JSONValue = None
-    ) -> JSONValue:
-        return await self._store.get_state(session_id, key, default)
-
-    @override
-    async def set_state(self, session_id: str, key: str, value: JSONValue) -> None:
-        await self._store.set_state(session_id, key, value)
-
-    @override
-    async def update_state(
-        self, session_id: str, values: Mapping[str, JSONValue], *, remove: Iterable[str] = ()
-    ) -> None:
-        await self._store.update_state(session_id, values, remove=remove)
-
-    @override
-    async def increment_state(self, session_id: str, key: str, by: float = 1) -> float:
-        return await self._store.increment_state(session_id, key, by)
-
-    # Find.
-
-    @override
-    async def list_sessions(
-        self,
-        limit: int = 50,
-        cursor: str | None = None,
-        *,
-        agent_name: str | None = None,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        gateway_session_id: str | None = None,
-    ) -> SessionPage:
-        sessions: list[SessionInfo] = []
-        while True:
-            page = await self._store.list_sessions(
-                limit - len(sessions),
-                cursor,
-                agent_name=agent_name,
-                user_id=user_id,
-                agent_id=agent_id,
-                gateway_session_id=gateway_session_id,
-            )
-            lineages = map(Lineage, page)
-            sessions += [lineage.shown() for lineage in lineages if not lineage.is_gone]
-            cursor = page.next_cursor
-            if cursor is None or len(sessions) >= limit:
-                return SessionPage(sessions, cursor)
-
-    @override
-    async def get_sessions_by_agent(self, agent_name: str, limit: int = 10) -> list[SessionInfo]:
-        return await self.list_sessions(limit, agent_name=agent_name)
-
-    @override
-    async def get_by_gateway_session(self, gateway_session_id: str) -> SessionData | None:
-        page = await self.list_sessions(1, gateway_session_id=gateway_session_id)
-        return await self.get_session(page[0].session_id) if page else None
-
-    @override
-    async def recent(self, *, limit: int = 10) -> list[SessionInfo]:
-        return await self.list_sessions(limit)
-
-    @override
-    async def search(self, query: str, *, limit: int = 5, window: int = 5) -> list[SearchHit]:
-        check_limit("limit", limit)
-        check_limit("window", window)
-        return await search_newest(self, query, limit=limit, window=window)
-
-    # Move.
-
-    @override
-    async def export_session(self, session_id: str) -> dict[str, Any]:
-        return await transfer.export_session(self, session_id)
-
-    @override
-    async def export_all(self) -> AsyncIterator[dict[str, Any]]:
-        async for part in transfer.export_all(self):
-            yield part
-
-    @override
-    async def import_sessions(
-        self,
-        sessions: Sessions,
-        *,
-        overwrite: bool = False,
-        max_sessions: int | None = None,
-    ) -> ImportReport:
-        return await transfer.import_sessions(
-            self,
-            sessions,
-            self._restore,
-            clock=self._store.now,
-            overwrite=overwrite,
-            max_sessions=check_limit("max_sessions", max_sessions),
-        )
-
-    async def _restore(
-        self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
-    ) -> None:
-        # Only its own: what it shows isn't for an import to say.
-        info = msgspec.structs.replace(info, metadata=own_fields(info.metadata))
-        record = await self._reader.record(info.session_id)
-        if record is not None and record.is_gone:
-            await self._branching.amend(info.session_id, *record.again())
-            start = record.info.last_seq
-            expected_seq = None if expected_seq is None else expected_seq + start
-            if info.checkpoint is not None:
-                moved = info.checkpoint.seq + start
-                checkpoint = msgspec.structs.replace(info.checkpoint, seq=moved)
-                info = msgspec.structs.replace(info, checkpoint=checkpoint)
-        await self._store.restore_session(info, messages, expected_seq)
-
-    # Expiry.
-
-    @override
-    async def expire_session(self, session_id: str, seconds: float | None) -> bool:
-        """Do as every store does, but for a session of which others read messages.
-
-        Raises:
-            SessionSharedError: Forks or snapshots need what would vanish; delete them first.
-        """
-        if not await self.session_exists(session_id):
-            return False
-        return await self._store.expire_session(session_id, seconds)
-
-    @override
-    async def purge_expired(self) -> int:
-        return await self._store.purge_expired()
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:  # noqa: ARG003  # as every store's
+        """Raise TypeError: give the constructor what `open_store` returns."""
+        raise TypeError(f"{cls.__name__} is made of a store: {cls.__name__}(open_store(url))")
 
     # Life.
 
     @override
-    async def ping(self) -> None:
-        await self._store.ping()
+    async def _open(self) -> None:
+        await self._store.__aenter__()
 
     @override
-    async def aclose(self) -> None:
+    async def _close(self) -> None:
         await self._store.aclose()
 
     @override
-    async def __aenter__(self) -> Self:
-        await self._store.__aenter__()
-        return self
+    async def _ping(self) -> None:
+        await self._store._ping()
 
     @override
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._store.__aexit__(exc_type, exc, traceback)
+    async def _locate(self, session_id: str, damaged: bytes) -> tuple[str | None, int | None]:
+        return await self._store._locate(session_id, damaged)
+
+    @override
+    def _failure(self, exc: Exception, session_id: str | None) -> StoreUnavailableError:
+        return self._store._failure(exc, session_id)
+
+    # Move.
+
+    @override
+    async def import_sessions(
+        self, sessions: Sessions, *, overwrite: bool = False, max_sessions: int | None = None
+    ) -> ImportReport:
+        """Do as every store does; what a session shows of others isn't for an import to say."""
+        own = transfer.without_metadata(sessions, frozenset({TREE, SHARED}))
+        return await super().import_sessions(own, overwrite=overwrite, max_sessions=max_sessions)
+
+    # Writes.
+
+    @override
+    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
+        # With the writes of whoever uses the store itself, or two flushes would be under way.
+        engine = engine_of(self._store)
+        queued: list[Outcome[Appended]] = []
+        records = await self._records_for(batch)
+        for append in batch:
+            size = sum(map(len, append.bodies))
+            record = records.get(append.session_id)
+            if record is not None:
+                append = _begun_anew(append, record)  # the same for the store below
+            entry = await engine.enqueue(append, size)
+            queued.append(entry.caller)
+        return queued
+
+    async def _records_for(self, batch: Sequence[Append]) -> dict[str, Lineage]:
+        """Return the records of sessions that may have been deleted, where that matters."""
+        ids = {each.session_id for each in batch if each.key is not None or each.expected_seq == 0}
+        found = await asyncio.gather(*map(self._reader.record, ids), return_exceptions=True)
+        # One that is damaged fails by itself.
+        return {each.info.session_id: each for each in found if isinstance(each, Lineage)}
+
+    @override
+    async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
+        engine = engine_of(self._store)
+        outcomes: list[Outcome[list[JSONValue] | None]] = []
+        for update in batch:
+            refused = refusal(update.changes)
+            if refused is not None:
+                outcomes.append(refused)
+            elif not update.create and not await self._exists(update.session_id):
+                outcomes.append(None)
+            else:
+                entry = await engine.enqueue(update, _UPDATE_BYTES)
+                outcomes.append(entry.caller)
+        return outcomes
+
+    async def _exists(self, session_id: str) -> bool:
+        return await self._reader.lineage(session_id) is not None
+
+    @override
+    async def _replace(self, replace: Replace) -> Replaced | None:
+        while True:
+            record = await self._reader.record(replace.session_id)
+            newest = replace.if_newest
+            if record is None or record.is_plain or (newest or 0) > record.view.after:
+                with contextlib.suppress(SessionSharedError):
+                    return await self._store._replace(replace)
+            if newest is not None:
+                return await self._replace_newest(replace, newest)
+            if not replace.create:
+                had_any = await self._rewriting.clear(replace.session_id)
+                return Replaced(int(had_any), 0)
+            messages = [decode_message(body) for body in replace.bodies]
+            try:
+                await self._rewriting.set_history(replace.session_id, messages)
+            except SessionNotFoundError:
+                continue  # It was deleted meanwhile, and nothing is in the way any more.
+            return Replaced(0, 0)
+
+    async def _replace_newest(self, replace: Replace, newest: int) -> Replaced | None:
+        """Hide the newest message, and append another one in its place."""
+        popped = await self._rewriting.pop(replace.session_id, lambda each: each.seq == newest)
+        if popped is None:
+            return None
+        messages = [decode_message(body) for body in replace.bodies]
+        await self._store.append(replace.session_id, messages)
+        return Replaced(1, newest)
+
+    @override
+    async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        if expired_at is not None:
+            return await self._store._delete(session_id, expired_at=expired_at)
+        try:
+            record = await self._reader.record(session_id)
+        except CorruptSessionError:
+            return await self._store._delete(session_id)
+        if record is None or not record.has_kin:
+            with contextlib.suppress(SessionSharedError):
+                return await self._store._delete(session_id)
+        return await self._branching.delete(session_id)
+
+    # Reads.
+
+    @override
+    async def _head(self, session_id: str) -> SessionInfo | None:
+        info = await self._store._head(session_id)
+        lineage = None if info is None else Lineage(info)
+        return None if lineage is None or lineage.is_gone else lineage.shown()
+
+    @override
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        return await self._reader.read(session_id, window)
+
+    @override
+    async def _scan(self, scan: Scan) -> Sequence[SessionInfo]:
+        if scan.expired:
+            return await self._store._scan(scan)
+        sessions: list[SessionInfo] = []
+        while len(sessions) < scan.limit:
+            wanted = msgspec.structs.replace(scan, limit=scan.limit - len(sessions))
+            found = await self._store._scan(wanted)
+            lineages = map(Lineage, found)
+            sessions += [lineage.shown() for lineage in lineages if not lineage.is_gone]
+            if len(found) < wanted.limit:
+                break
+            below = (found[-1].updated_at, found[-1].session_id)
+            scan = msgspec.structs.replace(scan, below=below)
+        return sessions
 
 
-def check_fields(fields: Iterable[str]) -> None:
-    """Refuse to overwrite what sessions are made of here."""
-    for key in fields:
-        if key in {TREE, SHARED}:
-            text = f"metadata.{key} is where HierarchicalSessionStore keeps its own; use another"
-            raise InvalidMessageError(text, field=f"metadata.{key}")
+def _begun_anew(append: Append, record: Lineage) -> Append:
+    """Return an append that knows nothing of a deleted session of the same id."""
+    expected, key = append.expected_seq, append.key
+    if expected == 0 and record.is_gone:
+        # Those who still read it go on counting.
+        expected = record.info.last_seq
+    if key is not None and record.born:
+        name = f"{record.born} {key}".encode()
+        key = "again:" + hashlib.blake2b(name, digest_size=16).hexdigest()
+    return msgspec.structs.replace(append, expected_seq=expected, key=key)
+
+
+def refusal(changes: Iterable[Change]) -> InvalidMessageError | None:
+    """Return why changes aren't made: they would overwrite what sessions are made of here."""
+    for change in changes:
+        field, *keys = change.path
+        if field == "metadata" and not keys and isinstance(change.value, dict):
+            keys = list(change.value)
+        for key in keys[:1] if len(change.path) > 1 else keys:
+            if field == "metadata" and key in {TREE, SHARED}:
+                text = f"metadata.{key} belongs to HierarchicalSessionStore; use another key"
+                return InvalidMessageError(text, field=f"metadata.{key}")
+    return None

@@ -24,6 +24,7 @@ __all__ = [
     "DamageError",
     "VersionError",
     "clean",
+    "compact",
     "extend_list",
     "format_document",
     "from_iso",
@@ -318,6 +319,11 @@ def _format(value: bytes | msgspec.Raw, *, is_compact: bool) -> bytes:
 def lay_out(entry: bytes | msgspec.Raw) -> msgspec.Raw:
     """Return an object as it stands in a list at a document's top level."""
     return msgspec.Raw(_indent(bytes(entry), b"\n    "))
+
+
+def compact(value: bytes | msgspec.Raw) -> msgspec.Raw:
+    """Return a value without spaces and line ends between its parts."""
+    return msgspec.Raw(_indent(bytes(value), b"\n"))
 
 
 def _indent(raw: bytes, line_end: bytes) -> bytes:

@@ -220,6 +220,11 @@ class Document:
         raw = self._top.get(key)
         return None if raw is None else loads(msgspec.Raw(raw))
 
+    def raw(self, key: str) -> msgspec.Raw | None:
+        """Return a value at the top level as it stands there; None where there is none."""
+        raw = self._top.get(key)
+        return None if raw is None else msgspec.Raw(raw)
+
     def bodies(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Iterate over messages, encoded with their ``seq``, oldest first."""
         end = len(self.seqs) if end is None else end
@@ -276,7 +281,7 @@ class Document:
         self._laid_out = min(self._laid_out, start)
         self._junk = [(before, raw) for before, raw in self._junk if before < start]
         if removed:
-            self._invalidate_snapshots(start)
+            self.invalidate_snapshots(start)
         self._info = None
         return removed
 
@@ -287,7 +292,7 @@ class Document:
         del self._entries[:count], self.seqs[:count]
         self._laid_out = max(0, self._laid_out - count)
         self._junk = [(before - count, raw) for before, raw in self._junk if before > count]
-        self._invalidate_snapshots(0)
+        self.invalidate_snapshots(0)
         self._info = None
 
     def archive(self, window: int, now: float) -> None:
@@ -327,7 +332,7 @@ class Document:
         self._top["archived_messages"] = b"[]"
         return len(archived)
 
-    def _invalidate_snapshots(self, kept: int) -> None:
+    def invalidate_snapshots(self, kept: int) -> None:
         """Mark snapshots that only point at messages, of which no more than ``kept`` are left.
 
         PraisonAI does the same where it changes messages; else it would go back to others.

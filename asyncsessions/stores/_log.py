@@ -30,6 +30,7 @@ from typing import NoReturn
 
 import msgspec
 
+from asyncsessions.codec import seq_of
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.hooks import Window
 from asyncsessions.models import SessionInfo
@@ -46,7 +47,6 @@ __all__ = [
     "Commit",
     "LogReader",
     "sealed",
-    "seq_of",
     "with_counters",
 ]
 
@@ -127,11 +127,6 @@ def with_counters(info: SessionInfo, commit: Commit) -> SessionInfo:
         updated_at=commit.updated_at,
         expires_at=commit.expires_at,
     )
-
-
-def seq_of(line: bytes) -> int:
-    """Return the ``seq`` of a message line."""
-    return int(line[len(MESSAGE) : line.index(b",")])
 
 
 def _is_json(line: bytes) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from asyncsessions._compat import override
-from asyncsessions.codec import decode_message, encode_json, with_seq
+from asyncsessions.codec import decode_message, encode_json, seq_of, with_seq
 from asyncsessions.errors import (
     CorruptSessionError,
     SessionStoreError,
@@ -39,7 +39,6 @@ from asyncsessions.stores._log import (
     Commit,
     LogReader,
     sealed,
-    seq_of,
     with_counters,
 )
 from asyncsessions.stores._writer import SessionWriter

@@ -12,12 +12,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from asyncsessions.codec import seq_of
 from asyncsessions.hooks import Window
 
 __all__ = ["Place", "Places"]
 
 _REMEMBERED = 10_000
-_PREFIX = len(b'{"seq":')
 
 
 class Place(NamedTuple):
@@ -61,26 +61,22 @@ class Places:
         """Return the messages of a window; None where what is at a place doesn't tell."""
         after, before = window.after, window.before
         if place.seq is None:
-            return found[bisect.bisect_right(found, after, key=_seq) :] if after else found
-        if not found or _seq(found[0]) != place.seq:
+            return found[bisect.bisect_right(found, after, key=seq_of) :] if after else found
+        if not found or seq_of(found[0]) != place.seq:
             return None
         if before is None:
             return found
         if window.limit is None:
             # Where some are missing further on, others have moved up.
-            return found[: bisect.bisect_left(found, before, key=_seq)]
-        return found if _seq(found[-1]) == before - 1 else None
+            return found[: bisect.bisect_left(found, before, key=seq_of)]
+        return found if seq_of(found[-1]) == before - 1 else None
 
     def learn(self, session_id: str, first: int, messages: Sequence[bytes]) -> None:
         """Take note of where a script found messages, because they weren't where they should be."""
         if not messages:
             return
-        lead = _seq(messages[0]) - first
+        lead = seq_of(messages[0]) - first
         # Once may be because it is a session that begins with another number.
         self._leads[session_id] = None if session_id in self._leads else lead
         if len(self._leads) > _REMEMBERED:
             self._leads.popitem(last=False)
-
-
-def _seq(body: bytes) -> int:
-    return int(body[_PREFIX : body.index(b",", _PREFIX)])

@@ -24,6 +24,12 @@ from asyncsessions.sync._original.constants import (
     RETENTION_TRUNCATE,
 )
 from asyncsessions.sync.default import DefaultSessionStore, FileLock, get_default_session_store
+from asyncsessions.sync.hierarchical import (
+    ExtendedSessionData,
+    HierarchicalSessionStore,
+    SessionSnapshot,
+    get_hierarchical_session_store,
+)
 from asyncsessions.sync.records import (
     CompactionCheckpoint,
     ImportReport,
@@ -47,14 +53,18 @@ __all__ = [
     "RETENTION_TRUNCATE",
     "CompactionCheckpoint",
     "DefaultSessionStore",
+    "ExtendedSessionData",
     "FileLock",
+    "HierarchicalSessionStore",
     "ImportReport",
     "SessionData",
     "SessionHit",
     "SessionMessage",
+    "SessionSnapshot",
     "SessionSummary",
     "SyncSessionStore",
     "get_default_session_store",
+    "get_hierarchical_session_store",
     "open_store",
 ]
 

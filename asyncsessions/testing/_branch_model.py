@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     MessageNotFoundError,
     SessionExistsError,
@@ -18,7 +19,6 @@ from asyncsessions.errors import (
     VersionConflictError,
 )
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.models import Message
 from asyncsessions.testing._cases import ids, user
 
@@ -85,7 +85,7 @@ class Branches:
     """
 
     def __init__(
-        self, store: HierarchicalSessionStore, plain: BranchableStore, *, prefix: str
+        self, store: HierarchicalSessionStore, plain: BaseSessionStore, *, prefix: str
     ) -> None:
         self._store = store
         self._plain = plain
@@ -225,12 +225,13 @@ class Branches:
             model.undo.clear()
 
     async def set_checkpoint(self, session_id: str) -> None:
+        is_new = session_id not in self._sessions
         model = self._make(session_id)
         assert await self._store.append_compaction_checkpoint(session_id, "so far") is True
-        # A session that was deleted goes on with its numbers.
+        # It covers nothing of a session that was deleted, and may go on with its numbers.
         session = await self._store.get_session(session_id, max_messages=0)
         assert session.last_seq >= model.last_seq
-        model.now = replace(model.now, checkpoint=session.last_seq)
+        model.now = replace(model.now, checkpoint=0 if is_new else session.last_seq)
 
     async def set_state(self, session_id: str, key: str, value: int) -> None:
         await self._store.set_state(session_id, key, value)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     InvalidMessageError,
     MessageNotFoundError,
@@ -22,7 +23,6 @@ from asyncsessions.errors import (
     VersionConflictError,
 )
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hierarchy.needs import BranchableStore
 from asyncsessions.hooks import SHARED, Change
 from asyncsessions.models import Message
 from asyncsessions.protocols import SessionStore
@@ -70,12 +70,12 @@ class _HierarchyCases(StoreCases):
     """Makes the stores that the cases use."""
 
     @pytest.fixture
-    def plain(self, clock: ManualClock) -> BranchableStore:
-        return cast("BranchableStore", self.make_store(clock=clock))
+    def plain(self, clock: ManualClock) -> BaseSessionStore:
+        return cast("BaseSessionStore", self.make_store(clock=clock))
 
     @pytest_asyncio.fixture
-    async def tree(self, plain: BranchableStore, clock: ManualClock) -> AsyncIterator[Hierarchy]:
-        async with HierarchicalSessionStore(plain, clock=clock) as store:
+    async def tree(self, plain: BaseSessionStore) -> AsyncIterator[Hierarchy]:
+        async with HierarchicalSessionStore(plain) as store:
             yield store
 
 
@@ -83,7 +83,7 @@ class NeedsCases(_HierarchyCases):
     """What hierarchical sessions need of a store."""
 
     async def test_an_amendment_is_made_whole_or_not_at_all(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         del tree
         title = Change(("metadata", "title"), "set", "t")
@@ -117,7 +117,7 @@ class NeedsCases(_HierarchyCases):
         assert info.metadata == {"title": "t", "map": {"key": 5}}
         assert (info.last_seq, info.message_count) == (9, 2)
 
-    async def test_numbers_can_be_left_out(self, tree: Hierarchy, plain: BranchableStore) -> None:
+    async def test_numbers_can_be_left_out(self, tree: Hierarchy, plain: BaseSessionStore) -> None:
         del tree
         await fill(plain, "s", 3)
 
@@ -141,7 +141,7 @@ class NeedsCases(_HierarchyCases):
         assert texts(await plain.get_messages("s")) == ["m21"]
 
     async def test_messages_that_others_read_stay(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         del tree
         await fill(plain, "s", 5)
@@ -168,7 +168,7 @@ class NeedsCases(_HierarchyCases):
         assert await is_absent(plain, "s")
 
     async def test_a_session_is_discarded_only_as_it_was(
-        self, tree: Hierarchy, plain: BranchableStore, clock: ManualClock
+        self, tree: Hierarchy, plain: BaseSessionStore, clock: ManualClock
     ) -> None:
         del tree
         await fill(plain, "s", 2)
@@ -238,7 +238,7 @@ class ForkCases(_HierarchyCases):
                 assert (session.checkpoint is not None) is (seq >= 4)
 
     async def test_fork_points_that_are_not_there_change_nothing(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         await fill(tree, "s", 3)
         await tree.pop_message("s")
@@ -486,7 +486,7 @@ class MoveCases(_HierarchyCases):
         assert fork in await tree.get_children("s")
 
     async def test_bad_lineage_is_refused_before_anything_is_written(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         await fill(tree, "s", 2)
         await tree.create_snapshot("s")
@@ -775,7 +775,7 @@ class SnapshotCases(_HierarchyCases):
         assert await _shown(tree, "s") == _said(1, 3)
 
     async def test_a_forgotten_snapshot_holds_nothing(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         await fill(tree, "s", 3)
         snapshot = await tree.create_snapshot("s")
@@ -846,7 +846,7 @@ class RemovalCases(_HierarchyCases):
         assert await _shown(tree, fork) == _said(1, 3)
 
     async def test_a_deleted_parent_stays_in_its_forks(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         await fill(tree, "s", 3)
         await tree.set_gateway_info("s", gateway_session_id="g")
@@ -872,7 +872,7 @@ class RemovalCases(_HierarchyCases):
         assert await tree.delete_session(below)
         assert await plain.list_sessions() == []
 
-    async def test_an_id_can_be_used_again(self, tree: Hierarchy, plain: BranchableStore) -> None:
+    async def test_an_id_can_be_used_again(self, tree: Hierarchy, plain: BaseSessionStore) -> None:
         await fill(tree, "s", 3)
         await tree.update_session_metadata("s", old=True)
         fork = await tree.fork_session("s")
@@ -959,7 +959,7 @@ class BranchingTogetherCases(_HierarchyCases):
         assert seen >= set(acknowledged)
 
     async def test_deletions_and_forks_at_once_leave_nothing_behind(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         for _ in range(5):
             await fill(tree, "s", 3)

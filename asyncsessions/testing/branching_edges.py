@@ -7,13 +7,20 @@ from typing import Any, cast
 
 import pytest
 import pytest_asyncio
+from hypothesis import given
 
-from asyncsessions.errors import InvalidMessageError, SessionExistsError, VersionConflictError
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.errors import (
+    InvalidMessageError,
+    SessionChangedError,
+    SessionExistsError,
+    VersionConflictError,
+)
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hierarchy.needs import BranchableStore
-from asyncsessions.hooks import SHARED
+from asyncsessions.hooks import SHARED, Change
 from asyncsessions.testing._cases import ManualClock, StoreCases, fill, ids, seqs, texts, user
 from asyncsessions.testing.cancelling import cancelled_at
+from asyncsessions.testing.properties import any_id, property_settings
 
 __all__ = ["BranchEdgeCases"]
 
@@ -23,12 +30,12 @@ TREE = "asyncsessions:tree"
 
 class _Cases(StoreCases):
     @pytest.fixture
-    def plain(self, clock: ManualClock) -> BranchableStore:
-        return cast("BranchableStore", self.make_store(clock=clock))
+    def plain(self, clock: ManualClock) -> BaseSessionStore:
+        return cast("BaseSessionStore", self.make_store(clock=clock))
 
     @pytest_asyncio.fixture
-    async def tree(self, plain: BranchableStore, clock: ManualClock) -> AsyncIterator[Hierarchy]:
-        async with HierarchicalSessionStore(plain, clock=clock) as store:
+    async def tree(self, plain: BaseSessionStore) -> AsyncIterator[Hierarchy]:
+        async with HierarchicalSessionStore(plain) as store:
             yield store
 
 
@@ -114,6 +121,66 @@ class _ReusedIdCases(_Cases):
         assert (await tree.get_session("s")).title == "third"
 
 
+class _RecordCases(_Cases):
+    """What is expected of a record, and what fits in it."""
+
+    async def test_an_expectation_changes_nothing(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 1)
+        await tree.set_agent_info("s", agent_name="bot")
+        await tree.append_compaction_checkpoint("s", "so far")
+        for path in [("agent_name",), ("checkpoint",), ("metadata", "a", "b")]:
+            expected = Change(path, "expect", None)
+            before = await plain.get_info("s")
+            if path[0] == "metadata":
+                await plain.amend_session("s", [expected])
+            else:
+                with pytest.raises(SessionChangedError):
+                    await plain.amend_session("s", [expected])
+            after = await plain.get_info("s")
+            assert before is not None
+            assert after is not None
+            assert after.metadata == before.metadata == {}
+            assert (after.agent_name, after.checkpoint) == (before.agent_name, before.checkpoint)
+        changes = [Change(("user_id",), "expect", None), Change(("agent_name",), "expect", "bot")]
+        assert await plain.amend_session("s", changes) is not None
+
+    @given(text=any_id)
+    @property_settings
+    async def test_any_id_is_forked(self, text: str) -> None:
+        plain = cast("BaseSessionStore", self.make_store())
+        async with HierarchicalSessionStore(plain) as tree:
+            await fill(tree, text, 2)
+            fork = await tree.fork_session(text)
+            await tree.set_chat_history(text, [user("x")])
+            snapshot = await tree.create_snapshot(text)
+            await tree.add_message(fork, "user", "y")
+            await tree.clear_session(text)
+            await tree.revert_to_snapshot(text, snapshot)
+            assert await _shown(tree, text) == ["x"]
+            assert await _shown(tree, fork) == ["m1", "m2", "y"]
+            assert await tree.get_parent(fork) == text
+            assert await tree.delete_session(text)
+            assert await _shown(tree, fork) == ["m1", "m2", "y"]
+            assert await tree.delete_session(fork)
+            assert await plain.get_info(text) is None
+
+    async def test_a_session_has_many_snapshots(self, tree: Hierarchy) -> None:
+        await tree.set_state("s", "big", "x" * 2000)
+        snapshots = []
+        for number in range(60):
+            await tree.set_state("s", "n", number)
+            await fill(tree, "s", 1)
+            snapshots.append(await tree.create_snapshot("s", str(number)))
+        assert [each.label for each in await tree.get_snapshots("s")] == [*map(str, range(60))]
+        for number in (59, 0, 30):
+            await tree.revert_to_snapshot("s", snapshots[number])
+            assert await tree.get_state("s", "n") == number
+            assert len(await tree.get_messages("s")) == number + 1
+        assert await tree.delete_session("s")
+
+
 class _ImportCases(_Cases):
     """An import is no way around what keeps sessions together."""
 
@@ -163,7 +230,7 @@ class _LeftoverCases(_Cases):
     """What is refused or cancelled leaves nothing behind, and nothing that is needed goes."""
 
     async def test_refused_calls_leave_no_notes(
-        self, tree: Hierarchy, plain: BranchableStore
+        self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:
         await fill(tree, "s", 3)
         before = await plain.get_messages("s")
@@ -192,8 +259,8 @@ class _LeftoverCases(_Cases):
         assert await _shown(tree, "s") == ["x", "y"]
 
     async def test_what_expired_is_purged_with_its_snapshots(self, clock: ManualClock) -> None:
-        plain = cast("BranchableStore", self.make_store(clock=clock, ttl_seconds=10.0))
-        async with HierarchicalSessionStore(plain, clock=clock) as tree:
+        plain = cast("BaseSessionStore", self.make_store(clock=clock, ttl_seconds=10.0))
+        async with HierarchicalSessionStore(plain) as tree:
             await fill(tree, "s", 2)
             await tree.create_snapshot("s")
             clock.advance(20)
@@ -203,7 +270,7 @@ class _LeftoverCases(_Cases):
             assert await tree.get_snapshots("s") == []
 
     async def test_real_clocks_remove_a_deleted_session_for_good(self) -> None:
-        plain = cast("BranchableStore", self.make_store())
+        plain = cast("BaseSessionStore", self.make_store())
         async with HierarchicalSessionStore(plain) as tree:
             await fill(tree, "s", 2)
             fork = await tree.fork_session("s")
@@ -215,7 +282,7 @@ class _LeftoverCases(_Cases):
 
     @pytest.mark.parametrize("name", [0, 1, 2, 3, 4, 5, 6, 7])
     async def test_a_cancelled_call_leaves_nothing_behind(
-        self, tree: Hierarchy, plain: BranchableStore, name: int
+        self, tree: Hierarchy, plain: BaseSessionStore, name: int
     ) -> None:
         call = _CANCELLED[name]
         for nth in range(1, 500):
@@ -244,5 +311,5 @@ _CANCELLED: list[Callable[[Hierarchy, str], Awaitable[object]]] = [
 ]
 
 
-class BranchEdgeCases(_ReusedIdCases, _ImportCases, _LeftoverCases):
+class BranchEdgeCases(_ReusedIdCases, _RecordCases, _ImportCases, _LeftoverCases):
     """Ids that are used again, imports, and what must not be left behind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from asyncsessions import Message
 from asyncsessions.stores.json import JSONSessionStore
+from asyncsessions.sync import HierarchicalSessionStore
 from tests.interop.original import at_once, load, numbers, original, ours, run
 
 pytestmark = pytest.mark.interop
@@ -179,3 +181,44 @@ async def test_a_replaced_history_leaves_what_a_snapshot_holds(
         assert out == [False, [f"new{n}" for n in range(5)]]
     else:
         assert out == [True, ["m0", "m1", "m2"]]
+
+
+OURS = """
+from asyncsessions.sync import HierarchicalSessionStore as Ours
+tree = Ours(directory, **options)
+"""
+BRANCHING = """
+go()
+out = {"forks": [], "snapshots": []}
+for number in range(8):
+    out["forks"].append(tree.fork_session("s", None, f"%s-{number}"))
+    assert tree.add_message("s", "user", f"%s-{number}")
+    out["snapshots"].append(tree.create_snapshot("s", f"%s-{number}"))
+    assert tree.set_title("s", f"%s-{number}")
+"""
+
+
+def test_forks_and_snapshots_at_the_same_time(directory: Path) -> None:
+    programs = [original(BRANCHING.replace("%s", name)) for name in ("theirs-1", "theirs-2")]
+    programs += [original(OURS + BRANCHING.replace("%s", name)) for name in ("ours-1", "ours-2")]
+    done = asyncio.run(at_once(directory, *programs))
+    with HierarchicalSessionStore(str(directory), retention="keep_all") as store:
+        session = store.get_session("s")
+        forks = [store.get_session(each) for each in session.children_ids]
+    assert sorted(session.children_ids) == sorted(each for out in done for each in out["forks"])
+    snapshots = [each.id for each in session.snapshots]
+    assert sorted(snapshots) == sorted(each for out in done for each in out["snapshots"])
+    texts = [each.content for each in session.messages]
+    assert sorted(texts) == sorted(
+        f"{name}-{number}"
+        for name in ("theirs-1", "theirs-2", "ours-1", "ours-2")
+        for number in range(8)
+    )
+    for fork in forks:
+        assert fork.parent_id == "s"
+        assert [each.content for each in fork.messages] == texts[: len(fork.messages)]
+    for snapshot in session.snapshots:
+        assert snapshot.transcript is not None
+        kept = [each["content"] for each in snapshot.transcript["messages"]]
+        assert kept == texts[: len(kept)]
+        assert snapshot.label in kept

@@ -60,14 +60,9 @@ class AnyStore:
     async def read(
         self, session_id: str, *, newest: int | None = None, archive: bool = True
     ) -> SessionData | None:
-        limits = [limit for limit in (self._window, newest) if limit is not None]
-        stored = await self._store.get_session(session_id, max_messages=min(limits, default=None))
+        stored, active, is_windowed = await self._active(session_id, newest)
         if not stored.created_at:
             return None
-        active = list(stored.messages)
-        is_windowed = self._window is not None and stored.message_count > self._window
-        if is_windowed and len(active) == self._window:
-            active = _from_a_turn(active)
         count = stored.message_count - len(active)
         session = _session(stored, active)
         if not is_windowed or (newest is not None and newest < len(active)):
@@ -79,6 +74,35 @@ class AnyStore:
             session.archived_messages = [_message(message) for message in older]
         return session
 
+    async def _active(
+        self, session_id: str, newest: int | None = None
+    ) -> tuple[StoredSession, list[Message], bool]:
+        """Return a session, its active messages, and whether a summary stands for older ones."""
+        limits = [limit for limit in (self._window, newest) if limit is not None]
+        stored = await self._store.get_session(session_id, max_messages=min(limits, default=None))
+        active = list(stored.messages)
+        is_windowed = self._window is not None and stored.message_count > self._window
+        if is_windowed and len(active) == self._window:
+            active = _from_a_turn(active)
+        return stored, active, is_windowed
+
+    async def seqs(self, session_id: str) -> list[int]:
+        """Return the ``seq`` of each active message.
+
+        That of a summary is the ``seq`` of the last message that it stands for.
+        """
+        _, active, is_windowed = await self._active(session_id)
+        seqs = [message.seq for message in active]
+        if is_windowed:
+            older = await self._store.get_messages(session_id, limit=1, before=seqs[0])
+            seqs[:0] = [message.seq for message in older]
+        return seqs
+
+    def shown_count(self, count: int) -> int:
+        """Return how many of a session's messages are active, the summary included."""
+        window = self._window
+        return count if window is None or count <= window else window + 1
+
     async def exists(self, session_id: str) -> bool:
         return await self._store.session_exists(session_id)
 
@@ -86,14 +110,13 @@ class AnyStore:
         return [self._row(info) for info in await self._infos(limit)]
 
     def _row(self, info: SessionInfo) -> dict[str, Any]:
-        count = info.message_count
-        if self._window is not None and count > self._window:
-            count = self._window + 1
         times = {"created_at": to_iso(info.created_at), "updated_at": to_iso(info.updated_at)}
         texts = {key: getattr(info, key) for key in _TEXTS}
         mirrored = {key: info.metadata.get(key) for key in MIRRORED}
         fields = {"session_id": info.session_id, "metadata": info.metadata, **mirrored}
-        return row_of(fields | texts | times) | {"message_count": count}
+        return row_of(fields | texts | times) | {
+            "message_count": self.shown_count(info.message_count)
+        }
 
     async def _infos(self, limit: int | None, **where: str) -> list[SessionInfo]:
         infos: list[SessionInfo] = []

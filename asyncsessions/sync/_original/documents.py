@@ -24,16 +24,18 @@ from asyncsessions.hooks import Change, KeyRecord, Update, apply_changes
 from asyncsessions.models import Checkpoint, Message
 from asyncsessions.pacing import Breather
 from asyncsessions.requests import make_changes
-from asyncsessions.stores._docformat import loads, parse_object, to_iso
+from asyncsessions.stores._docformat import loads, to_iso
 from asyncsessions.stores._docmessage import entry_to_body
 from asyncsessions.stores._document import Document
 from asyncsessions.sync._original.backing import row_of
 from asyncsessions.sync._original.editing import EditableStore
 from asyncsessions.sync._original.failures import Failure, report
+from asyncsessions.sync._original.lineage import inherit
 from asyncsessions.sync._original.plain import dumps, plain
+from asyncsessions.sync._original.snapshots import stored_form
 from asyncsessions.sync.records import CompactionCheckpoint, SessionData, SessionMessage
 
-__all__ = ["Documents"]
+__all__ = ["Documents", "session_of"]
 
 T = TypeVar("T")
 
@@ -70,9 +72,12 @@ class Documents:
     async def read(
         self, session_id: str, *, newest: int | None = None, archive: bool = True
     ) -> SessionData | None:
-        def read(document: Document) -> SessionData:
-            return _session(document, newest, with_archive=archive)
+        return await self.view(
+            session_id, lambda document: session_of(document, newest, with_archive=archive)
+        )
 
+    async def view(self, session_id: str, read: Callable[[Document], T]) -> T | None:
+        """Return what a function returns for a document, which it leaves as it is."""
         await self._take_over(session_id)
         return await self._heal(session_id, lambda: self._store.view(session_id, read))
 
@@ -114,7 +119,7 @@ class Documents:
         except InvalidMessageError:
             # JSON may hold it all the same.
             entry = _entry(message)
-            await self._edit(session_id, lambda document: bool(document.add_entries([entry])))
+            await self.edit(session_id, lambda document: bool(document.add_entries([entry])))
 
     async def append_all(
         self,
@@ -140,7 +145,7 @@ class Documents:
                     document.own.remember(record, document.seqs[0])
             return _apply(document, changes) or is_new
 
-        await self._edit(session_id, append)
+        await self.edit(session_id, append)
 
     async def salvage(self, session_id: str, message: SessionMessage) -> Path | None:
         return await self._store.spill(session_id, message.to_dict(), self._spills)
@@ -155,7 +160,7 @@ class Documents:
             document.add_entries(entries)
             return True
 
-        await self._edit(session_id, put)
+        await self.edit(session_id, put)
 
     async def clear(self, session_id: str) -> None:
         await self.replace(session_id, ())
@@ -178,7 +183,7 @@ class Documents:
             document.replace_newest(_entry(newest))
             return True
 
-        await self._edit(session_id, put)
+        await self.edit(session_id, put)
 
     async def drop_partial(self, session_id: str) -> None:
         def drop(document: Document) -> bool:
@@ -188,7 +193,7 @@ class Documents:
             document.cut(document.seqs[-1])
             return True
 
-        await self._edit(session_id, drop, create=False)
+        await self.edit(session_id, drop, create=False)
 
     # The record.
 
@@ -204,7 +209,7 @@ class Documents:
             document.set_info(info)
             return True
 
-        await self._edit(session_id, change)
+        await self.edit(session_id, change)
 
     async def set_texts(self, session_id: str, texts: Mapping[str, str]) -> None:
         await self._change(session_id, [Change((key,), "set", text) for key, text in texts.items()])
@@ -231,7 +236,7 @@ class Documents:
 
     async def _change(self, session_id: str, changes: Sequence[Change]) -> None:
         """Change the record; a document that has all of it already isn't written."""
-        await self._edit(session_id, lambda document: _apply(document, changes))
+        await self.edit(session_id, lambda document: _apply(document, changes))
 
     async def set_runtime(
         self, session_id: str, runtime_id: str, turn_id: str, state: Mapping[str, Any]
@@ -244,7 +249,7 @@ class Documents:
             document.set_value("runtime_state", states)
             return True
 
-        await self._edit(session_id, change)
+        await self.edit(session_id, change)
 
     async def clear_runtime(self, session_id: str, runtime_id: str | None) -> None:
         def change(document: Document) -> bool:
@@ -253,14 +258,15 @@ class Documents:
             document.set_value("runtime_state", rest)
             return rest != states
 
-        await self._edit(session_id, change)
+        await self.edit(session_id, change)
 
     async def restore(self, session: SessionData, *, overwrite: bool) -> bool:
-        top = parse_object(dumps(session.to_dict()))
+        top = stored_form(session.to_dict())
 
         def restore(old: Document) -> Document:
             document = Document(session.session_id, top)
             document.go_on_after(old)
+            inherit(document, old)
             return document
 
         async def put() -> bool:
@@ -273,13 +279,26 @@ class Documents:
         session_id = session.session_id
         return await self._heal(session_id, put)
 
-    async def _edit(
-        self, session_id: str, change: Callable[[Document], bool], *, create: bool = True
+    async def put(self, document: Document) -> None:
+        """Store a new session."""
+        new = document.session_id
+        await self._heal(new, lambda: self._store.edit(new, lambda _: document, is_new=True))
+
+    async def edit(
+        self, session_id: str, change: Callable[[Document], bool], **options: bool
     ) -> None:
+        """Change a document as a function does, which returns whether there is a difference.
+
+        Args:
+            session_id: The session.
+            change: Gets the document.
+            **options: See `Edit`.
+        """
+
         def edit(document: Document) -> Document | None:
             return document if change(document) else None
 
-        await self._heal(session_id, lambda: self._store.edit(session_id, edit, create=create))
+        await self._heal(session_id, lambda: self._store.edit(session_id, edit, **options))
 
     async def _take_over(self, session_id: str) -> None:
         """Add what could not be written before, so that it is seen, or removed with the rest."""
@@ -309,7 +328,8 @@ class Documents:
             return await call()
 
 
-def _session(document: Document, newest: int | None, *, with_archive: bool) -> SessionData:
+def session_of(document: Document, newest: int | None, *, with_archive: bool) -> SessionData:
+    """Return a document as a session, or its newest messages only."""
     entries = document.entries(newest)
     texts = {key: document.value(key) for key in _TEXTS}
     created_at, updated_at = document.value("created_at"), document.value("updated_at")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from asyncsessions.errors import (
     CorruptSessionError,
@@ -46,6 +46,9 @@ class Original:
     Args:
         backing: Where the sessions are.
     """
+
+    _record: ClassVar[type[SessionData]] = SessionData
+    """What a session is returned as."""
 
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
@@ -119,7 +122,10 @@ class Original:
         return found or SessionData(session_id)
 
     async def get_session(self, session_id: str) -> SessionData:
-        return await self._backing.read(session_id) or SessionData(session_id)
+        return await self._whole(session_id) or self._record(session_id)
+
+    async def _whole(self, session_id: str) -> SessionData | None:
+        return await self._backing.read(session_id)
 
     async def exists(self, session_id: str) -> bool:
         return await self._backing.exists(session_id)
@@ -209,7 +215,7 @@ class Original:
     # Moving.
 
     async def export_session(self, session_id: str, *, include_lineage: bool) -> dict[str, Any]:
-        session = await self._backing.read(session_id)
+        session = await self._whole(session_id)
         if session is None:
             return {"version": PORTABLE_VERSION, "sessions": []}
         exported = session.to_dict()
@@ -261,7 +267,7 @@ class Original:
         self, report: ImportReport, session_id: str, data: Mapping[str, Any], *, overwrite: bool
     ) -> None:
         try:
-            session = SessionData.from_dict(data)
+            session = self._record.from_dict(data)
             session.session_id = session_id
             is_stored = await self._backing.restore(session, overwrite=overwrite)
         except (SessionStoreError, OSError, TypeError, ValueError, AttributeError) as exc:

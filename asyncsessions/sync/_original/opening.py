@@ -113,7 +113,8 @@ class Opening:
         if self._url is None:
             retention = tuple(self._retention_options().items())
             options = tuple(self._options.items())
-            key = (str(self.session_dir), retention, self.lock_timeout, options)
+            make = self._over_documents
+            key = (str(self.session_dir), retention, self.lock_timeout, options, make)
             return shared_lease(thread, key, self._make_documents)
         is_forked = any(other is not thread for other, _ in list(self._leases))
         if is_forked and urlsplit(self._url).scheme == "memory":
@@ -132,16 +133,22 @@ class Opening:
         options: dict[str, Any] = {**self._options, **self._retention_options()}
         options["lock_timeout"] = max(0.0, self.lock_timeout)
         store = EditableStore(self.session_dir, **options)
-        return store, Original(Documents(store, spill_directory()))
+        return store, self._over_documents(Documents(store, spill_directory()))
 
     def _make_any(self) -> tuple[SessionStore, Original]:
         url, options = self._url or "", self._retention_options()
-        store: SessionStore
         if urlsplit(url).scheme == "json":
             documents = EditableStore.from_url(url, **options, **self._options)
-            return documents, Original(Documents(documents, spill_directory()))
+            return documents, self._over_documents(Documents(documents, spill_directory()))
         window = options.pop("active_window", None)
-        store = registry.open_store(url, **options, **self._options)
+        return self._over_store(registry.open_store(url, **options, **self._options), window)
+
+    @staticmethod
+    def _over_documents(documents: Documents) -> Original:
+        return Original(documents)
+
+    @staticmethod
+    def _over_store(store: SessionStore, window: int | None) -> tuple[SessionStore, Original]:
         return store, Original(AnyStore(store, window))
 
     # Calls.

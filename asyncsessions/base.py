@@ -830,7 +830,6 @@ class BaseSessionStore(SessionStore, ABC):
         async for part in transfer.export_all(self):
             yield part
 
-    @final
     async def import_sessions(
         self,
         sessions: Sessions,
@@ -852,7 +851,6 @@ class BaseSessionStore(SessionStore, ABC):
         self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
     ) -> None:
         """Store imported messages and, unless it is a later part, their session's record."""
-        info = self._imported(info)
         append = await append_all(
             self.__policy, info.session_id, messages, expected_seq=expected_seq
         )
@@ -862,25 +860,19 @@ class BaseSessionStore(SessionStore, ABC):
             # A server counts from its own present, not from when the session was written.
             start = self.__policy.clock() if self._expires_by_server else now
             left = max(info.expires_at - start, 0.0)
-        make_update(self.__policy, info.session_id, transfer.record_changes(info))
+        options = {"now": now, "ttl_seconds": left}
+        changes = transfer.record_changes(info)
+        update, size = make_update(self.__policy, info.session_id, changes, **options)
+        append = msgspec.structs.replace(append, now=now)
         if messages:
-            append = msgspec.structs.replace(append, now=now)
-            done: Appended = await self.__engine.write(append, sum(map(len, append.bodies)))
-            if not expected_seq and info.checkpoint is not None and done.first_seq > 1:
-                # A session of this id was there before, and its numbers aren't given again.
-                seq = info.checkpoint.seq + done.first_seq - 1
-                checkpoint = msgspec.structs.replace(info.checkpoint, seq=seq)
-                info = msgspec.structs.replace(info, checkpoint=checkpoint)
-        update, size = make_update(
-            self.__policy, info.session_id, transfer.record_changes(info), now=now, ttl_seconds=left
-        )
+            done = await self.__engine.write(append, sum(map(len, append.bodies)))
+            moved = transfer.renumbered(info, done.first_seq - 1 - (expected_seq or 0))
+            if moved is not info:
+                changes = transfer.record_changes(moved)
+                update, size = make_update(self.__policy, info.session_id, changes, **options)
         # A session without messages is one, too.
         if update.changes or left is not None or not messages:
             await self.__engine.write(update, size)
-
-    def _imported(self, info: SessionInfo) -> SessionInfo:
-        """Return what an import may store of a record."""
-        return info
 
     # Expiry.
 

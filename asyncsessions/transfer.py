@@ -30,6 +30,8 @@ __all__ = [
     "export_session",
     "import_sessions",
     "record_changes",
+    "renumbered",
+    "without_metadata",
 ]
 
 EXISTS = "it exists"
@@ -72,6 +74,14 @@ def record_changes(info: SessionInfo) -> tuple[Change, ...]:
     if info.checkpoint is not None:
         changes.append(Change(("checkpoint",), "set", info.checkpoint))
     return tuple(changes)
+
+
+def renumbered(info: SessionInfo, count: int) -> SessionInfo:
+    """Return a record whose messages got numbers that are higher by so much."""
+    if not count or info.checkpoint is None:
+        return info
+    moved: Checkpoint = msgspec.structs.replace(info.checkpoint, seq=info.checkpoint.seq + count)
+    return msgspec.structs.replace(info, checkpoint=moved)
 
 
 async def export_session(store: SessionStore, session_id: str) -> dict[str, Any]:
@@ -325,6 +335,19 @@ class _Import:
 
 class _OtherError(Exception):
     """A session of the same id is another one."""
+
+
+async def without_metadata(
+    sessions: Sessions, keys: frozenset[str]
+) -> AsyncIterator[Mapping[str, Any]]:
+    """Iterate over the sessions of an import, without some keys of their metadata."""
+    async for data in _iterate(sessions):
+        metadata = data.get("metadata") if isinstance(data, Mapping) else None
+        if isinstance(metadata, Mapping) and not keys.isdisjoint(metadata):
+            own = {key: value for key, value in metadata.items() if key not in keys}
+            yield {**data, "metadata": own}
+        else:
+            yield data
 
 
 async def _iterate(

@@ -308,29 +308,41 @@ class Branching:
             snapshot = lineage.snapshot(lineage.parts, self._clock(), **fields)
             return [lineage.unless_changed(), *lineage.keep(snapshot_id, snapshot)]
 
-        return await self._keeping(session_id, keep)
+        _, snapshot_id = await self.keeping(session_id, keep)
+        return snapshot_id
 
-    async def _keeping(
+    async def keeping(
         self, session_id: str, make: Callable[[Lineage, str], Awaitable[list[Change]]]
-    ) -> str:
-        """Change a session's record by what stores a snapshot, whose id it returns.
+    ) -> tuple[Lineage, str]:
+        """Change a session's record while all of its messages stay.
 
-        Until then all of the session's messages stay, or some could go after it was looked at.
+        Otherwise some could go between the look at it and the change.
+
+        Args:
+            session_id: The session.
+            make: Returns the changes, from the record and the id of who keeps the messages; they
+                say up to which one it keeps them from then on.
+
+        Returns:
+            The record before, and that id.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
         """
-        snapshot_id = str(uuid.uuid4())
-        await self.amend(session_id, shared(snapshot_id, EVERYTHING))
+        pin = str(uuid.uuid4())
+        await self.amend(session_id, shared(pin, EVERYTHING))
         try:
             while True:
                 lineage = await self.known(session_id)
-                changes = await make(lineage, snapshot_id)
+                changes = await make(lineage, pin)
                 try:
                     await self.amend(session_id, *changes)
                 except SessionChangedError:
                     await asyncio.sleep(0)
                 else:
-                    return snapshot_id
+                    return lineage, pin
         except (LookupError, InvalidMessageError):
-            await self.release(session_id, snapshot_id)
+            await self.release(session_id, pin)
             raise
 
     async def forget(self, session_id: str, chosen: Callable[[str, SavedSnapshot], bool]) -> int:
@@ -359,7 +371,7 @@ class Branching:
             changes = [*lineage.show(snapshot.parts), *self.automatic(lineage, automatic_id)]
             return changes + snapshot.record.changes(lineage.info)
 
-        await self._keeping(session_id, revert)
+        await self.keeping(session_id, revert)
 
     async def revert_to_message(self, session_id: str, seq: int) -> None:
         """Bring a session back to a message."""
@@ -372,7 +384,7 @@ class Branching:
                 changes.append(Change(("checkpoint",), "set", checkpoint))
             return changes
 
-        await self._keeping(session_id, revert)
+        await self.keeping(session_id, revert)
 
     def automatic(self, lineage: Lineage, snapshot_id: str) -> list[Change]:
         """Return what remembers a session as it is, so that what comes now can be undone."""
@@ -388,10 +400,11 @@ class Branching:
     async def delete(self, session_id: str) -> bool:
         """Delete a session, if there is one; what others read of it stays where they find it."""
 
-        def leave(now: Lineage) -> list[Change]:
+        async def leave(now: Lineage, pin: str) -> list[Change]:
             info = now.info
             return [
                 *now.show(()),
+                shared(pin),
                 in_tree("gone", info.last_seq),
                 in_tree("born", info.last_seq),
                 *(Lineage.child(each, None) for each in now.children),
@@ -403,7 +416,7 @@ class Branching:
             ]
 
         try:
-            await self.change(session_id, leave)
+            await self.keeping(session_id, leave)
         except SessionNotFoundError:
             return False
         await self.collect(session_id)

@@ -283,10 +283,8 @@ class Lineage:
         info, view = self.info, self.view
         if not info.message_count or info.last_seq <= view.after:
             return view.parts
-        # Where hidden ones were removed meanwhile, it may show more than are counted.
-        count = info.message_count
-        if count >= view.hidden:
-            count -= view.hidden
+        # Where a clear was cut off, or a store's own user removed some, the count may be wrong.
+        count = min(max(0, info.message_count - view.hidden), info.last_seq - view.after)
         own = Part(info.session_id, view.after, info.last_seq, count)
         return (*view.parts, own)
 

@@ -16,7 +16,6 @@ from asyncsessions.hierarchy.lineage import Lineage, Part, SavedRecord, SavedSna
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.rewriting import Rewriting
 from asyncsessions.hooks import Change
-from asyncsessions.ids import check_session_id
 from asyncsessions.models import ImportReport, Message
 
 __all__ = ["Moving"]
@@ -94,10 +93,8 @@ class Moving:
         builtins: dict[str, Any] = msgspec.to_builtins(exported)
         return builtins
 
-    async def import_session(self, data: Mapping[str, Any], new_id: str | None) -> str:
+    async def import_session(self, data: Mapping[str, Any], session_id: str) -> str:
         """Store an exported session; see `HierarchicalSessionStore.import_session`."""
-        session_id: str = data.get("session_id", "") if new_id is None else new_id
-        check_session_id(session_id)
         try:
             given = msgspec.convert(data.get("lineage", {}), _Lineage)
         except msgspec.ValidationError as exc:

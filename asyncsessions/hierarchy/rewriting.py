@@ -58,22 +58,47 @@ class Rewriting:
     async def clear(self, session_id: str) -> bool:
         """Hide all messages, and remove those that nobody else reads."""
 
-        def hide(lineage: Lineage) -> list[Change]:
+        async def hide(lineage: Lineage, pin: str) -> list[Change]:
             automatic = [each for each, saved in lineage.snapshots.items() if saved.is_automatic]
-            checkpoint = Change(("checkpoint",), "set", None)
-            return [*lineage.show(()), checkpoint, *Lineage.forget(automatic)]
+            return [
+                lineage.unless_changed(),
+                # As if they were removed by now, which is what is left if this is cut off.
+                *view_changes(View((), lineage.info.last_seq, 0)),
+                Change(("checkpoint",), "set", None),
+                *Lineage.forget(automatic),
+                shared(pin),
+            ]
 
         try:
-            old = await self._branching.change(session_id, hide)
-            await self._store.clear_session(session_id)
-            await self._branching.change(session_id, lambda now: _recounted(now, old))
-            for annex_id in old.annexes:
-                await self._branching.release(annex_id, session_id)
+            old, _ = await self._branching.keeping(session_id, hide)
+            try:
+                await self._store.clear_session(session_id)
+            except SessionSharedError:
+                await self._count_hidden(session_id, old.info.last_seq)
+            else:
+                await self._let_go(session_id, old.annexes)
         except SessionNotFoundError:
             return False
-        except SessionSharedError:
-            pass
         return count_of(old.parts) > 0 or old.info.checkpoint is not None
+
+    async def _count_hidden(self, session_id: str, after: int) -> None:
+        """Note how many messages are hidden by a session that shows only those after one."""
+
+        async def count(lineage: Lineage, pin: str) -> list[Change]:
+            if lineage.view.parts or lineage.view.after != after:
+                return [shared(pin)]
+            shown = await self._part(session_id, after, lineage.info.last_seq)
+            view = View((), after, lineage.info.message_count - shown.count)
+            return [lineage.unless_changed(), *view_changes(view), shared(pin)]
+
+        await self._branching.keeping(session_id, count)
+
+    async def _let_go(self, session_id: str, annexes: Sequence[str]) -> None:
+        if annexes:
+            forgotten = (Lineage.annex(annex_id, None) for annex_id in annexes)
+            await self._branching.amend(session_id, *forgotten)
+        for annex_id in annexes:
+            await self._branching.release(annex_id, session_id)
 
     async def set_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
@@ -208,37 +233,26 @@ class Rewriting:
         part = Part(annex_id, after, upto, 0 if info is None else info.message_count)
         return part, Lineage.annex(annex_id, self._branching.now())
 
-    async def pop(
-        self, session_id: str, is_wanted: Callable[[Message], bool] = lambda _: True
-    ) -> Message | None:
+    async def pop(self, session_id: str, is_wanted: Callable[[Message], bool]) -> Message | None:
         """Hide the newest message if it is one that is wanted, and return it."""
-        while True:
-            lineage = await self._reader.lineage(session_id)
-            if lineage is None:
-                return None
-            newest = await self._newest(lineage)
-            if newest is None or not is_wanted(newest):
-                return None
-            try:
-                changes = lineage.show(_without(lineage.parts, newest.seq))
-                await self._branching.amend(session_id, *changes)
-            except SessionChangedError:
-                continue
-            except SessionNotFoundError:
-                return None
-            return newest
+        popped: Message | None = None
+
+        async def hide(lineage: Lineage, pin: str) -> list[Change]:
+            nonlocal popped
+            popped = await self._newest(lineage)
+            if popped is None or not is_wanted(popped):
+                popped = None
+                return [shared(pin)]
+            return [*lineage.show(_without(lineage.parts, popped.seq)), shared(pin)]
+
+        try:
+            await self._branching.keeping(session_id, hide)
+        except SessionNotFoundError:
+            return None
+        return popped
 
     async def _newest(self, lineage: Lineage) -> Message | None:
         return next(iter(await self._reader.read_at(lineage, Window(limit=1))), None)
-
-
-def _recounted(now: Lineage, old: Lineage) -> list[Change]:
-    """Return what notes that the messages are gone that a clear has hidden."""
-    after = old.info.last_seq
-    if now.view.parts or now.view.after != after:
-        return []
-    forgotten = (Lineage.annex(annex_id, None) for annex_id in old.annexes)
-    return [now.unless_changed(), *view_changes(View((), after, 0)), *forgotten]
 
 
 def _without(parts: Sequence[Part], seq: int) -> tuple[Part, ...]:
@@ -250,8 +264,3 @@ def _without(parts: Sequence[Part], seq: int) -> tuple[Part, ...]:
     if count > 0:
         left.append(msgspec.structs.replace(last, upto=seq - 1, count=count))
     return tuple(left)
-
-
-def is_partial(message: Message) -> bool:
-    """Whether a message is a part of a turn that isn't complete."""
-    return message.role == "assistant" and bool(message.metadata.get("partial"))

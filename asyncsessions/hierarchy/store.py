@@ -343,7 +343,10 @@ class HierarchicalSessionStore(BranchedStore):
             InvalidMessageError: Something in it isn't what belongs there.
             SessionExistsError: There is a session of this id.
         """
-        return await self._moving.import_session(data, new_session_id)
+        session_id = data.get("session_id", "") if new_session_id is None else new_session_id
+        return await self._perform(
+            session_id, lambda _: self._moving.import_session(data, session_id)
+        )
 
     @property
     def _moving(self) -> Moving:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from asyncsessions import transfer
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore, engine_of
 from asyncsessions.batching import Outcome
@@ -22,7 +24,7 @@ from asyncsessions.errors import (
     StoreUnavailableError,
 )
 from asyncsessions.hierarchy.branching import Branching
-from asyncsessions.hierarchy.lineage import TREE, Lineage, own_fields
+from asyncsessions.hierarchy.lineage import TREE, Lineage
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.rewriting import Rewriting
 from asyncsessions.hooks import (
@@ -37,8 +39,8 @@ from asyncsessions.hooks import (
     Update,
     Window,
 )
-from asyncsessions.models import JSONValue, SessionInfo
-from asyncsessions.protocols import SessionStore
+from asyncsessions.models import ImportReport, JSONValue, SessionInfo
+from asyncsessions.protocols import Sessions, SessionStore
 
 __all__ = ["BranchedStore", "refusal"]
 
@@ -93,6 +95,16 @@ class BranchedStore(BaseSessionStore):
     def _failure(self, exc: Exception, session_id: str | None) -> StoreUnavailableError:
         return self._store._failure(exc, session_id)
 
+    # Move.
+
+    @override
+    async def import_sessions(
+        self, sessions: Sessions, *, overwrite: bool = False, max_sessions: int | None = None
+    ) -> ImportReport:
+        """Do as every store does; what a session shows of others isn't for an import to say."""
+        own = transfer.without_metadata(sessions, frozenset({TREE, SHARED}))
+        return await super().import_sessions(own, overwrite=overwrite, max_sessions=max_sessions)
+
     # Writes.
 
     @override
@@ -100,28 +112,22 @@ class BranchedStore(BaseSessionStore):
         # With the writes of whoever uses the store itself, or two flushes would be under way.
         engine = engine_of(self._store)
         queued: list[Outcome[Appended]] = []
-        for given in batch:
-            is_special = given.key is not None or given.expected_seq == 0
-            append = await self._begun_anew(given) if is_special else given
-            entry = await engine.enqueue(append, sum(map(len, append.bodies)))
+        records = await self._records_for(batch)
+        for append in batch:
+            size = sum(map(len, append.bodies))
+            record = records.get(append.session_id)
+            if record is not None:
+                append = _begun_anew(append, record)  # the same for the store below
+            entry = await engine.enqueue(append, size)
             queued.append(entry.caller)
         return queued
 
-    async def _begun_anew(self, append: Append) -> Append:
-        """Return an append as it must be where others still read a deleted session of its id.
-
-        The numbers of that one aren't given again, and its idempotency keys mean nothing here.
-        """
-        record = await self._reader.record(append.session_id)
-        if record is None or not record.born:
-            return append
-        if append.expected_seq == 0 and record.is_gone:
-            append = msgspec.structs.replace(append, expected_seq=record.info.last_seq)
-        if append.key is not None:
-            name = f"{record.born} {append.key}".encode()
-            key = "again:" + hashlib.blake2b(name, digest_size=16).hexdigest()
-            append = msgspec.structs.replace(append, key=key)
-        return append
+    async def _records_for(self, batch: Sequence[Append]) -> dict[str, Lineage]:
+        """Return the records of sessions that may have been deleted, where that matters."""
+        ids = {each.session_id for each in batch if each.key is not None or each.expected_seq == 0}
+        found = await asyncio.gather(*map(self._reader.record, ids), return_exceptions=True)
+        # One that is damaged fails by itself.
+        return {each.info.session_id: each for each in found if isinstance(each, Lineage)}
 
     @override
     async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
@@ -183,11 +189,6 @@ class BranchedStore(BaseSessionStore):
                 return await self._store._delete(session_id)
         return await self._branching.delete(session_id)
 
-    @override
-    def _imported(self, info: SessionInfo) -> SessionInfo:
-        # What it shows isn't for an import to say.
-        return msgspec.structs.replace(info, metadata=own_fields(info.metadata))
-
     # Reads.
 
     @override
@@ -218,6 +219,18 @@ class BranchedStore(BaseSessionStore):
             below = (found[-1].updated_at, found[-1].session_id)
             scan = msgspec.structs.replace(scan, below=below)
         return sessions
+
+
+def _begun_anew(append: Append, record: Lineage) -> Append:
+    """Return an append that knows nothing of a deleted session of the same id."""
+    expected, key = append.expected_seq, append.key
+    if expected == 0 and record.is_gone:
+        # Those who still read it go on counting.
+        expected = record.info.last_seq
+    if key is not None and record.born:
+        name = f"{record.born} {key}".encode()
+        key = "again:" + hashlib.blake2b(name, digest_size=16).hexdigest()
+    return msgspec.structs.replace(append, expected_seq=expected, key=key)
 
 
 def refusal(changes: Iterable[Change]) -> InvalidMessageError | None:

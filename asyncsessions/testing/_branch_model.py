@@ -228,7 +228,7 @@ class Branches:
         is_new = session_id not in self._sessions
         model = self._make(session_id)
         assert await self._store.append_compaction_checkpoint(session_id, "so far") is True
-        # A session that was deleted goes on with its numbers, and covers nothing.
+        # It covers nothing of a session that was deleted, and may go on with its numbers.
         session = await self._store.get_session(session_id, max_messages=0)
         assert session.last_seq >= model.last_seq
         model.now = replace(model.now, checkpoint=0 if is_new else session.last_seq)

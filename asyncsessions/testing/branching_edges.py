@@ -7,13 +7,20 @@ from typing import Any, cast
 
 import pytest
 import pytest_asyncio
+from hypothesis import given
 
 from asyncsessions.base import BaseSessionStore
-from asyncsessions.errors import InvalidMessageError, SessionExistsError, VersionConflictError
+from asyncsessions.errors import (
+    InvalidMessageError,
+    SessionChangedError,
+    SessionExistsError,
+    VersionConflictError,
+)
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hooks import SHARED
+from asyncsessions.hooks import SHARED, Change
 from asyncsessions.testing._cases import ManualClock, StoreCases, fill, ids, seqs, texts, user
 from asyncsessions.testing.cancelling import cancelled_at
+from asyncsessions.testing.properties import any_id, property_settings
 
 __all__ = ["BranchEdgeCases"]
 
@@ -112,6 +119,66 @@ class _ReusedIdCases(_Cases):
         await tree.delete_session("s")
         await tree.create_session("s", title="third")
         assert (await tree.get_session("s")).title == "third"
+
+
+class _RecordCases(_Cases):
+    """What is expected of a record, and what fits in it."""
+
+    async def test_an_expectation_changes_nothing(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 1)
+        await tree.set_agent_info("s", agent_name="bot")
+        await tree.append_compaction_checkpoint("s", "so far")
+        for path in [("agent_name",), ("checkpoint",), ("metadata", "a", "b")]:
+            expected = Change(path, "expect", None)
+            before = await plain.get_info("s")
+            if path[0] == "metadata":
+                await plain.amend_session("s", [expected])
+            else:
+                with pytest.raises(SessionChangedError):
+                    await plain.amend_session("s", [expected])
+            after = await plain.get_info("s")
+            assert before is not None
+            assert after is not None
+            assert after.metadata == before.metadata == {}
+            assert (after.agent_name, after.checkpoint) == (before.agent_name, before.checkpoint)
+        changes = [Change(("user_id",), "expect", None), Change(("agent_name",), "expect", "bot")]
+        assert await plain.amend_session("s", changes) is not None
+
+    @given(text=any_id)
+    @property_settings
+    async def test_any_id_is_forked(self, text: str) -> None:
+        plain = cast("BaseSessionStore", self.make_store())
+        async with HierarchicalSessionStore(plain) as tree:
+            await fill(tree, text, 2)
+            fork = await tree.fork_session(text)
+            await tree.set_chat_history(text, [user("x")])
+            snapshot = await tree.create_snapshot(text)
+            await tree.add_message(fork, "user", "y")
+            await tree.clear_session(text)
+            await tree.revert_to_snapshot(text, snapshot)
+            assert await _shown(tree, text) == ["x"]
+            assert await _shown(tree, fork) == ["m1", "m2", "y"]
+            assert await tree.get_parent(fork) == text
+            assert await tree.delete_session(text)
+            assert await _shown(tree, fork) == ["m1", "m2", "y"]
+            assert await tree.delete_session(fork)
+            assert await plain.get_info(text) is None
+
+    async def test_a_session_has_many_snapshots(self, tree: Hierarchy) -> None:
+        await tree.set_state("s", "big", "x" * 2000)
+        snapshots = []
+        for number in range(60):
+            await tree.set_state("s", "n", number)
+            await fill(tree, "s", 1)
+            snapshots.append(await tree.create_snapshot("s", str(number)))
+        assert [each.label for each in await tree.get_snapshots("s")] == [*map(str, range(60))]
+        for number in (59, 0, 30):
+            await tree.revert_to_snapshot("s", snapshots[number])
+            assert await tree.get_state("s", "n") == number
+            assert len(await tree.get_messages("s")) == number + 1
+        assert await tree.delete_session("s")
 
 
 class _ImportCases(_Cases):
@@ -244,5 +311,5 @@ _CANCELLED: list[Callable[[Hierarchy, str], Awaitable[object]]] = [
 ]
 
 
-class BranchEdgeCases(_ReusedIdCases, _ImportCases, _LeftoverCases):
+class BranchEdgeCases(_ReusedIdCases, _RecordCases, _ImportCases, _LeftoverCases):
     """Ids that are used again, imports, and what must not be left behind."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.testing._branch_model import Branches
 from asyncsessions.testing._cases import ManualClock, StoreCases
-from asyncsessions.testing.properties import new_id
+from asyncsessions.testing.properties import new_id, property_settings
 
 __all__ = ["BranchModelCases"]
 
@@ -63,14 +63,7 @@ class BranchModelCases(StoreCases):
     """Any sequence of calls does what the same calls do to a model in plain Python."""
 
     @given(calls=st.lists(_call, min_size=6, max_size=30))
-    @settings(
-        deadline=None,
-        suppress_health_check=[
-            HealthCheck.differing_executors,
-            HealthCheck.function_scoped_fixture,
-            HealthCheck.too_slow,
-        ],
-    )
+    @property_settings
     async def test_any_calls_match_the_model(self, calls: list[tuple[Any, ...]]) -> None:
         clock = ManualClock()
         plain = cast("BaseSessionStore", self.make_store(clock=clock))

@@ -16,7 +16,7 @@ __all__ = ["ModelCases", "PropertyCases"]
 
 # Examples share their test's place, and the cases are inherited by several classes; each example
 # uses sessions of its own, so neither matters.
-_settings = settings(
+property_settings = settings(
     deadline=None,
     suppress_health_check=[
         HealthCheck.differing_executors,
@@ -31,7 +31,9 @@ _character = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
 )
 _text = st.text(_character)
 _key = st.text(_character, max_size=20)
-_id = st.text(_character, min_size=1, max_size=512).filter(lambda text: len(text.encode()) <= 512)
+any_id = st.text(_character, min_size=1, max_size=512).filter(
+    lambda text: len(text.encode()) <= 512
+)
 _scalar = (
     st.none()
     | st.booleans()
@@ -81,7 +83,7 @@ class PropertyCases(StoreCases):
     """Whatever text and JSON goes in comes out the same."""
 
     @given(contents=st.lists(_text, min_size=1, max_size=4))
-    @_settings
+    @property_settings
     async def test_any_text_round_trips(self, store: SessionStore, contents: list[str]) -> None:
         session_id = new_id()
         stored = await store.append(session_id, [{"role": "user", "content": c} for c in contents])
@@ -90,7 +92,7 @@ class PropertyCases(StoreCases):
         assert texts(await store.get_messages(session_id, limit=1)) == contents[-1:]
 
     @given(text=_text.filter(bool))
-    @_settings
+    @property_settings
     async def test_any_name_round_trips(self, store: SessionStore, text: str) -> None:
         session_id = new_id()
         await store.append(session_id, [{"role": text, "content": "x", "name": text}])
@@ -103,8 +105,8 @@ class PropertyCases(StoreCases):
         assert (found.session_id, found.agent_name, found.agent_id) == (session_id, text, text)
         assert session_id in ids(await store.list_sessions(1000, agent_name=text))
 
-    @given(text=_id)
-    @_settings
+    @given(text=any_id)
+    @property_settings
     async def test_any_id_is_its_own_session(self, store: SessionStore, text: str) -> None:
         # Whatever an earlier example left under this id goes first.
         await store.delete_session(text)
@@ -118,7 +120,7 @@ class PropertyCases(StoreCases):
         assert await store.session_exists(text) is False
 
     @given(key=_key)
-    @_settings
+    @property_settings
     async def test_any_key_is_itself(self, store: SessionStore, key: str) -> None:
         session_id = new_id()
         await store.set_state(session_id, key, 1)
@@ -135,7 +137,7 @@ class PropertyCases(StoreCases):
         assert len(await store.get_messages(session_id)) == 1
 
     @given(value=_json, metadata=_object)
-    @_settings
+    @property_settings
     async def test_any_json_round_trips(
         self, store: SessionStore, value: Any, metadata: dict[str, Any]
     ) -> None:
@@ -150,7 +152,7 @@ class PropertyCases(StoreCases):
         assert same(session.metadata, {"m": metadata} if metadata else {})
 
     @given(extra=_object, state=_object, metadata=_object)
-    @_settings
+    @property_settings
     async def test_any_session_is_exported_and_imported(
         self,
         store: SessionStore,
@@ -176,7 +178,7 @@ class ModelCases(StoreCases):
     """Any sequence of calls does what the same calls do to a model in plain Python."""
 
     @given(calls=st.lists(_call, min_size=8, max_size=40))
-    @_settings
+    @property_settings
     async def test_any_calls_match_the_model(self, calls: list[tuple[Any, ...]]) -> None:
         clock = ManualClock()
         async with self.make_store(clock=clock) as store:

@@ -19,7 +19,7 @@ from asyncsessions.stores._mongo_plans import DeleteJob
 from asyncsessions.stores._mongo_session import HEAD_FIELDS, Entry, Head
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
-from tests.faults.conversation import said, user
+from tests.faults.conversation import amended, said, user
 from tests.faults.mongo_server import (
     admin,
     database,
@@ -46,7 +46,7 @@ class Lost(NamedTuple):
     """
 
     request: bytes
-    call: Callable[[SessionStore], Awaitable[Any]]
+    call: Callable[[MongoSessionStore], Awaitable[Any]]
     seen: Callable[[Any, list[Any], Any], bool]
 
 
@@ -80,6 +80,11 @@ LOST = {
         b"update\0",
         lambda store: store.clear_session("s"),
         lambda outcome, texts, state: (outcome, texts, state) == (True, [], {"n": 1}),
+    ),
+    "amend": Lost(
+        b"update\0",
+        amended,
+        lambda outcome, texts, state: (outcome, len(texts)) == ((None, "t", 102), 100),
     ),
     "delete": Lost(
         b"update\0",

@@ -18,7 +18,7 @@ from asyncsessions import (
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing.servers import PostgresServer
 from asyncsessions.testing.timing import LONG_ENOUGH
-from tests.faults.conversation import user
+from tests.faults.conversation import amended, user
 from tests.faults.postgres_proxies import Line, Pooler
 from tests.faults.postgres_server import connected, empty_database, server
 
@@ -52,6 +52,7 @@ LOST: dict[str, tuple[bytes, Call, Any]] = {
     "replace": (b"COMMIT\x00", lambda s: s.set_chat_history("s", [user("x")]), True),
     "clear": (b"COMMIT\x00", lambda s: s.clear_session("s"), True),
     "delete": (b"COMMIT\x00", lambda s: s.delete_session("s"), True),
+    "amend": (b"COMMIT\x00", amended, (None, "t", 5)),
     "expire": (b"COMMIT\x00", lambda s: s.expire_session("s", 1000), True),
 }
 

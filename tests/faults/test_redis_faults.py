@@ -14,11 +14,10 @@ from asyncsessions import (
     StoreUnavailableError,
     open_store,
 )
-from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.redis import RedisSessionStore
 from asyncsessions.testing.servers import RedisClusterServers, RedisServer
 from asyncsessions.testing.timing import LONG_ENOUGH, slowness
-from tests.faults.conversation import said, user
+from tests.faults.conversation import amended, said, user
 from tests.faults.proxy import Proxy
 from tests.faults.redis_server import (
     admin,
@@ -77,13 +76,14 @@ async def test_store_that_was_built_before_a_fork_serves_each_process(
 
 
 # What a write leaves behind if it is made once, after three messages m0, m1, m2.
-WRITES: dict[str, tuple[Callable[[SessionStore], Awaitable[Any]], Any, list[str]]] = {
+WRITES: dict[str, tuple[Callable[[RedisSessionStore], Awaitable[Any]], Any, list[str]]] = {
     "append": (lambda s: s.add_message("s", "user", "x"), True, ["m0", "m1", "m2", "x"]),
     "increment": (lambda s: s.increment_state("s", "n", 5), 5, ["m0", "m1", "m2"]),
     "clear": (lambda s: s.clear_session("s"), True, []),
     "replace": (lambda s: s.set_chat_history("s", [user("y")]), True, ["y"]),
     "delete": (lambda s: s.delete_session("s"), True, []),
     "expire": (lambda s: s.expire_session("s", 100), True, ["m0", "m1", "m2"]),
+    "amend": (amended, (None, "t", 5), ["m0", "m1", "m2"]),
 }
 
 

@@ -103,6 +103,8 @@ class BaseSessionStore(SessionStore, ABC):
     #: Whether the hooks leave out what has expired themselves, by their server's clock. The
     #: ``now`` that they get says then only what time the record and the messages show.
     _expires_by_server: bool = False
+    #: Whether messages stay until a call removes them, or ``max_messages`` or an expiry does.
+    _keeps_messages: bool = True
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ def record_changes(info: SessionInfo) -> tuple[Change, ...]:
         value = getattr(info, field)
         if value:
             changes.append(Change((field,), "set", value))
-    # One by one, so that what others have put beside them stays.
+    # One by one, or what forks of a deleted session of this id have noted there would be lost.
     for area in ("metadata", "state"):
         values = getattr(info, area)
         changes += [Change((area, key), "set", value) for key, value in values.items()]

@@ -27,7 +27,7 @@ from asyncsessions.stores._redis_windows import Places
 from asyncsessions.stores.redis import RedisSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
 from asyncsessions.testing._cases import StoreCases, result, same, texts, tool_call, user
-from asyncsessions.testing.properties import _settings
+from asyncsessions.testing.properties import property_settings
 from asyncsessions.testing.servers import RedisServer, redis_binaries
 from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 
@@ -268,7 +268,7 @@ class OwnCases(RedisCases):
             assert [each.seq for each in await other.get_messages("s")] == [1, 2, 3]
 
     @given(start=_number, by=_number)
-    @_settings
+    @property_settings
     async def test_sums_are_pythons(self, store: SessionStore, start: Any, by: Any) -> None:
         await store.set_state("s", "n", start)
         total = start + by

@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from asyncsessions import InMemorySessionStore, InvalidMessageError, Message, SessionInfo
+from asyncsessions import (
+    InMemorySessionStore,
+    InvalidMessageError,
+    JSONSessionStore,
+    Message,
+    SessionInfo,
+)
 from asyncsessions.errors import SessionExistsError
 from asyncsessions.hierarchy import HierarchicalSessionStore as AsyncHierarchicalSessionStore
 from asyncsessions.sync import (
@@ -424,12 +430,16 @@ def test_what_json_cannot_hold_is_not_stored(make: Make, bad: dict[str, Any]) ->
 class Vanishing(AsyncHierarchicalSessionStore):
     """A store whose session somebody else deletes as soon as it was looked at."""
 
-    async def get_session(self, session_id: str, *, max_messages: int | None = None) -> Any:
+    async def get_session(  # type: ignore[misc]  # final for all others
+        self, session_id: str, *, max_messages: int | None = None
+    ) -> Any:
         session = await super().get_session(session_id, max_messages=max_messages)
         await self.delete_session(session_id)
         return session
 
-    async def get_info(self, session_id: str) -> SessionInfo | None:
+    async def get_info(  # type: ignore[misc]  # as above
+        self, session_id: str
+    ) -> SessionInfo | None:
         info = await super().get_info(session_id)
         await self.delete_session(session_id)
         return info
@@ -452,6 +462,23 @@ async def test_a_session_that_is_deleted_meanwhile(
         branches = AnyBranches(store, AnyStore(store, None))
         assert await getattr(branches, method)("s", *args) is expected
         assert not await store.session_exists("s")
+
+
+def test_what_forks_of_the_async_store_read_stays(tmp_path: Path) -> None:
+    async def fork() -> str:
+        async with AsyncHierarchicalSessionStore(JSONSessionStore(tmp_path)) as tree:
+            await tree.append("s", [Message("user", f"m{number}") for number in range(3)])
+            return await tree.fork_session("s")
+
+    async def count(session_id: str) -> int:
+        async with AsyncHierarchicalSessionStore(JSONSessionStore(tmp_path)) as tree:
+            return len(await tree.get_messages(session_id))
+
+    session_id = asyncio.run(fork())
+    with HierarchicalSessionStore(str(tmp_path)) as store:
+        assert not store.clear_session("s")
+        assert not store.set_chat_history("s", [{"role": "user", "content": "x"}])
+    assert asyncio.run(count(session_id)) == asyncio.run(count("s")) == 3
 
 
 def test_a_session_is_elsewhere_already(make: Make, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from asyncsessions import __version__
 from asyncsessions._compat import override
-from asyncsessions.cli import browse, demo, doctor, edit, migrate, move, stats
+from asyncsessions.cli import branches, browse, demo, doctor, edit, migrate, move, stats
 from asyncsessions.cli.common import CommandError, one_line
 from asyncsessions.errors import SessionStoreError
 
@@ -125,6 +125,8 @@ app.command("export")(move.export)
 app.command("ls")(browse.ls)
 app.command("show")(browse.show)
 app.command("search")(browse.search)
+app.command("tree")(branches.tree)
+app.command("diff")(branches.diff)
 app.command("add")(edit.add)
 app.command("rm")(edit.rm)
 app.command("stats")(stats.stats)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import encode_json
+from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.registry import STORES, open_store
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "moment",
     "one_line",
     "opened",
+    "opened_plain",
     "out_console",
     "print_json",
     "run",
@@ -79,8 +81,8 @@ def store_directory(url: str) -> Path | None:
 
 
 @asynccontextmanager
-async def opened(url: str, *, create: bool = False) -> AsyncIterator[BaseSessionStore]:
-    """Open the store of a command.
+async def opened(url: str, *, create: bool = False) -> AsyncIterator[HierarchicalSessionStore]:
+    """Open the store of a command, with sessions as their forks and reverts have made them.
 
     Args:
         url: Its URL.
@@ -91,6 +93,18 @@ async def opened(url: str, *, create: bool = False) -> AsyncIterator[BaseSession
         ValueError: The URL isn't valid, or names a store that ends with this process.
         CommandError: There is no such directory.
     """
+    async with HierarchicalSessionStore(await _made(url, create=create)) as store:
+        yield store
+
+
+@asynccontextmanager
+async def opened_plain(url: str, *, create: bool = False) -> AsyncIterator[BaseSessionStore]:
+    """Do as `opened`, but with sessions as they are stored."""
+    async with await _made(url, create=create) as store:
+        yield store
+
+
+async def _made(url: str, *, create: bool) -> BaseSessionStore:
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         raise ValueError("memory:// keeps nothing between commands; give another --store")
@@ -103,8 +117,7 @@ async def opened(url: str, *, create: bool = False) -> AsyncIterator[BaseSession
     if not (create or exists):
         text = f"there is no directory {str(directory)!r}; give --store or set ASYNCSESSIONS_STORE"
         raise CommandError(text)
-    async with store:
-        yield store
+    return store
 
 
 # Consoles are made when a command runs, when the streams are those of that run.

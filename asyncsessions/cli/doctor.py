@@ -11,6 +11,7 @@ import msgspec
 import typer
 from rich.text import Text
 
+from asyncsessions.cli.ailments import Result, treat_files, treat_trees
 from asyncsessions.cli.common import (
     CommandError,
     JSONOption,
@@ -21,27 +22,17 @@ from asyncsessions.cli.common import (
     safe_url,
     store_directory,
 )
-from asyncsessions.errors import SessionStoreError
-from asyncsessions.stores import _repair, _repair_json
-from asyncsessions.stores._repair import Finding
 
 __all__ = ["doctor"]
 
 _DEFAULT_STORE = "jsonl://sessions"
-_STYLES = {"damaged": "bold red", "unreadable": "bold red", "misnamed": "bold yellow"}
-
-
-class _Result(msgspec.Struct):
-    """A finding, and what became of it."""
-
-    finding: Finding
-    done: str | None = None
-    error: str | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it still stands in somebody's way."""
-        return self.done is None and not self.finding.is_harmless
+_STYLES = {
+    "damaged": "bold red",
+    "unreadable": "bold red",
+    "lost": "bold red",
+    "misnamed": "bold yellow",
+    "unnoted": "bold yellow",
+}
 
 
 def doctor(
@@ -51,18 +42,16 @@ def doctor(
     ] = False,
     json: JSONOption = False,
 ) -> None:
-    """Look for damaged files of a store on files, and repair them if asked to.
+    """Look for damage, and for what forks and snapshots left behind; repair it if asked to.
 
     A repaired file's original stays beside it under a name that ends in .damaged-<n>.
     """
     directory = store_directory(store)
-    if directory is None:
-        raise ValueError(f"doctor looks at jsonl:// and json:// stores, not {safe_url(store)}")
-    if not directory.is_dir():
+    if directory is not None and not directory.is_dir():
         text = f"there is no directory {str(directory)!r}; give --store or set ASYNCSESSIONS_STORE"
         raise CommandError(text)
     results = []
-    for result in _treat(urlsplit(store).scheme, directory, with_repair=repair):
+    for result in _treat(store, directory, with_repair=repair):
         results.append(result)
         if not json:
             _print(result)
@@ -72,41 +61,40 @@ def doctor(
     if still_open:
         advice = "see above" if repair else "repair with --repair"
         things = "1 problem" if still_open == 1 else f"{still_open} problems"
-        raise CommandError(f"{things} in {directory}; {advice}")
+        raise CommandError(f"{things} in {directory or safe_url(store)}; {advice}")
     if not json:
-        repaired = sum(result.done is not None for result in results)
+        repaired = sum(result.repaired is not None for result in results)
         typer.echo(f"{repaired} repaired, all is well" if repaired else "all is well")
 
 
-def _treat(scheme: str, directory: Path, *, with_repair: bool) -> Iterator[_Result]:
-    tools = _repair if scheme == "jsonl" else _repair_json
-    # All of them first: a repair puts new files in the directory.
-    for finding in list(tools.examine(directory)):
-        result = _Result(finding)
-        if with_repair and not finding.is_harmless:
-            try:
-                result.done = tools.repair(finding) or "nothing was left to do"
-            except (SessionStoreError, OSError) as exc:
-                result.error = str(exc)
-        yield result
+def _treat(url: str, directory: Path | None, *, with_repair: bool) -> Iterator[Result]:
+    if directory is not None:
+        yield from treat_files(urlsplit(url).scheme, directory, with_repair=with_repair)
+    yield from treat_trees(url, with_repair=with_repair, has_files=directory is not None)
 
 
-def _print(result: _Result) -> None:
-    finding = result.finding
-    line = Text(f"{finding.kind:<10} ", style=_STYLES.get(finding.kind, "bright_black"))
-    name = Text(one_line(Path(finding.path).name), style="bold")
-    if finding.session_id is not None and finding.session_id != Path(finding.path).stem:
-        name.append(f" ({one_line(finding.session_id)})", style="not bold")
-    line += name
-    line.append(f": {one_line(finding.detail)}", style="not bold")
+def _print(result: Result) -> None:
+    style = "bright_black" if result.is_harmless else _STYLES.get(result.kind, "bright_black")
+    line = Text(f"{result.kind:<10} ", style=style)
+    name = Text(one_line(_name(result)), style="bold")
+    if result.path is not None and result.session_id not in {None, Path(result.path).stem}:
+        name.append(f" ({one_line(result.session_id or '')})", style="not bold")
+    if name:
+        line += name.append(": ", style="not bold")
+    line.append(one_line(result.detail), style="not bold")
     console = out_console()
     console.print(line)
-    if result.done is not None:
-        console.print(Text(f"{'':<10} {one_line(result.done)}", style="green"))
+    if result.repaired is not None:
+        console.print(Text(f"{'':<10} {one_line(result.repaired)}", style="green"))
     if result.error is not None:
         console.print(Text(f"{'':<10} {one_line(result.error)}", style="red"))
 
 
-def _as_json(result: _Result) -> dict[str, object]:
-    fields = msgspec.structs.asdict(result.finding)
-    return fields | {"repaired": result.done, "error": result.error}
+def _name(result: Result) -> str:
+    return Path(result.path).name if result.path is not None else result.session_id or ""
+
+
+def _as_json(result: Result) -> dict[str, object]:
+    fields = msgspec.structs.asdict(result)
+    del fields["is_harmless"]
+    return fields

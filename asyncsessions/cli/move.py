@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ from asyncsessions.cli.common import (
     safe_url,
     store_directory,
 )
+from asyncsessions.cli.mermaid import export_flowchart
 from asyncsessions.cli.verify import Ledger, check
 from asyncsessions.codec import encode_json
 from asyncsessions.errors import CorruptSessionError, SessionFileError
@@ -262,19 +264,34 @@ def _size_of(source: Path) -> int:
     return source.stat().st_size
 
 
+class Form(StrEnum):
+    """What an export is written as."""
+
+    JSONL = "jsonl"
+    MERMAID = "mermaid"
+
+
 def export(
+    session: Annotated[
+        str | None, typer.Argument(metavar="SESSION", help="Write only this session.")
+    ] = None,
     store: StoreOption = _DEFAULT_STORE,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to; - is stdout.")
     ] = "-",
+    form: Annotated[
+        Form, typer.Option("--format", help="mermaid: a flowchart of SESSION and its forks.")
+    ] = Form.JSONL,
     json: JSONOption = False,
 ) -> None:
     """Write all sessions as JSON Lines, as ``import`` reads them."""
+    if form is Form.MERMAID and session is None:
+        raise ValueError("--format mermaid draws the forks of one session; say which")
     seen = _LeftOut()
     logger = logging.getLogger("asyncsessions")
     logger.addHandler(seen)
     try:
-        count = run(_export(store, output))
+        count = run(_export(store, session, output, form))
     finally:
         logger.removeHandler(seen)
     if output != "-":
@@ -296,15 +313,26 @@ class _LeftOut(logging.Handler):
         self.count += record.levelno >= logging.WARNING
 
 
-async def _export(url: str, output: str) -> int:
+async def _export(url: str, session_id: str | None, output: str, form: Form) -> int:
     async with opened(url) as store:
+        if form is Form.MERMAID and session_id is not None:
+            return await export_flowchart(store, session_id, output)
+        records = _records(store, session_id)
         if output != "-":
-            return await write_sessions(output, store.export_all())
+            return await write_sessions(output, records)
         count = 0
-        async for record in store.export_all():
+        async for record in records:
             await anyio.to_thread.run_sync(_print_record, record)
             count += not record.get("part")
         return count
+
+
+async def _records(store: SessionStore, session_id: str | None) -> AsyncIterator[dict[str, Any]]:
+    if session_id is not None:
+        yield await store.export_session(session_id)
+        return
+    async for record in store.export_all():
+        yield record
 
 
 def _print_record(record: dict[str, Any]) -> None:

@@ -202,7 +202,7 @@ class Branching:
         """Whether messages stay where they are for as long as somebody reads them."""
         policy = self._store.policy
         limits = (policy.max_messages, policy.ttl_seconds, info.expires_at)
-        return limits == (None, None, None)
+        return self._store._keeps_messages and limits == (None, None, None)
 
     async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> None:
         """Copy messages to a session that isn't there yet, for all that a caller can tell."""

@@ -236,8 +236,14 @@ class Lineage:
     @property
     def children(self) -> list[str]:
         """The sessions that were forked from it, oldest first, and maybe some that never were."""
-        found = [(value, key) for key, value in self._tree.items() if key.startswith(_CHILD)]
-        return [key.removeprefix(_CHILD) for _, key in sorted(found, key=_when)]
+        found = [(value, key) for key, value in self.noted_children.items()]
+        return [key for _, key in sorted(found, key=_when)]
+
+    @property
+    def noted_children(self) -> dict[str, float]:
+        """When each of these was noted, in seconds since the epoch."""
+        noted = [key for key in self._tree if key.startswith(_CHILD)]
+        return {key.removeprefix(_CHILD): self._tree[key] for key in noted}
 
     @property
     def snapshots(self) -> dict[str, SavedSnapshot]:
@@ -250,6 +256,12 @@ class Lineage:
         """Return how far another session was merged into this one."""
         merged: SavedMerge | None = self._read(_MERGED + fork_id, SavedMerge)
         return merged
+
+    @property
+    def merges(self) -> list[SavedMerge]:
+        """How far other sessions were merged into this one."""
+        keys = [key for key in self._tree if key.startswith(_MERGED)]
+        return [self._read(key, SavedMerge) for key in keys]
 
     @property
     def is_gone(self) -> bool:

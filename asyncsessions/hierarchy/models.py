@@ -43,12 +43,16 @@ class SessionTree(msgspec.Struct, frozen=True):
         title: Its title; None without one.
         message_count: How many messages it shows, those before the fork included.
         children: The same of each fork, oldest first.
+        seq: The last message that it began with; None where it isn't a fork.
+        snapshot_count: How many snapshots it has, but for those that reverts made.
     """
 
     session_id: str
     title: str | None
     message_count: int
     children: list[SessionTree]
+    seq: int | None = None
+    snapshot_count: int = 0
 
 
 class SessionDiff(msgspec.Struct, frozen=True):

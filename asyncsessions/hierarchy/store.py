@@ -403,4 +403,11 @@ class HierarchicalSessionStore(BranchedStore):
 
 def _tree_of(lineage: Lineage) -> SessionTree:
     info = lineage.shown()
-    return SessionTree(info.session_id, info.title, info.message_count, [])
+    return SessionTree(
+        info.session_id,
+        info.title,
+        info.message_count,
+        [],
+        None if lineage.parent is None else lineage.parent.seq,
+        sum(not saved.is_automatic for saved in lineage.snapshots.values()),
+    )

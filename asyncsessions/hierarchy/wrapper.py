@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -42,6 +43,8 @@ from asyncsessions.models import ImportReport, JSONValue, SessionInfo
 from asyncsessions.protocols import Sessions, SessionStore
 
 __all__ = ["BranchedStore", "refusal"]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.hierarchy")
 
 # Enough for the queue below; the limit on what is given was applied above it.
 _UPDATE_BYTES = 1000
@@ -206,8 +209,11 @@ class BranchedStore(BaseSessionStore):
         while len(sessions) < scan.limit:
             wanted = msgspec.structs.replace(scan, limit=scan.limit - len(sessions))
             found = await self._store._scan(wanted)
-            lineages = map(Lineage, found)
-            sessions += [lineage.shown() for lineage in lineages if not lineage.is_gone]
+            for lineage in map(Lineage, found):
+                try:
+                    sessions += [] if lineage.is_gone else [lineage.shown()]
+                except CorruptSessionError as exc:
+                    logger.warning("left out of the list: %s", exc)
             if len(found) < wanted.limit:
                 break
             below = (found[-1].updated_at, found[-1].session_id)

@@ -15,7 +15,7 @@ import msgspec
 
 from asyncsessions.codec import decode_json, decode_message, encode_json
 from asyncsessions.history import is_tool_result, messages_to_drop
-from asyncsessions.hooks import Window, Write, renewed
+from asyncsessions.hooks import Window, Write, check_unshared, renewed
 from asyncsessions.models import Checkpoint, SessionInfo
 from asyncsessions.pacing import Breather
 from asyncsessions.stores._docformat import (
@@ -250,7 +250,12 @@ class Document:
         return first
 
     def replace_newest(self, entry: msgspec.Raw) -> None:
-        """Put another message, as a document holds it, in place of the newest one."""
+        """Put another message, as a document holds it, in place of the newest one.
+
+        Raises:
+            SessionSharedError: Others read it.
+        """
+        check_unshared(self.session_id, self.info.metadata, self.seqs[-1])
         self._entries[-1] = entry
         self._laid_out = min(self._laid_out, len(self._entries) - 1)
 
@@ -274,7 +279,12 @@ class Document:
         self._info = None
 
     def cut(self, from_seq: int) -> int:
-        """Remove the messages from a ``seq`` on; return how many."""
+        """Remove the messages from a ``seq`` on; return how many.
+
+        Raises:
+            SessionSharedError: Others read some of them.
+        """
+        check_unshared(self.session_id, self.info.metadata, from_seq)
         start = bisect.bisect_left(self.seqs, from_seq)
         removed = len(self.seqs) - start
         del self._entries[start:], self.seqs[start:]

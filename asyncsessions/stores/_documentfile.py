@@ -295,7 +295,6 @@ class DocumentFile(SessionWriter):
         if replace.if_newest not in (None, newest) or (document is None and not replace.create):
             return None
         document = document or Document(self._session_id, {})
-        check_unshared(self._session_id, document.info.metadata, replace.from_seq)
         had_checkpoint = document.checkpoint is not None
         removed = document.cut(replace.from_seq)
         first = replace.from_seq

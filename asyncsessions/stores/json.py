@@ -89,6 +89,7 @@ class JSONSessionStore(FileStore):
             if options.get("max_messages") is not None:
                 raise ValueError("give max_messages, which drops, or active_window, which archives")
         self._active_window = active_window
+        self._keeps_messages = active_window is None
         self._shelf = Shelf(self._disk, self.directory)
 
     @override

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from asyncsessions.errors import InvalidMessageError, StoreUnavailableError
 from asyncsessions.sync._original.constants import (
     ARCHIVE_WARN_THRESHOLD,
     DEFAULT_CACHE_MAXSIZE,
@@ -30,7 +29,7 @@ from asyncsessions.sync._original.constants import (
 from asyncsessions.sync._original.filelock import FileLock
 from asyncsessions.sync._original.methods import PORTABLE_VERSION, Original
 from asyncsessions.sync._original.mirror import Mirror
-from asyncsessions.sync._original.opening import Errors, Opening, directory_of
+from asyncsessions.sync._original.opening import REFUSALS, Errors, Opening, directory_of
 from asyncsessions.sync._original.paths import get_sessions_dir
 from asyncsessions.sync._original.recall import Ranking
 from asyncsessions.sync.records import (
@@ -205,7 +204,7 @@ class DefaultSessionStore(Opening):
         message.tool_call_id = tool_call_id
         try:
             self._run(Original.add, session_id, message)
-        except (InvalidMessageError, StoreUnavailableError) as exc:
+        except REFUSALS as exc:
             self._refused(exc)
             self._run(Original.salvage, session_id, message, str(exc))
             return False
@@ -251,7 +250,7 @@ class DefaultSessionStore(Opening):
         method = Original.append_with_metadata
         try:
             self._run(method, session_id, appended, metadata, idempotency_key)
-        except (InvalidMessageError, StoreUnavailableError) as exc:
+        except REFUSALS as exc:
             self._refused(exc)
             for message in self._timed(appended) if idempotency_key is None else ():
                 self._run(Original.salvage, session_id, message, str(exc))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from asyncsessions._compat import override
-from asyncsessions.errors import InvalidMessageError, StoreUnavailableError
 from asyncsessions.hierarchy import HierarchicalSessionStore as AsyncHierarchicalSessionStore
 from asyncsessions.protocols import SessionStore
 from asyncsessions.sync._original.anybranches import AnyBranches
@@ -22,6 +21,7 @@ from asyncsessions.sync._original.documentbranches import DocumentBranches
 from asyncsessions.sync._original.documents import Documents
 from asyncsessions.sync._original.hierarchy import HierarchicalOriginal, first_exchange
 from asyncsessions.sync._original.methods import Original
+from asyncsessions.sync._original.opening import REFUSALS
 from asyncsessions.sync._original.titles import MakeTitle, make_title
 from asyncsessions.sync.default import DefaultSessionStore
 from asyncsessions.sync.extended import ExtendedSessionData, SessionSnapshot
@@ -293,7 +293,7 @@ class HierarchicalSessionStore(DefaultSessionStore):
         """Return a method's result; it raises OSError where it fails, as the original does."""
         try:
             return self._run(method, *args, **kwargs)
-        except (InvalidMessageError, StoreUnavailableError) as exc:
+        except REFUSALS as exc:
             if self._raises:
                 raise
             raise OSError(str(exc)) from exc
@@ -302,7 +302,7 @@ class HierarchicalSessionStore(DefaultSessionStore):
         """Return a method's result, or False where nothing could be stored."""
         try:
             return self._run(method, *args)
-        except (InvalidMessageError, StoreUnavailableError) as exc:
+        except REFUSALS as exc:
             self._refused(exc)
             return False
 

@@ -329,6 +329,27 @@ class ForkCases(_HierarchyCases):
         assert (await tree.import_sessions(data)).imported == 1
         assert await _shown(tree, fork) == [*_said(1, 3), "needle"]
 
+    async def test_an_import_leaves_forks_as_they_are(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 3)
+        await tree.rename_session("s", "t")
+        fork = await tree.fork_session("s")
+        data = await tree.export_session("s")
+        for _ in range(2):
+            assert (await tree.import_sessions(data, overwrite=True)).imported == 1
+            assert await _shown(tree, "s") == _said(1, 3)
+            assert (await tree.get_session("s")).metadata == {"title": "t"}
+        await tree.delete_session("s")
+        assert (await tree.import_sessions(data)).imported == 1
+        assert await _shown(tree, "s") == _said(1, 3)
+        with pytest.raises(SessionSharedError):
+            await plain.clear_session("s")
+        await tree.delete_session("s")
+        assert await _shown(tree, fork) == _said(1, 3)
+        await tree.delete_session(fork)
+        assert await plain.list_sessions() == []
+
     async def test_what_the_store_forgets_is_copied(self, clock: ManualClock) -> None:
         for options in ({"ttl_seconds": 100.0}, {"max_messages": 4}):
             store = HierarchicalSessionStore(self.make_store(clock=clock, **options))

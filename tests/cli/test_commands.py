@@ -234,7 +234,7 @@ def test_the_default_store_is_in_the_working_directory(
         (2, "--limit", ["ls", "--limit", "many"]),
         (2, "Missing argument", ["show"]),
         (2, "No such option", ["ls", "--frobnicate"]),
-        (2, "not redis://u:***@h", ["doctor", "--store", "redis://u:secret@h"]),
+        (2, "no store for 'foo://u:***@h'", ["doctor", "--store", "foo://u:secret@h"]),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(code: int, text: str, args: list[str]) -> None:

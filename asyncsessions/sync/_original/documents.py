@@ -264,6 +264,7 @@ class Documents:
         top = stored_form(session.to_dict())
 
         def restore(old: Document) -> Document:
+            old.cut(0)  # Or an error, where others read what goes.
             document = Document(session.session_id, top)
             document.go_on_after(old)
             inherit(document, old)

@@ -13,6 +13,7 @@ from asyncsessions.errors import (
     ForkedStoreError,
     InvalidMessageError,
     InvalidSessionIdError,
+    SessionSharedError,
     SessionStoreError,
     StoreClosedError,
     StoreUnavailableError,
@@ -34,7 +35,10 @@ from asyncsessions.sync._original.methods import Original
 from asyncsessions.sync._original.mirror import Mirror, MirrorWriter
 from asyncsessions.sync._original.spill import spill_directory
 
-__all__ = ["Errors", "Opening", "Retention"]
+__all__ = ["REFUSALS", "Errors", "Opening", "Retention"]
+
+REFUSALS = (InvalidMessageError, SessionSharedError, StoreUnavailableError)
+"""After which the original's methods return False: nothing was stored."""
 
 T = TypeVar("T")
 
@@ -187,7 +191,7 @@ class Opening:
         """Return whether a method could store what it was given."""
         try:
             self._run(method, *args, **kwargs)
-        except (InvalidMessageError, StoreUnavailableError) as exc:
+        except REFUSALS as exc:
             self._refused(exc)
             return False
         return True

@@ -152,7 +152,7 @@ class BranchedStore(BaseSessionStore):
         while True:
             record = await self._reader.record(replace.session_id)
             newest = replace.if_newest
-            if record is None or record.is_plain or (newest or 0) > record.view.after:
+            if record is None or _may_remove(record, replace):
                 with contextlib.suppress(SessionSharedError):
                     return await self._store._replace(replace)
             if newest is not None:
@@ -219,6 +219,16 @@ class BranchedStore(BaseSessionStore):
             below = (found[-1].updated_at, found[-1].session_id)
             scan = msgspec.structs.replace(scan, below=below)
         return sessions
+
+
+def _may_remove(record: Lineage, replace: Replace) -> bool:
+    """Whether a store may replace messages of a session by itself, if nobody else reads them."""
+    if replace.if_newest is None:
+        return record.is_plain
+    if not replace.bodies:
+        # Where somebody hides messages meanwhile, and counts them, none of those may go.
+        return not record.has_kin
+    return record.is_plain or replace.if_newest > record.view.after
 
 
 def _begun_anew(append: Append, record: Lineage) -> Append:

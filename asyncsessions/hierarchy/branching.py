@@ -22,6 +22,7 @@ from asyncsessions.errors import (
     InvalidMessageError,
     MessageNotFoundError,
     SessionChangedError,
+    SessionCycleError,
     SessionNotFoundError,
     SessionSharedError,
     SnapshotNotFoundError,
@@ -183,12 +184,16 @@ class Branching:
 
         Raises:
             SessionNotFoundError: There is no such parent.
+            SessionCycleError: The parent comes from the one that had the same id.
             SessionChangedError: Somebody else made one.
         """
         first = [Change(("metadata", TREE, "token"), "expect", None)]
         if old is not None:
             first = old.again()
         if parent_id is not None:
+            line = await self._line(await self.known(parent_id))
+            if any(each.info.session_id == session_id for each in line):
+                raise SessionCycleError(session_id, parent_id)
             parent = await self.adopt(parent_id, session_id)
             link = {"id": parent_id, "seq": parent.info.last_seq}
             first += [in_tree("gone"), in_tree("parent", link)]

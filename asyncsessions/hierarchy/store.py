@@ -66,6 +66,7 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionExistsError: There is one of this id.
             SessionNotFoundError: There is no such parent.
+            SessionCycleError: The parent comes from a session of this id that was deleted.
         """
         session_id = str(uuid.uuid4()) if session_id is None else session_id
         record = await self._reader.record(session_id)

@@ -182,12 +182,12 @@ class BranchedStore(BaseSessionStore):
             return await self._store._delete(session_id, expired_at=expired_at)
         try:
             record = await self._reader.record(session_id)
+            if record is None or not record.has_kin:
+                with contextlib.suppress(SessionSharedError):
+                    return await self._store._delete(session_id)
+            return await self._branching.delete(session_id)
         except CorruptSessionError:
             return await self._store._delete(session_id)
-        if record is None or not record.has_kin:
-            with contextlib.suppress(SessionSharedError):
-                return await self._store._delete(session_id)
-        return await self._branching.delete(session_id)
 
     # Reads.
 

@@ -49,7 +49,13 @@ __all__ = [
 _MODULES = (
     "_model",
     "appending",
+    "_branch_cases",
+    "_branch_model",
     "branching",
+    "branching_edges",
+    "branching_lineage",
+    "branching_properties",
+    "branching_rewrites",
     "cancelling",
     "concurrency",
     "damaging",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-import pytest_asyncio
 from hypothesis import given
 
 from asyncsessions.base import BaseSessionStore
@@ -18,29 +17,14 @@ from asyncsessions.errors import (
 )
 from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.hooks import SHARED, Change
-from asyncsessions.testing._cases import ManualClock, StoreCases, fill, ids, seqs, texts, user
+from asyncsessions.testing._branch_cases import Hierarchy, HierarchyCases, shown_in
+from asyncsessions.testing._cases import ManualClock, fill, ids, seqs, user
 from asyncsessions.testing.cancelling import cancelled_at
 from asyncsessions.testing.properties import any_id, property_settings
 
 __all__ = ["BranchEdgeCases"]
 
-Hierarchy = HierarchicalSessionStore
 TREE = "asyncsessions:tree"
-
-
-class _Cases(StoreCases):
-    @pytest.fixture
-    def plain(self, clock: ManualClock) -> BaseSessionStore:
-        return cast("BaseSessionStore", self.make_store(clock=clock))
-
-    @pytest_asyncio.fixture
-    async def tree(self, plain: BaseSessionStore) -> AsyncIterator[Hierarchy]:
-        async with HierarchicalSessionStore(plain) as store:
-            yield store
-
-
-async def _shown(store: Hierarchy, session_id: str) -> list[Any]:
-    return texts(await store.get_messages(session_id))
 
 
 async def _leave(tree: Hierarchy) -> str:
@@ -52,7 +36,7 @@ async def _leave(tree: Hierarchy) -> str:
     return fork
 
 
-class _ReusedIdCases(_Cases):
+class _ReusedIdCases(HierarchyCases):
     """A session of a deleted one's id is a new one, whoever still reads the old one."""
 
     async def test_a_turn_begins_anew(self, tree: Hierarchy) -> None:
@@ -60,20 +44,20 @@ class _ReusedIdCases(_Cases):
         await tree.discard_partial_assistant_message("s")
         assert await tree.pop_message("s") is None
         await tree.upsert_partial_assistant_message("s", "new")
-        assert await _shown(tree, "s") == ["new"]
+        assert await shown_in(tree, "s") == ["new"]
         await tree.upsert_partial_assistant_message("s", "newer", finalize=True)
-        assert await _shown(tree, "s") == ["newer"]
+        assert await shown_in(tree, "s") == ["newer"]
         assert (await tree.get_session("s")).message_count == 1
-        assert await _shown(tree, await tree.fork_session("s")) == ["newer"]
-        assert await _shown(tree, fork) == ["m1", "m2"]
+        assert await shown_in(tree, await tree.fork_session("s")) == ["newer"]
+        assert await shown_in(tree, fork) == ["m1", "m2"]
 
     @pytest.mark.parametrize("contents", [["x", "y"], []])
     async def test_a_history_begins_anew(self, tree: Hierarchy, contents: list[str]) -> None:
         fork = await _leave(tree)
         assert await tree.set_chat_history("s", [user(text) for text in contents])
         assert await tree.session_exists("s")
-        assert await _shown(tree, "s") == contents
-        assert await _shown(tree, fork) == ["m1", "m2"]
+        assert await shown_in(tree, "s") == contents
+        assert await shown_in(tree, fork) == ["m1", "m2"]
 
     async def test_an_append_that_expects_nothing_succeeds(self, tree: Hierarchy) -> None:
         await _leave(tree)
@@ -87,7 +71,7 @@ class _ReusedIdCases(_Cases):
         for content in ("old", "new", "newer"):
             for _ in range(2):
                 await tree.append("s", [user(content)], idempotency_key="k")
-            assert await _shown(tree, "s") == [content]
+            assert await shown_in(tree, "s") == [content]
             await tree.fork_session("s")
             await tree.delete_session("s")
 
@@ -103,14 +87,14 @@ class _ReusedIdCases(_Cases):
         assert await tree.get_children("s") == [fork]
         assert await tree.get_parent(fork) == "s"
         assert await tree.get_parent(below) is None
-        assert await _shown(tree, fork) == []
-        assert await _shown(tree, below) == ["m1", "m2"]
+        assert await shown_in(tree, fork) == []
+        assert await shown_in(tree, below) == ["m1", "m2"]
 
     async def test_expiry_finds_no_deleted_session(self, tree: Hierarchy) -> None:
         fork = await _leave(tree)
         for seconds in (0, 5, None):
             assert await tree.expire_session("s", seconds) is False
-        assert await _shown(tree, fork) == ["m1", "m2"]
+        assert await shown_in(tree, fork) == ["m1", "m2"]
 
     async def test_an_id_is_used_once_by_those_who_create(self, tree: Hierarchy) -> None:
         await tree.create_session("s", title="first")
@@ -121,7 +105,7 @@ class _ReusedIdCases(_Cases):
         assert (await tree.get_session("s")).title == "third"
 
 
-class _RecordCases(_Cases):
+class _RecordCases(HierarchyCases):
     """What is expected of a record, and what fits in it."""
 
     async def test_an_expectation_changes_nothing(
@@ -158,11 +142,11 @@ class _RecordCases(_Cases):
             await tree.add_message(fork, "user", "y")
             await tree.clear_session(text)
             await tree.revert_to_snapshot(text, snapshot)
-            assert await _shown(tree, text) == ["x"]
-            assert await _shown(tree, fork) == ["m1", "m2", "y"]
+            assert await shown_in(tree, text) == ["x"]
+            assert await shown_in(tree, fork) == ["m1", "m2", "y"]
             assert await tree.get_parent(fork) == text
             assert await tree.delete_session(text)
-            assert await _shown(tree, fork) == ["m1", "m2", "y"]
+            assert await shown_in(tree, fork) == ["m1", "m2", "y"]
             assert await tree.delete_session(fork)
             assert await plain.get_info(text) is None
 
@@ -181,7 +165,7 @@ class _RecordCases(_Cases):
         assert await tree.delete_session("s")
 
 
-class _ImportCases(_Cases):
+class _ImportCases(HierarchyCases):
     """An import is no way around what keeps sessions together."""
 
     async def test_an_import_replaces_a_session_that_others_read(self, tree: Hierarchy) -> None:
@@ -192,8 +176,8 @@ class _ImportCases(_Cases):
         await tree.add_message("s", "user", "other")
         report = await tree.import_sessions([data], overwrite=True)
         assert (report.imported, report.skipped) == (1, [])
-        assert await _shown(tree, "s") == ["m1", "m2", "m3"]
-        assert await _shown(tree, fork) == ["m1", "m2", "m3"]
+        assert await shown_in(tree, "s") == ["m1", "m2", "m3"]
+        assert await shown_in(tree, fork) == ["m1", "m2", "m3"]
         assert (await tree.get_session("s")).message_count == 3
 
     async def test_an_import_brings_a_deleted_session_back(self, tree: Hierarchy) -> None:
@@ -204,9 +188,9 @@ class _ImportCases(_Cases):
         await tree.delete_session("s")
         report = await tree.import_sessions([data])
         assert (report.imported, report.skipped) == (1, [])
-        assert await _shown(tree, "s") == ["m1", "m2", "m3"]
+        assert await shown_in(tree, "s") == ["m1", "m2", "m3"]
         assert len(await tree.get_working_history("s")) == 2
-        assert await _shown(tree, fork) == ["m1", "m2", "m3"]
+        assert await shown_in(tree, fork) == ["m1", "m2", "m3"]
 
     async def test_an_import_shows_nothing_of_others(self, tree: Hierarchy) -> None:
         await fill(tree, "victim", 3)
@@ -214,19 +198,19 @@ class _ImportCases(_Cases):
         forged = {TREE: {"view": view, "token": "t"}, SHARED: {"x": 9}, "a": 1}
         data = {"session_id": "s", "messages": [user("x")], "metadata": forged}
         assert (await tree.import_sessions([data])).imported == 1
-        assert await _shown(tree, "s") == ["x"]
+        assert await shown_in(tree, "s") == ["x"]
         assert (await tree.get_session("s")).metadata == {"a": 1}
         record = {"metadata": forged, "state": {}}
         snapshot = {"snapshot_id": "i", "created_at": 1.0, "record": record, "messages": []}
         lineage = {"snapshots": [snapshot]}
         await tree.import_session(data | {"session_id": "t", "lineage": lineage})
         await tree.revert_to_snapshot("t", "i")
-        assert await _shown(tree, "t") == []
+        assert await shown_in(tree, "t") == []
         assert await tree.delete_session("s")
         assert await tree.delete_session("t")
 
 
-class _LeftoverCases(_Cases):
+class _LeftoverCases(HierarchyCases):
     """What is refused or cancelled leaves nothing behind, and nothing that is needed goes."""
 
     async def test_refused_calls_leave_no_notes(
@@ -256,7 +240,7 @@ class _LeftoverCases(_Cases):
         await tree.delete_session(fork)
         await tree.clear_session("s")
         await tree.revert_to_snapshot("s", snapshot)
-        assert await _shown(tree, "s") == ["x", "y"]
+        assert await shown_in(tree, "s") == ["x", "y"]
 
     async def test_what_expired_is_purged_with_its_snapshots(self, clock: ManualClock) -> None:
         plain = cast("BaseSessionStore", self.make_store(clock=clock, ttl_seconds=10.0))
@@ -291,7 +275,7 @@ class _LeftoverCases(_Cases):
             fork = await tree.fork_session("s")
             await tree.revert_to_message("s", 2)
             reached = await cancelled_at(lambda: call(tree, snapshot), nth)  # noqa: B023
-            assert await _shown(tree, fork) == ["m1", "m2", "m3"]
+            assert await shown_in(tree, fork) == ["m1", "m2", "m3"]
             for session in await tree.list_sessions():
                 await tree.delete_session(session.session_id)
             assert ids(await plain.list_sessions()) == []

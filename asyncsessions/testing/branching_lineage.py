@@ -1,0 +1,350 @@
+"""Cases of who comes from whom, of what sessions have in common, and of moving them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from asyncsessions.base import BaseSessionStore
+from asyncsessions.errors import (
+    CorruptSessionError,
+    InvalidMessageError,
+    SessionCycleError,
+    SessionExistsError,
+    SessionNotFoundError,
+    UnrelatedSessionsError,
+)
+from asyncsessions.hierarchy.lineage import TREE
+from asyncsessions.hooks import SHARED, Change
+from asyncsessions.testing._branch_cases import Hierarchy, HierarchyCases, add, shown_in
+from asyncsessions.testing._cases import (
+    ManualClock,
+    fill,
+    ids,
+    is_absent,
+    texts,
+    user,
+)
+
+__all__ = ["LineageCases", "MergeCases", "MoveCases"]
+
+
+class LineageCases(HierarchyCases):
+    """Who comes from whom, and what they have in common."""
+
+    async def test_a_tree_shows_all_forks(self, tree: Hierarchy, clock: ManualClock) -> None:
+        await fill(tree, "s", 2)
+        first = await tree.fork_session("s", title="first")
+        clock.advance(1)
+        second = await tree.fork_session("s", title="second")
+        below = await tree.fork_session(first, title="below")
+        await add(tree, below, "x")
+        assert await tree.get_children("s") == [first, second]
+        assert await tree.get_children(below) == []
+        assert [await tree.get_parent(each) for each in (below, first, "s")] == [first, "s", None]
+        root = await tree.get_session_tree("s")
+        assert [child.title for child in root.children] == ["first", "second"]
+        (node,) = root.children[0].children
+        assert (node.session_id, node.message_count, node.children) == (below, 3, [])
+        for look in (tree.get_parent, tree.get_children, tree.get_session_tree):
+            with pytest.raises(SessionNotFoundError):
+                await look("nobody")
+
+    async def test_sessions_are_made_once(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        with pytest.raises(SessionExistsError):
+            await tree.create_session("s")
+        with pytest.raises(SessionNotFoundError):
+            await tree.create_session("child", parent_id="nobody")
+        assert await is_absent(tree, "child")
+        made = await tree.create_session(
+            "child", title="t", parent_id="s", agent_name="bot", metadata={"k": 1}
+        )
+        session = await tree.get_session(made)
+        assert (session.metadata, session.agent_name) == ({"k": 1, "title": "t"}, "bot")
+        assert await tree.get_children("s") == ["child"]
+        assert await tree.get_parent("child") == "s"
+        assert await shown_in(tree, "child") == []
+        other = await tree.create_session()
+        assert await tree.session_exists(other)
+        await tree.set_title(other, "o")
+        assert (await tree.get_session(other)).title == "o"
+
+    async def test_nobody_comes_from_itself(self, tree: Hierarchy, plain: BaseSessionStore) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        below = await tree.fork_session(fork)
+        await tree.delete_session("s")
+        for parent in (fork, below):
+            with pytest.raises(SessionCycleError) as caught:
+                await tree.create_session("s", parent_id=parent)
+            assert (caught.value.session_id, caught.value.parent_id) == ("s", parent)
+        with pytest.raises((SessionCycleError, SessionNotFoundError)):
+            await tree.create_session("new", parent_id="new")
+        assert await is_absent(tree, "s")
+        for session_id in (fork, below):
+            assert await tree.delete_session(session_id)
+        assert await plain.list_sessions() == []
+
+    async def test_a_damaged_lineage_can_be_deleted(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 2)
+        keys = ("view", "token")
+        await plain.amend_session(
+            "s", [Change(("metadata", TREE, key), "set", "x") for key in keys]
+        )
+        with pytest.raises(CorruptSessionError):
+            await tree.get_messages("s")
+        assert await tree.delete_session("s")
+        assert await plain.list_sessions() == []
+
+    async def test_sharing_is_a_mark(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        assert not await tree.is_shared("s")
+        await tree.share_session("s")
+        assert await tree.is_shared("s")
+        await tree.unshare_session("s")
+        assert not await tree.is_shared("s")
+        assert (await tree.get_session("s")).metadata == {}
+        with pytest.raises(SessionNotFoundError):
+            await tree.share_session("nobody")
+
+    async def test_what_keeps_sessions_together_is_out_of_reach(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        for key in ("asyncsessions:tree", SHARED):
+            with pytest.raises(InvalidMessageError):
+                await tree.update_session_metadata("s", **{key: {}})
+            with pytest.raises(InvalidMessageError):
+                await tree.merge_session_metadata_map(fork, key, {"a": 1})
+            with pytest.raises(InvalidMessageError):
+                await tree.create_session("new", metadata={key: {}})
+        assert await is_absent(tree, "new")
+        for session in await tree.list_sessions():
+            assert set(session.metadata) <= {"title"}
+
+    async def test_a_diff_shows_what_each_has_alone(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 4)
+        left = await tree.fork_session("s", from_seq=3)
+        right = await tree.fork_session("s")
+        await add(tree, left, "l")
+        await add(tree, right, "r")
+        diff = await tree.diff(left, right)
+        assert (diff.ancestor_id, diff.seq, diff.common) == ("s", 3, 3)
+        assert (texts(diff.left), texts(diff.right)) == (["l"], ["m4", "r"])
+        diff = await tree.diff("s", right)
+        assert (diff.seq, texts(diff.left), texts(diff.right)) == (4, [], ["r"])
+        deeper = await tree.fork_session(right)
+        diff = await tree.diff(deeper, left)
+        assert (diff.seq, texts(diff.left), texts(diff.right)) == (3, ["m4", "r"], ["l"])
+        await tree.delete_session("s")
+        assert (await tree.diff(left, right)).common == 3
+        await fill(tree, "other", 1)
+        with pytest.raises(UnrelatedSessionsError) as caught:
+            await tree.diff(left, "other")
+        assert (caught.value.session_id, caught.value.other_id) == (left, "other")
+        with pytest.raises(SessionNotFoundError):
+            await tree.diff(left, "nobody")
+
+
+class MoveCases(HierarchyCases):
+    """Sessions move with their snapshots."""
+
+    async def test_snapshots_move_along(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 3)
+        await tree.set_state("s", "n", 1)
+        first = await tree.create_snapshot("s", "first", {"k": 1})
+        await tree.revert_to_message("s", 2)
+        await add(tree, "s", "x", "y")
+        await tree.set_state("s", "n", 2)
+        second = await tree.create_snapshot("s", "second")
+        await tree.pop_message("s")
+        await tree.share_session("s")
+        fork = await tree.fork_session("s")
+        data = await tree.export_session("s", include_lineage=True)
+        assert "lineage" not in await tree.export_session("s")
+        with pytest.raises(SessionExistsError):
+            await tree.import_session(data)
+        copy = await tree.import_session(data, new_session_id="copy")
+        assert copy == "copy"
+        assert await shown_in(tree, "copy") == ["m1", "m2", "x"]
+        mine, theirs = await tree.get_snapshots("copy"), await tree.get_snapshots("s")
+        assert [each.label for each in mine] == ["first", "second"]
+        for one, other in zip(mine, theirs, strict=True):
+            for field in ("snapshot_id", "metadata", "message_count", "created_at"):
+                assert getattr(one, field) == getattr(other, field)
+        assert await tree.is_shared("copy")
+        for snapshot, shown, state in [
+            (second, ["m1", "m2", "x", "y"], {"n": 2}),
+            (first, ["m1", "m2", "m3"], {"n": 1}),
+        ]:
+            await tree.revert_to_snapshot("copy", snapshot)
+            assert await shown_in(tree, "copy") == shown
+            assert await tree.get_state("copy") == state
+        await add(tree, "copy", "z")
+        assert await shown_in(tree, "copy") == ["m1", "m2", "m3", "z"]
+        await tree.delete_session("copy")
+        data = await tree.export_session(fork, include_lineage=True)
+        await tree.delete_session(fork)
+        assert await tree.import_session(data) == fork
+        assert await tree.get_parent(fork) == "s"
+        assert fork in await tree.get_children("s")
+
+    async def test_bad_lineage_is_refused_before_anything_is_written(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 2)
+        await tree.create_snapshot("s")
+        data = await tree.export_session("s", include_lineage=True)
+        (snapshot,) = data["lineage"]["snapshots"]
+        for bad in (
+            data | {"lineage": 1},
+            data | {"lineage": {"snapshots": [{}]}},
+            data | {"lineage": {"snapshots": [snapshot | {"messages": [{"content": "x"}]}]}},
+            data | {"lineage": {"snapshots": [snapshot | {"messages": [user("\ud800")]}]}},
+            data | {"messages": [{"content": "x"}]},
+        ):
+            with pytest.raises(InvalidMessageError):
+                await tree.import_session(bad, new_session_id="copy")
+        assert ids(await plain.list_sessions()) == ["s"]
+
+
+class MergeCases(HierarchyCases):
+    """A merge brings what is new, once, and says what it can't decide."""
+
+    async def test_a_merge_appends_what_is_new_once(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f1", "f2")
+        await add(tree, "s", "s1")
+        for _ in range(2):
+            await tree.merge_sessions(fork)
+            assert await shown_in(tree, "s") == ["m1", "m2", "s1", "f1", "f2"]
+        await add(tree, fork, "f3")
+        assert (await tree.merge_sessions(fork, into="s")).messages == 1
+        assert await shown_in(tree, "s") == ["m1", "m2", "s1", "f1", "f2", "f3"]
+        assert await shown_in(tree, fork) == ["m1", "m2", "f1", "f2", "f3"]
+
+    async def test_a_merge_may_order_by_time_or_as_one_likes(
+        self, tree: Hierarchy, clock: ManualClock
+    ) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        for number in range(2):
+            for session_id in ("s", fork):
+                clock.advance(1)
+                await tree.add_message(session_id, "user", f"{session_id[:1]}{number}")
+        mine, theirs = "s0", f"{fork[:1]}0"
+        assert (await tree.merge_sessions(fork, strategy="interleave")).messages == 2
+        shown = ["m1", "m2", "s0", theirs, "s1", f"{fork[:1]}1"]
+        assert await shown_in(tree, "s") == shown
+        await tree.undo_revert("s")
+        assert await shown_in(tree, "s") == ["m1", "m2", mine, "s1"]
+        other = await tree.fork_session("s", from_seq=2)
+        await add(tree, other, "o")
+        seen = []
+
+        def choose(target: Any, fork: Any) -> Any:
+            seen.append((texts(target), texts(fork)))
+            return [*fork, user("and"), *target[:1]]
+
+        await tree.merge_sessions(other, strategy=choose)
+        assert seen == [(["s0", "s1"], ["o"])]
+        assert await shown_in(tree, "s") == ["m1", "m2", "o", "and", "s0"]
+
+    async def test_records_are_merged_by_what_changed(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        start: dict[str, Any] = {
+            "count": 5,
+            "same": 1,
+            "list": [1],
+            "map": {"a": 1, "b": 1, "n": 1},
+            "gone": True,
+            "clash": "old",
+            "mine": 0,
+        }
+        await tree.update_state("s", start)
+        await tree.update_session_metadata("s", topic="x", color="red")
+        fork = await tree.fork_session("s", title="the fork")
+        changed = {"count": 8, "list": [1, 2], "map": {"a": 2, "b": 1, "n": 3}, "clash": "fork"}
+        await tree.update_state(fork, changed | {"new": [True]}, remove=["gone"])
+        await tree.update_session_metadata(fork, topic="y", color="blue")
+        ours = {"count": 6, "list": [1, 3], "map": {"a": 1, "b": 2, "n": 2}, "clash": "target"}
+        await tree.update_state("s", ours | {"mine": 1})
+        await tree.update_session_metadata("s", color="green")
+        done = await tree.merge_sessions(fork)
+        assert done.messages == 0
+        assert await tree.get_state("s") == {
+            "count": 9,
+            "same": 1,
+            "list": [1, 3, 2],
+            "map": {"a": 2, "b": 2, "n": 4},
+            "clash": "target",
+            "mine": 1,
+            "new": [True],
+        }
+        metadata = (await tree.get_session("s")).metadata
+        assert metadata == {"topic": "y", "color": "green"}
+        conflicts = {tuple(each.path): each for each in done.conflicts}
+        assert set(conflicts) == {("metadata", "color"), ("state", "clash")}
+        clash = conflicts["state", "clash"]
+        assert (clash.base, clash.target, clash.fork) == ("old", "target", "fork")
+        # Once more there is nothing new.
+        await tree.increment_state(fork, "count")
+        assert (await tree.merge_sessions(fork)).conflicts == []
+        assert await tree.get_state("s", "count") == 10
+
+    async def test_a_parent_can_be_merged_into_its_fork(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        below = await tree.fork_session(fork, from_seq=1)
+        await add(tree, "s", "s1")
+        await tree.set_state("s", "n", 1)
+        await tree.merge_sessions("s", into=fork)
+        assert await shown_in(tree, fork) == ["m1", "m2", "s1"]
+        await add(tree, below, "b1")
+        assert (await tree.merge_sessions(below, into="s")).messages == 1
+        assert await shown_in(tree, "s") == ["m1", "m2", "s1", "b1"]
+        assert await tree.get_state(fork) == {"n": 1}
+
+    async def test_what_can_not_be_merged_stays_as_it_is(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        await fill(tree, "other", 1)
+        fork = await tree.fork_session("s")
+        with pytest.raises(UnrelatedSessionsError):
+            await tree.merge_sessions(fork, into="other")
+        with pytest.raises(UnrelatedSessionsError):
+            await tree.merge_sessions(fork, into=fork)
+        with pytest.raises(SessionNotFoundError):
+            await tree.merge_sessions(fork, into="nobody")
+        with pytest.raises(SessionNotFoundError):
+            await tree.merge_sessions("nobody")
+        with pytest.raises(ValueError, match="not forked"):
+            await tree.merge_sessions("s")
+        with pytest.raises(ValueError, match="strategy"):
+            await tree.merge_sessions(fork, strategy=cast("Any", "theirs"))
+        for session_id in ("s", "other", fork):
+            assert await shown_in(tree, session_id) == ["m1"]
+
+    async def test_merges_and_appends_at_once_lose_nothing(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        forks = [await tree.fork_session("s") for _ in range(3)]
+        for number, fork in enumerate(forks):
+            await add(tree, fork, f"f{number}")
+            await tree.increment_state(fork, "n")
+        strategies: list[Any] = ["append", "interleave", "interleave"]
+        await asyncio.gather(
+            *(
+                tree.merge_sessions(fork, strategy=strategy)
+                for fork, strategy in zip(forks, strategies, strict=True)
+            ),
+            *(tree.add_message("s", "user", f"a{number}") for number in range(10)),
+        )
+        shown = await shown_in(tree, "s")
+        assert sorted(shown) == sorted(
+            ["m1", *(f"f{number}" for number in range(3)), *(f"a{number}" for number in range(10))]
+        )
+        assert await tree.get_state("s", "n") == 3

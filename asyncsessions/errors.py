@@ -39,6 +39,7 @@ __all__ = [
     "MessageNotFoundError",
     "MessageTooLargeError",
     "SessionChangedError",
+    "SessionCycleError",
     "SessionExistsError",
     "SessionFileError",
     "SessionNotFoundError",
@@ -234,6 +235,22 @@ class UnrelatedSessionsError(SessionStoreError, ValueError):
             session_id=session_id,
         )
         self.other_id = other_id
+
+
+class SessionCycleError(SessionStoreError, ValueError):
+    """A session would come under one that comes from it. Nothing was written.
+
+    Attributes:
+        parent_id: What the caller gave as its parent.
+    """
+
+    def __init__(self, session_id: str, parent_id: str) -> None:
+        super().__init__(
+            f"session {session_id!r} can't come under {parent_id!r}, which comes from a session "
+            "of this id; choose another id",
+            session_id=session_id,
+        )
+        self.parent_id = parent_id
 
 
 class SessionExistsError(SessionStoreError, ValueError):

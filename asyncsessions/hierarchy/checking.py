@@ -14,10 +14,10 @@ import msgspec
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import CorruptSessionError, SessionChangedError
-from asyncsessions.hierarchy.branching import Branching
 from asyncsessions.hierarchy.examining import Examiner, Finding, Suspicion
 from asyncsessions.hierarchy.lineage import TREE, Lineage
 from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.records import Records
 from asyncsessions.hooks import SHARED
 
 __all__ = ["Finding", "check_trees"]
@@ -124,9 +124,9 @@ async def _repair(store: BaseSessionStore, suspicions: list[Suspicion]) -> list[
     unnoted = {each.key for each in suspicions if each.finding.what == "unnoted"}
     # As long as somebody's messages aren't kept for sure, nothing is removed.
     if unnoted <= repaired:
-        branching = Branching(store, Reader(store))
+        records = Records(store, Reader(store))
         for session_id, each in by_session.items():
-            repaired |= await _collect(store, branching, session_id, each)
+            repaired |= await _collect(store, records, session_id, each)
     return [
         suspicion._replace(finding=msgspec.structs.replace(suspicion.finding, is_repaired=True))
         if suspicion.key in repaired
@@ -151,10 +151,10 @@ async def _amend(
 
 
 async def _collect(
-    store: BaseSessionStore, branching: Branching, session_id: str, suspicions: list[Suspicion]
+    store: BaseSessionStore, records: Records, session_id: str, suspicions: list[Suspicion]
 ) -> set[_Key]:
     """Remove a deleted session for good if nobody reads it; return what that repaired."""
     with contextlib.suppress(CorruptSessionError):
-        await branching.collect(session_id)
+        await records.collect(session_id)
     remains = {each.key for each in suspicions if not each.fix}
     return remains if remains and await store.get_info(session_id) is None else set()

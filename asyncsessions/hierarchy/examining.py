@@ -55,8 +55,9 @@ class Finding(msgspec.Struct, frozen=True):
             aren't stored any more. ``unnoted``: another one reads its messages, which may be
             removed, because it doesn't say so. ``unread``: it keeps messages for a fork or
             snapshot that isn't there. ``overstated``: it keeps more than a fork reads.
-            ``unborn``: it lists a fork that isn't one. ``unfinished``: a fork that was never
-            copied in full. ``leftover``: it was deleted, and is stored for nobody.
+            ``unborn``: it lists a fork that isn't one. ``unfinished``: it holds copies for a
+            fork or a rewrite that never came to be. ``leftover``: it was deleted, and is stored
+            for nobody. ``miscounted``: it says that it shows more or fewer messages than it does.
         detail: What exactly, for a person.
         other_id: The session or the snapshot that it has to do with; None for itself alone.
         can_repair: Whether a repair does no harm now.

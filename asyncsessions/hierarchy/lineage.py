@@ -307,6 +307,11 @@ class Lineage:
         metadata = own_fields(info.metadata)
         return msgspec.structs.replace(info, metadata=metadata, message_count=count_of(self.parts))
 
+    def checkpoint_at(self, seq: int) -> Checkpoint | None:
+        """Return the compaction checkpoint, unless it covers messages after one."""
+        checkpoint = self.info.checkpoint
+        return None if checkpoint is None or checkpoint.seq > seq else checkpoint
+
     def own_upto(self, parts: Iterable[Part]) -> int:
         """Return the newest of its own messages among parts; 0 if there is none."""
         own = self.info.session_id

@@ -6,20 +6,20 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     SessionChangedError,
     UnrelatedSessionsError,
 )
-from asyncsessions.hierarchy.branching import Branching
+from asyncsessions.hierarchy.forking import Forking
 from asyncsessions.hierarchy.lineage import (
     Lineage,
     SavedMerge,
     SavedRecord,
 )
 from asyncsessions.hierarchy.models import MergeConflict, MergeResult
-from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Plan, Rewriting
+from asyncsessions.hierarchy.snapshotting import Snapshotting
 from asyncsessions.hierarchy.threeway import Merge, interleave
 from asyncsessions.hooks import Window
 from asyncsessions.models import Message
@@ -39,22 +39,24 @@ class Merging:
     """Merges sessions of a store.
 
     Args:
-        store: The store.
-        reader: Reads its sessions.
-        branching: Knows how they are related.
+        records: The sessions' records.
+        forking: Knows how they are related.
+        snapshotting: Remembers what they were.
         rewriting: Rewrites them.
     """
 
     def __init__(
         self,
-        store: BaseSessionStore,
-        reader: Reader,
-        branching: Branching,
+        records: Records,
+        forking: Forking,
+        snapshotting: Snapshotting,
         rewriting: Rewriting,
     ) -> None:
-        self._store = store
-        self._reader = reader
-        self._branching = branching
+        self._records = records
+        self._reader = records.reader
+        self._store = records.store
+        self._forking = forking
+        self._snapshotting = snapshotting
         self._rewriting = rewriting
 
     async def merge(self, fork_id: str, into: str | None, strategy: Strategy) -> MergeResult:
@@ -62,12 +64,12 @@ class Merging:
         resolve = _STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
         if resolve is None and strategy != "append":
             raise ValueError(f"strategy is append, interleave or a function, not {strategy!r}")
-        fork = await self._branching.known(fork_id)
+        fork = await self._records.known(fork_id)
         if into is None:
             if fork.parent is None:
                 raise ValueError(f"session {fork_id!r} was not forked; say what to merge it into")
             into = fork.parent.id
-        target = await self._branching.known(into)
+        target = await self._records.known(into)
         if into == fork_id:
             raise UnrelatedSessionsError(fork_id, into)
         base = await self._base(fork, target)
@@ -80,7 +82,7 @@ class Merging:
     async def _base(self, fork: Lineage, target: Lineage) -> SavedRecord:
         """Return what both records were when the sessions parted, or were merged last."""
         merged = target.merged(fork.info.session_id)
-        line, other = await self._branching.lines(fork, target)
+        line, other = await self._forking.lines(fork, target)
         if merged is not None:
             return merged.record
         # Whichever was forked from the common ancestor.
@@ -117,9 +119,9 @@ class Merging:
             count = len(new)
             return common, resolve(own, new)
 
-        target = await self._branching.known(session_id)
+        target = await self._records.known(session_id)
         if await self._new_messages(fork, target):
-            automatic = self._branching.automatic
+            automatic = self._snapshotting.automatic
             await self._rewriting.put(session_id, plan, automatic, keeps_late=True)
         return count
 
@@ -128,14 +130,14 @@ class Merging:
     ) -> list[MergeConflict]:
         theirs = SavedRecord.of(fork.info)
         while True:
-            target = await self._branching.known(session_id)
+            target = await self._records.known(session_id)
             mine = SavedRecord.of(target.info)
             merge = Merge()
             merge.add("metadata", *map(_untitled, (base, mine, theirs)))
             merge.add("state", base.state, mine.state, theirs.state)
             done = SavedMerge(fork.info.last_seq, theirs).change(fork.info.session_id)
             try:
-                await self._branching.amend(session_id, *merge.changes, done)
+                await self._records.amend(session_id, *merge.changes, done)
             except SessionChangedError:
                 continue
             return merge.conflicts

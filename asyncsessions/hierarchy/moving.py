@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 
-from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import encode_message, message_from
 from asyncsessions.errors import InvalidMessageError, SessionExistsError
-from asyncsessions.hierarchy.branching import Branching
+from asyncsessions.hierarchy.forking import Forking
 from asyncsessions.hierarchy.lineage import Lineage, Part, SavedRecord, SavedSnapshot, in_tree
-from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Rewriting
 from asyncsessions.hooks import Change
 from asyncsessions.models import ImportReport, Message
@@ -46,30 +45,29 @@ class Moving:
     """Exports and imports sessions of a store.
 
     Args:
-        store: The store.
-        reader: Reads its sessions.
-        branching: Changes their records.
+        records: The sessions' records.
+        forking: Knows how they are related.
         rewriting: Stores what isn't a session's own.
         importer: Imports sessions without what is special about those that branch.
     """
 
     def __init__(
         self,
-        store: BaseSessionStore,
-        reader: Reader,
-        branching: Branching,
+        records: Records,
+        forking: Forking,
         rewriting: Rewriting,
         importer: Callable[[dict[str, Any]], Awaitable[ImportReport]],
     ) -> None:
-        self._store = store
-        self._reader = reader
-        self._branching = branching
+        self._records = records
+        self._reader = records.reader
+        self._store = records.store
+        self._forking = forking
         self._rewriting = rewriting
         self._importer = importer
 
     async def export_lineage(self, session_id: str) -> dict[str, Any]:
         """Return what a session has beside what every session has."""
-        lineage = await self._branching.known(session_id)
+        lineage = await self._records.known(session_id)
         parent = lineage.parent
         snapshots = [
             _Snapshot(
@@ -112,10 +110,10 @@ class Moving:
         changes = [in_tree("is_shared", value=True)] if given.is_shared else []
         if given.parent_id is not None:
             if await self._reader.lineage(given.parent_id) is not None:
-                await self._branching.adopt(given.parent_id, session_id)
+                await self._forking.adopt(given.parent_id, session_id)
             changes.append(in_tree("parent", {"id": given.parent_id, "seq": given.parent_seq}))
         if changes:
-            await self._branching.amend(session_id, *changes)
+            await self._records.amend(session_id, *changes)
         return session_id
 
     def _checked(self, snapshot: _Snapshot) -> list[Message]:
@@ -152,4 +150,4 @@ class Moving:
             )
             return [lineage.unless_changed(), *changes, *lineage.keep(snapshot.snapshot_id, saved)]
 
-        await self._branching.change(session_id, keep)
+        await self._records.change(session_id, keep)

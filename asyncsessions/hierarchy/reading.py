@@ -10,6 +10,7 @@ import msgspec
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import decode_messages, seq_of
+from asyncsessions.errors import MessageNotFoundError
 from asyncsessions.hierarchy.lineage import Lineage, Part, View, count_of, cut
 from asyncsessions.hooks import Tail, Window
 from asyncsessions.models import Message
@@ -71,6 +72,50 @@ class Reader:
         """Return the messages of parts, oldest first."""
         found = await asyncio.gather(*(self._read_part(part) for part in parts))
         return await _decoded([body for each in found for body in each])
+
+    async def parts_upto(self, lineage: Lineage, seq: int | None) -> tuple[Part, ...]:
+        """Return what a session shows up to a message.
+
+        Raises:
+            MessageNotFoundError: It shows no such message.
+        """
+        if seq is None:
+            return lineage.parts
+        parts = tuple(cut(lineage.parts, before=seq + 1))
+        last = parts[-1] if parts else None
+        if last is None or last.upto != seq:
+            raise MessageNotFoundError(lineage.info.session_id, seq)
+        bounds = {"after": seq - 1, "before": seq + 1}
+        if not await self._store.get_messages(last.source, **bounds):
+            raise MessageNotFoundError(lineage.info.session_id, seq)
+        whole = next(part for part in lineage.parts if part.after == last.after)
+        if whole.count != whole.upto - whole.after:
+            # Some are missing, and nobody knows where.
+            bounds = {"after": seq, "before": whole.upto + 1}
+            newer = await self._store.get_messages(last.source, **bounds)
+            last = msgspec.structs.replace(last, count=max(1, whole.count - len(newer)))
+        return (*parts[:-1], last)
+
+    async def seq_at(self, lineage: Lineage, index: int) -> int:
+        """Return the ``seq`` of the message at an index, counted from 0.
+
+        Raises:
+            MessageNotFoundError: There aren't so many.
+        """
+        session_id = lineage.info.session_id
+        left = index
+        for part in lineage.parts:
+            if 0 <= left < part.count == part.upto - part.after:
+                return part.after + 1 + left
+            if part.count != part.upto - part.after:
+                break
+            left -= part.count
+        else:
+            raise MessageNotFoundError(session_id, index)
+        messages = await self.read_at(lineage, Window(limit=index + 1, oldest=True))
+        if not 0 <= index < len(messages):
+            raise MessageNotFoundError(session_id, index)
+        return messages[index].seq
 
     async def _read_at(self, lineage: Lineage, window: Window) -> Sequence[bytes]:
         session_id, newest = lineage.info.session_id, lineage.info.last_seq

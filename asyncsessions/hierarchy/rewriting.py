@@ -12,14 +12,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     InvalidMessageError,
     SessionChangedError,
     SessionNotFoundError,
     SessionSharedError,
 )
-from asyncsessions.hierarchy.branching import EVERYTHING, Branching
 from asyncsessions.hierarchy.lineage import (
     Lineage,
     Part,
@@ -31,7 +29,7 @@ from asyncsessions.hierarchy.lineage import (
     skip,
     view_changes,
 )
-from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.records import EVERYTHING, Records
 from asyncsessions.hooks import Change, Window
 from asyncsessions.models import Message
 
@@ -45,15 +43,13 @@ class Rewriting:
     """Rewrites sessions of a store.
 
     Args:
-        store: The store.
-        reader: Reads its sessions.
-        branching: Changes their records.
+        records: The sessions' records.
     """
 
-    def __init__(self, store: BaseSessionStore, reader: Reader, branching: Branching) -> None:
-        self._store = store
-        self._reader = reader
-        self._branching = branching
+    def __init__(self, records: Records) -> None:
+        self._store = records.store
+        self._reader = records.reader
+        self._records = records
 
     async def clear(self, session_id: str) -> bool:
         """Hide all messages, and remove those that nobody else reads."""
@@ -70,7 +66,7 @@ class Rewriting:
             ]
 
         try:
-            old, _ = await self._branching.keeping(session_id, hide)
+            old, _ = await self._records.keeping(session_id, hide)
             try:
                 await self._store.clear_session(session_id)
             except SessionSharedError:
@@ -91,14 +87,14 @@ class Rewriting:
             view = View((), after, lineage.info.message_count - shown.count)
             return [lineage.unless_changed(), *view_changes(view), shared(pin)]
 
-        await self._branching.keeping(session_id, count)
+        await self._records.keeping(session_id, count)
 
     async def _let_go(self, session_id: str, annexes: Sequence[str]) -> None:
         if annexes:
             forgotten = (Lineage.annex(annex_id, None) for annex_id in annexes)
-            await self._branching.amend(session_id, *forgotten)
+            await self._records.amend(session_id, *forgotten)
         for annex_id in annexes:
-            await self._branching.release(annex_id, session_id)
+            await self._records.release(annex_id, session_id)
 
     async def set_history(
         self, session_id: str, messages: Sequence[Message | Mapping[str, Any]]
@@ -126,7 +122,7 @@ class Rewriting:
             raise SessionNotFoundError(session_id)
         if record.is_gone:
             with contextlib.suppress(SessionChangedError):
-                await self._branching.amend(session_id, *record.again())
+                await self._records.amend(session_id, *record.again())
         else:
             await self.clear(session_id)
 
@@ -153,12 +149,12 @@ class Rewriting:
             SessionNotFoundError: There is no such session.
         """
         pin = str(uuid.uuid4())
-        await self._branching.amend(session_id, shared(pin, EVERYTHING))
+        await self._records.amend(session_id, shared(pin, EVERYTHING))
         find = self._reader.record if revives else self._reader.lineage
         try:
             await self._put(session_id, find, plan, lambda now: changes(now, pin), keeps_late)
         except (SessionNotFoundError, InvalidMessageError):
-            await self._branching.release(session_id, pin)
+            await self._records.release(session_id, pin)
             raise
 
     async def _put(
@@ -191,9 +187,9 @@ class Rewriting:
             view = View((*parts, annex), annex.upto, info.message_count - newer.count)
             shown = view_changes(view)
             try:
-                await self._branching.amend(session_id, *guards, *shown, noted, *changes(lineage))
+                await self._records.amend(session_id, *guards, *shown, noted, *changes(lineage))
             except (SessionChangedError, SessionNotFoundError):
-                await self._branching.release(annex.source, session_id)
+                await self._records.release(annex.source, session_id)
                 is_first = False
             else:
                 return
@@ -212,7 +208,7 @@ class Rewriting:
         Returns:
             Where they are, and what the session has to note when it begins to need them.
         """
-        (upto,) = await self._branching.amend(session_id, skip(len(messages)))
+        (upto,) = await self._records.amend(session_id, skip(len(messages)))
         return await self._store_after(session_id, messages, int(upto) - len(messages))
 
     async def _store_after(
@@ -226,12 +222,12 @@ class Rewriting:
         try:
             await self._store.append(annex_id, messages)
         except InvalidMessageError:
-            await self._branching.release(annex_id, session_id)
+            await self._records.release(annex_id, session_id)
             raise
         await self._store.expire_session(annex_id, None)
         info = await self._store.get_info(annex_id)
         part = Part(annex_id, after, upto, 0 if info is None else info.message_count)
-        return part, Lineage.annex(annex_id, self._branching.now())
+        return part, Lineage.annex(annex_id, self._records.now())
 
     async def pop(self, session_id: str, is_wanted: Callable[[Message], bool]) -> Message | None:
         """Hide the newest message if it is one that is wanted, and return it."""
@@ -246,7 +242,7 @@ class Rewriting:
             return [*lineage.show(_without(lineage.parts, popped.seq)), shared(pin)]
 
         try:
-            await self._branching.keeping(session_id, hide)
+            await self._records.keeping(session_id, hide)
         except SessionNotFoundError:
             return None
         return popped

@@ -66,6 +66,7 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionExistsError: There is one of this id.
             SessionNotFoundError: There is no such parent.
+            SessionCycleError: The parent comes from a session of this id that was deleted.
         """
         session_id = str(uuid.uuid4()) if session_id is None else session_id
         record = await self._reader.record(session_id)
@@ -80,7 +81,7 @@ class HierarchicalSessionStore(BranchedStore):
             raise refused
         try:
             await self._perform(
-                session_id, lambda _: self._branching.begin(session_id, parent_id, record, changes)
+                session_id, lambda _: self._forking.begin(session_id, parent_id, record, changes)
             )
         except SessionChangedError as exc:
             raise SessionExistsError(session_id) from exc
@@ -115,9 +116,10 @@ class HierarchicalSessionStore(BranchedStore):
         if from_message_index is not None:
             if from_seq is not None:
                 raise ValueError("give from_seq or from_message_index, not both")
-            from_seq = await self._branching.seq_at(session_id, from_message_index)
+            known = await self._records.known(session_id)
+            from_seq = await self._reader.seq_at(known, from_message_index)
         return await self._perform(
-            session_id, lambda _: self._branching.fork(session_id, from_seq, title)
+            session_id, lambda _: self._forking.fork(session_id, from_seq, title)
         )
 
     async def get_parent(self, session_id: str) -> str | None:
@@ -126,7 +128,7 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        parent = (await self._branching.known(session_id)).parent
+        parent = (await self._records.known(session_id)).parent
         found = None if parent is None else await self._reader.lineage(parent.id)
         # Of the parent's id there may be another session by now, which knows nothing of this one.
         return found.info.session_id if found and session_id in found.children else None
@@ -137,7 +139,7 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        lineage = await self._branching.known(session_id)
+        lineage = await self._records.known(session_id)
         return [child.info.session_id for child in await self._children(lineage)]
 
     async def _children(self, lineage: Lineage) -> list[Lineage]:
@@ -151,7 +153,7 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        root = await self._branching.known(session_id)
+        root = await self._records.known(session_id)
         tree = _tree_of(root)
         left = [(root, tree)]
         seen = {session_id}
@@ -184,7 +186,7 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
         """
         return await self._perform(
-            session_id, lambda _: self._branching.snapshot(session_id, label, metadata or {})
+            session_id, lambda _: self._snapshotting.snapshot(session_id, label, metadata or {})
         )
 
     async def get_snapshots(
@@ -199,7 +201,7 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        snapshots = (await self._branching.known(session_id)).snapshots
+        snapshots = (await self._records.known(session_id)).snapshots
         return [
             saved.public(session_id, each)
             for each, saved in snapshots.items()
@@ -215,7 +217,9 @@ class HierarchicalSessionStore(BranchedStore):
         return (
             await self._perform(
                 session_id,
-                lambda _: self._branching.forget(session_id, lambda each, _: each == snapshot_id),
+                lambda _: self._snapshotting.forget(
+                    session_id, lambda each, _: each == snapshot_id
+                ),
             )
             > 0
         )
@@ -230,7 +234,7 @@ class HierarchicalSessionStore(BranchedStore):
             SnapshotNotFoundError: The session has no such snapshot.
         """
         await self._perform(
-            session_id, lambda _: self._branching.revert_to_snapshot(session_id, snapshot_id)
+            session_id, lambda _: self._snapshotting.revert_to_snapshot(session_id, snapshot_id)
         )
 
     async def revert_to_message(self, session_id: str, seq: int) -> None:
@@ -243,7 +247,7 @@ class HierarchicalSessionStore(BranchedStore):
             MessageNotFoundError: The session shows no such message.
         """
         await self._perform(
-            session_id, lambda _: self._branching.revert_to_message(session_id, seq)
+            session_id, lambda _: self._snapshotting.revert_to_message(session_id, seq)
         )
 
     async def undo_revert(self, session_id: str) -> None:
@@ -256,7 +260,7 @@ class HierarchicalSessionStore(BranchedStore):
             SnapshotNotFoundError: There was no revert, or it was purged.
         """
         await self._perform(
-            session_id, lambda _: self._branching.revert_to_snapshot(session_id, None)
+            session_id, lambda _: self._snapshotting.revert_to_snapshot(session_id, None)
         )
 
     async def purge_reverts(self, session_id: str) -> int:
@@ -267,7 +271,7 @@ class HierarchicalSessionStore(BranchedStore):
         """
         return await self._perform(
             session_id,
-            lambda _: self._branching.forget(session_id, lambda _, saved: saved.is_automatic),
+            lambda _: self._snapshotting.forget(session_id, lambda _, saved: saved.is_automatic),
         )
 
     async def set_title(self, session_id: str, title: str) -> bool:
@@ -282,7 +286,7 @@ class HierarchicalSessionStore(BranchedStore):
         """
         await self._perform(
             session_id,
-            lambda _: self._branching.change(
+            lambda _: self._records.change(
                 session_id, lambda _: [in_tree("is_shared", value=True)]
             ),
         )
@@ -295,7 +299,7 @@ class HierarchicalSessionStore(BranchedStore):
         """
         await self._perform(
             session_id,
-            lambda _: self._branching.change(session_id, lambda _: [in_tree("is_shared")]),
+            lambda _: self._records.change(session_id, lambda _: [in_tree("is_shared")]),
         )
 
     async def is_shared(self, session_id: str) -> bool:
@@ -304,7 +308,7 @@ class HierarchicalSessionStore(BranchedStore):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return (await self._branching.known(session_id)).is_shared
+        return (await self._records.known(session_id)).is_shared
 
     @override
     async def export_session(
@@ -350,9 +354,7 @@ class HierarchicalSessionStore(BranchedStore):
 
     @property
     def _moving(self) -> Moving:
-        return Moving(
-            self._store, self._reader, self._branching, self._rewriting, self.import_sessions
-        )
+        return Moving(self._records, self._forking, self._rewriting, self.import_sessions)
 
     async def diff(self, left_id: str, right_id: str) -> SessionDiff:
         """Return what two sessions have in common, and what each has after that.
@@ -362,9 +364,9 @@ class HierarchicalSessionStore(BranchedStore):
             UnrelatedSessionsError: They have no common ancestor.
         """
         left, right = await asyncio.gather(
-            self._branching.known(left_id), self._branching.known(right_id)
+            self._records.known(left_id), self._records.known(right_id)
         )
-        ancestor_id = (await self._branching.lines(left, right))[0][-1].info.session_id
+        ancestor_id = (await self._forking.lines(left, right))[0][-1].info.session_id
         common = left.in_common(right)
         seq = common[-1].upto if common else 0
         tails = (self._reader.read_at(each, Window(after=seq)) for each in (left, right))
@@ -397,7 +399,7 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
             UnrelatedSessionsError: They have no common ancestor, or are the same one.
         """
-        merging = Merging(self._store, self._reader, self._branching, self._rewriting)
+        merging = Merging(self._records, self._forking, self._snapshotting, self._rewriting)
         return await self._perform(fork_id, lambda _: merging.merge(fork_id, into, strategy))
 
 

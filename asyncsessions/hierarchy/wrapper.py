@@ -23,10 +23,12 @@ from asyncsessions.errors import (
     SessionSharedError,
     StoreUnavailableError,
 )
-from asyncsessions.hierarchy.branching import Branching
+from asyncsessions.hierarchy.forking import Forking
 from asyncsessions.hierarchy.lineage import TREE, Lineage
 from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Rewriting
+from asyncsessions.hierarchy.snapshotting import Snapshotting
 from asyncsessions.hooks import (
     SHARED,
     Append,
@@ -64,8 +66,10 @@ class BranchedStore(BaseSessionStore):
         self._expires_by_server = store._expires_by_server
         self._store = store
         self._reader = Reader(store)
-        self._branching = Branching(store, self._reader)
-        self._rewriting = Rewriting(store, self._reader, self._branching)
+        self._records = Records(store, self._reader)
+        self._forking = Forking(self._records)
+        self._snapshotting = Snapshotting(self._records)
+        self._rewriting = Rewriting(self._records)
 
     @override
     @classmethod
@@ -182,12 +186,12 @@ class BranchedStore(BaseSessionStore):
             return await self._store._delete(session_id, expired_at=expired_at)
         try:
             record = await self._reader.record(session_id)
+            if record is None or not record.has_kin:
+                with contextlib.suppress(SessionSharedError):
+                    return await self._store._delete(session_id)
+            return await self._records.delete(session_id)
         except CorruptSessionError:
             return await self._store._delete(session_id)
-        if record is None or not record.has_kin:
-            with contextlib.suppress(SessionSharedError):
-                return await self._store._delete(session_id)
-        return await self._branching.delete(session_id)
 
     # Reads.
 

@@ -12,9 +12,11 @@ import pytest_asyncio
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
+    CorruptSessionError,
     InvalidMessageError,
     MessageNotFoundError,
     SessionChangedError,
+    SessionCycleError,
     SessionExistsError,
     SessionNotFoundError,
     SessionSharedError,
@@ -23,6 +25,7 @@ from asyncsessions.errors import (
     VersionConflictError,
 )
 from asyncsessions.hierarchy import HierarchicalSessionStore
+from asyncsessions.hierarchy.lineage import TREE
 from asyncsessions.hooks import SHARED, Change
 from asyncsessions.models import Message
 from asyncsessions.protocols import SessionStore
@@ -413,6 +416,35 @@ class LineageCases(_HierarchyCases):
         assert await tree.session_exists(other)
         await tree.set_title(other, "o")
         assert (await tree.get_session(other)).title == "o"
+
+    async def test_nobody_comes_from_itself(self, tree: Hierarchy, plain: BaseSessionStore) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        below = await tree.fork_session(fork)
+        await tree.delete_session("s")
+        for parent in (fork, below):
+            with pytest.raises(SessionCycleError) as caught:
+                await tree.create_session("s", parent_id=parent)
+            assert (caught.value.session_id, caught.value.parent_id) == ("s", parent)
+        with pytest.raises((SessionCycleError, SessionNotFoundError)):
+            await tree.create_session("new", parent_id="new")
+        assert await is_absent(tree, "s")
+        for session_id in (fork, below):
+            assert await tree.delete_session(session_id)
+        assert await plain.list_sessions() == []
+
+    async def test_a_damaged_lineage_can_be_deleted(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 2)
+        keys = ("view", "token")
+        await plain.amend_session(
+            "s", [Change(("metadata", TREE, key), "set", "x") for key in keys]
+        )
+        with pytest.raises(CorruptSessionError):
+            await tree.get_messages("s")
+        assert await tree.delete_session("s")
+        assert await plain.list_sessions() == []
 
     async def test_sharing_is_a_mark(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 1)

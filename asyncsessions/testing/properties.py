@@ -48,6 +48,10 @@ _json = st.recursive(
     max_leaves=12,
 )
 _object = st.dictionaries(_key, _json, max_size=4)
+# Hypothesis also tries the texts that it finds in the sources, and these keys are refused.
+_metadata = st.dictionaries(
+    _key.filter(lambda key: not key.startswith("asyncsessions:")), _json, max_size=4
+)
 _counter = itertools.count()
 
 # Mostly one session, so that calls meet.
@@ -151,7 +155,7 @@ class PropertyCases(StoreCases):
         assert same(session.state, {"k": value})
         assert same(session.metadata, {"m": metadata} if metadata else {})
 
-    @given(extra=_object, state=_object, metadata=_object)
+    @given(extra=_object, state=_object, metadata=_metadata)
     @property_settings
     async def test_any_session_is_exported_and_imported(
         self,

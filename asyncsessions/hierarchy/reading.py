@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import bisect
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -56,11 +55,13 @@ class Reader:
         if lineage.token != token:
             bodies = await self._read_at(lineage, window)
         elif bodies and seq_of(bodies[-1]) > newest:
-            # The others came after the moment that the record shows.
-            if window.limit is None or window.oldest:
-                bodies = bodies[: bisect.bisect_right(bodies, newest, key=seq_of)]
-            else:
-                bodies = await self._read_at(lineage, window)
+            # Some came after the record was read, maybe in place of others.
+            now = await self.record(session_id)
+            if now is None or now.is_gone:
+                return None
+            if now.token != token:
+                bodies = await self._read_at(now, window)
+            lineage = now
         return Tail(bodies, lineage.info.expires_at)
 
     async def read_at(self, lineage: Lineage, window: Window) -> list[Message]:

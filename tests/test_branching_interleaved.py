@@ -179,6 +179,12 @@ async def _reverted(tree: Hierarchy) -> None:
     await tree.revert_to_message("s", 3)
 
 
+async def _gone_on(tree: Hierarchy) -> None:
+    await _reverted(tree)
+    await tree.purge_reverts("s")
+    await fill(tree, "s", 2)
+
+
 async def _deleted(tree: Hierarchy) -> None:
     await fill(tree, "s", 2)
     await tree.upsert_partial_assistant_message("s", "begun")
@@ -198,6 +204,7 @@ BEGINNINGS: dict[str, Callable[[Hierarchy], Awaitable[None]]] = {
     "with a snapshot": _with_snapshot,
     "reverted": _reverted,
     "deleted": _deleted,
+    "reverted and gone on": _gone_on,
     "rewritten": _rewritten,
 }
 

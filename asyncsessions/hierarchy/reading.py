@@ -45,24 +45,30 @@ class Reader:
     async def read(self, session_id: str, window: Window) -> Tail | None:
         """Return a session's messages; None where there is no session. See `BaseSessionStore`."""
         token, view = self._views.get(session_id, (None, View((), 0, 0)))
-        info, bodies = await asyncio.gather(
-            self._store._head(session_id), self._read_view(session_id, view, window)
-        )
-        lineage = None if info is None else Lineage(info)
-        if lineage is None or lineage.is_gone:
-            return None
-        newest = lineage.info.last_seq
-        if lineage.token != token:
-            bodies = await self._read_at(lineage, window)
-        elif bodies and seq_of(bodies[-1]) > newest:
-            # Some came after the record was read, maybe in place of others.
-            now = await self.record(session_id)
-            if now is None or now.is_gone:
+        while True:
+            lineage, bodies = await self._look(session_id, view, window)
+            if lineage is None:
                 return None
-            if now.token != token:
-                bodies = await self._read_at(now, window)
-            lineage = now
-        return Tail(bodies, lineage.info.expires_at)
+            if lineage.token == token:
+                return Tail(bodies, lineage.info.expires_at)
+            token, view = lineage.token, lineage.view
+            self._remember(session_id, lineage)
+
+    async def _look(
+        self, session_id: str, view: View, window: Window
+    ) -> tuple[Lineage | None, Sequence[bytes]]:
+        """Return what a view of a session shows, and the record that says if it is right."""
+        if view.parts:
+            # Several reads, and only a record that is read afterwards tells that nothing changed.
+            bodies = await self._read_view(session_id, view, window)
+            return await self.lineage(session_id), bodies
+        lineage, bodies = await asyncio.gather(
+            self.lineage(session_id), self._read_view(session_id, view, window)
+        )
+        if lineage is not None and bodies and seq_of(bodies[-1]) > lineage.info.last_seq:
+            # Some came after the record was read, maybe in place of others.
+            lineage = await self.lineage(session_id)
+        return lineage, bodies
 
     async def read_at(self, lineage: Lineage, window: Window) -> list[Message]:
         """Return messages that a session showed when its record was read."""

@@ -16,7 +16,7 @@ __all__ = ["ModelCases", "PropertyCases"]
 
 # Examples share their test's place, and the cases are inherited by several classes; each example
 # uses sessions of its own, so neither matters.
-property_settings = settings(
+property_settings: settings = settings(
     deadline=None,
     suppress_health_check=[
         HealthCheck.differing_executors,
@@ -31,7 +31,7 @@ _character = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
 )
 _text = st.text(_character)
 _key = st.text(_character, max_size=20)
-any_id = st.text(_character, min_size=1, max_size=512).filter(
+any_id: st.SearchStrategy[str] = st.text(_character, min_size=1, max_size=512).filter(
     lambda text: len(text.encode()) <= 512
 )
 _scalar = (

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+
+from anyio import to_thread
 
 from asyncsessions._compat import override
 from asyncsessions.errors import SessionChangedError, SessionExistsError
@@ -277,6 +280,37 @@ class HierarchicalSessionStore(BranchedStore):
     async def set_title(self, session_id: str, title: str) -> bool:
         """Do as `rename_session` does, which is the same title here."""
         return await self.rename_session(session_id, title)
+
+    async def auto_title(
+        self,
+        session_id: str,
+        make: Callable[[list[dict[str, Any]]], str | Awaitable[str]],
+        *,
+        max_messages: int | None = 20,
+    ) -> str:
+        """Give a session the title that a function makes of its conversation.
+
+        Args:
+            session_id: The session.
+            make: Gets the chat history as a model API takes it and returns the title. Where it
+                isn't a coroutine function, it runs in a worker thread.
+            max_messages: How many of the newest messages it gets; None: all.
+
+        Returns:
+            The title.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            InvalidMessageError: The function returned no text.
+        """
+        await self._records.known(session_id)
+        chat = await self.get_chat_history(session_id, max_messages)
+        if inspect.iscoroutinefunction(make):
+            title = await make(chat)
+        else:
+            title = await to_thread.run_sync(make, chat)
+        await self.rename_session(session_id, title)
+        return str(title)
 
     async def share_session(self, session_id: str) -> None:
         """Mark a session as shared.

@@ -101,6 +101,25 @@ class LineageCases(HierarchyCases):
         assert await tree.delete_session("s")
         assert await plain.list_sessions() == []
 
+    async def test_a_function_makes_the_title(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 3)
+
+        def count(chat: list[dict[str, Any]]) -> str:
+            return f"{len(chat)} messages"
+
+        async def newest(chat: list[dict[str, Any]]) -> str:
+            return f"ends with {chat[-1]['content']}"
+
+        assert await tree.auto_title("s", count) == "3 messages"
+        assert (await tree.get_session("s")).title == "3 messages"
+        assert await tree.auto_title("s", newest, max_messages=1) == "ends with m3"
+        assert (await tree.get_session("s")).title == "ends with m3"
+        with pytest.raises(InvalidMessageError):
+            await tree.auto_title("s", cast("Any", len))
+        with pytest.raises(SessionNotFoundError):
+            await tree.auto_title("nobody", count)
+        assert (await tree.get_session("s")).title == "ends with m3"
+
     async def test_sharing_is_a_mark(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 1)
         assert not await tree.is_shared("s")

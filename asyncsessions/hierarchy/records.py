@@ -127,9 +127,13 @@ class Records:
 
     async def release(self, session_id: str, reader: str) -> None:
         """Note that somebody doesn't read a session any more, which may have been the last one."""
-        changes = [shared(reader), Lineage.child(reader, None)]
-        if await self.store.amend_session(session_id, changes) is not None:
+        if await self._let_go(session_id, reader):
             await self.collect(session_id)
+
+    async def _let_go(self, session_id: str, reader: str) -> bool:
+        """Note that somebody doesn't read a session any more; return whether it exists."""
+        changes = [shared(reader), Lineage.child(reader, None)]
+        return await self.store.amend_session(session_id, changes) is not None
 
     async def delete(self, session_id: str) -> bool:
         """Delete a session, if there is one; what others read of it stays where they find it."""
@@ -158,11 +162,19 @@ class Records:
 
     async def collect(self, session_id: str) -> None:
         """Remove a deleted session for good once nobody reads it, and then its deleted parents."""
+        left = [session_id]
+        while left:
+            collected = left.pop()
+            sources = await self._discard(collected)
+            left += [each for each in sources if await self._let_go(each, collected)]
+
+    async def _discard(self, session_id: str) -> list[str]:
+        """Remove a deleted session that nobody reads; return which ones it kept until now."""
         while True:
             info = await self.store.get_info(session_id)
             lineage = None if info is None else Lineage(info)
             if info is None or lineage is None or not lineage.is_gone or lineage.sharers:
-                return
+                return []
             try:
                 await self.store.discard_session(
                     session_id, last_seq=info.last_seq, updated_at=info.updated_at
@@ -170,7 +182,5 @@ class Records:
             except SessionChangedError:
                 continue
             except SessionSharedError:
-                return
-            for source in lineage.sources:
-                await self.release(source, session_id)
-            return
+                return []
+            return lineage.sources

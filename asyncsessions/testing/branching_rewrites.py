@@ -259,6 +259,19 @@ class RemovalCases(HierarchyCases):
         assert await tree.delete_session(below)
         assert await plain.list_sessions() == []
 
+    async def test_a_long_line_of_deleted_parents_goes_with_its_last_fork(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 1)
+        name, depth = "s", 60
+        for _ in range(depth):
+            parent, name = name, await tree.fork_session(name, title="f")
+            await tree.delete_session(parent)
+        assert await shown_in(tree, name) == ["m1"]
+        assert len(await plain.list_sessions(200)) == depth + 1
+        assert await tree.delete_session(name)
+        assert await plain.list_sessions() == []
+
     async def test_an_id_can_be_used_again(self, tree: Hierarchy, plain: BaseSessionStore) -> None:
         await fill(tree, "s", 3)
         await tree.update_session_metadata("s", old=True)

@@ -227,10 +227,13 @@ class HierarchicalSessionStore(BranchedStore):
             > 0
         )
 
-    async def revert_to_snapshot(self, session_id: str, snapshot_id: str) -> None:
+    async def revert_to_snapshot(self, session_id: str, snapshot_id: str) -> bool:
         """Bring a session back to a snapshot: messages, metadata, state and checkpoint.
 
         What the session showed until now is remembered; see `undo_revert`.
+
+        Returns:
+            True: what can't be done raises.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -239,11 +242,15 @@ class HierarchicalSessionStore(BranchedStore):
         await self._perform(
             session_id, lambda _: self._snapshotting.revert_to_snapshot(session_id, snapshot_id)
         )
+        return True
 
-    async def revert_to_message(self, session_id: str, seq: int) -> None:
+    async def revert_to_message(self, session_id: str, seq: int) -> bool:
         """Hide what came after a message; metadata and state stay as they are.
 
         A compaction checkpoint that covers later messages goes. See `undo_revert`.
+
+        Returns:
+            True: what can't be done raises.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -252,11 +259,15 @@ class HierarchicalSessionStore(BranchedStore):
         await self._perform(
             session_id, lambda _: self._snapshotting.revert_to_message(session_id, seq)
         )
+        return True
 
-    async def undo_revert(self, session_id: str) -> None:
+    async def undo_revert(self, session_id: str) -> bool:
         """Bring a session back to what it was before its last revert, be it such an undo.
 
         What it was before its last 32 reverts is remembered: see `get_snapshots`.
+
+        Returns:
+            True: what can't be done raises.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -265,6 +276,7 @@ class HierarchicalSessionStore(BranchedStore):
         await self._perform(
             session_id, lambda _: self._snapshotting.revert_to_snapshot(session_id, None)
         )
+        return True
 
     async def purge_reverts(self, session_id: str) -> int:
         """Forget what a session was before its reverts; return how many are forgotten.
@@ -312,8 +324,11 @@ class HierarchicalSessionStore(BranchedStore):
         await self.rename_session(session_id, title)
         return str(title)
 
-    async def share_session(self, session_id: str) -> None:
+    async def share_session(self, session_id: str) -> bool:
         """Mark a session as shared.
+
+        Returns:
+            True: what can't be done raises.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -324,9 +339,13 @@ class HierarchicalSessionStore(BranchedStore):
                 session_id, lambda _: [in_tree("is_shared", value=True)]
             ),
         )
+        return True
 
-    async def unshare_session(self, session_id: str) -> None:
+    async def unshare_session(self, session_id: str) -> bool:
         """Take the mark of `share_session` away.
+
+        Returns:
+            True: what can't be done raises.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -335,6 +354,7 @@ class HierarchicalSessionStore(BranchedStore):
             session_id,
             lambda _: self._records.change(session_id, lambda _: [in_tree("is_shared")]),
         )
+        return True
 
     async def is_shared(self, session_id: str) -> bool:
         """Return whether a session is marked as shared.

@@ -123,9 +123,9 @@ class LineageCases(HierarchyCases):
     async def test_sharing_is_a_mark(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 1)
         assert not await tree.is_shared("s")
-        await tree.share_session("s")
+        assert await tree.share_session("s") is True
         assert await tree.is_shared("s")
-        await tree.unshare_session("s")
+        assert await tree.unshare_session("s") is True
         assert not await tree.is_shared("s")
         assert (await tree.get_session("s")).metadata == {}
         with pytest.raises(SessionNotFoundError):

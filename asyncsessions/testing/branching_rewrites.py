@@ -51,7 +51,7 @@ class SnapshotCases(HierarchyCases):
         await tree.update_session_metadata("s", b=2, c=2)
         await tree.update_state("s", {"y": 2, "z": 2}, remove=["x"])
         await tree.append_compaction_checkpoint("s", "later", seq=5)
-        await tree.revert_to_snapshot("s", snapshot_id)
+        assert await tree.revert_to_snapshot("s", snapshot_id) is True
         after = await tree.get_session("s")
         for field in ("messages", "metadata", "state", "checkpoint", "message_count"):
             assert getattr(after, field) == getattr(before, field), field
@@ -61,14 +61,14 @@ class SnapshotCases(HierarchyCases):
     async def test_a_revert_can_be_undone_and_redone(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 5)
         await tree.set_state("s", "n", 1)
-        await tree.revert_to_message("s", 2)
+        assert await tree.revert_to_message("s", 2) is True
         assert await shown_in(tree, "s") == said(1, 2)
         assert await tree.get_state("s") == {"n": 1}
         await add(tree, "s", "m6")
         await tree.set_state("s", "n", 2)
         assert await shown_in(tree, "s") == ["m1", "m2", "m6"]
         assert await tree.get_snapshots("s") == []
-        await tree.undo_revert("s")
+        assert await tree.undo_revert("s") is True
         assert await shown_in(tree, "s") == said(1, 5)
         assert await tree.get_state("s") == {"n": 1}
         await tree.undo_revert("s")

@@ -57,12 +57,6 @@ class TestHierarchyOnRedis(SharedHierarchical):
         self.url = f"{redis_url}?prefix=h{uuid.uuid4().hex}"
 
 
-class TestHierarchyOnRedisCluster(SharedHierarchical):
-    @pytest.fixture(autouse=True)
-    def place(self, redis_cluster_url: str) -> None:
-        self.url = f"{redis_cluster_url}?prefix=h{uuid.uuid4().hex}"
-
-
 class TestHierarchyOnPostgres(SharedHierarchical):
     @pytest.fixture(autouse=True)
     def place(self, postgres_url: str) -> None:

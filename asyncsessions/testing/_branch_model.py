@@ -13,6 +13,7 @@ import pytest
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
     MessageNotFoundError,
+    SessionCycleError,
     SessionExistsError,
     SessionNotFoundError,
     SnapshotNotFoundError,
@@ -251,7 +252,12 @@ class Branches:
             with pytest.raises((SessionExistsError, SessionNotFoundError)):
                 await call
             return
-        assert await call == session_id
+        try:
+            assert await call == session_id
+        except SessionCycleError:
+            # The parent comes from a session that had this id, and was deleted.
+            assert parent is not None
+            return
         model = self._make(session_id)
         model.parent = parent
         if parent is not None:

@@ -70,7 +70,7 @@ from asyncsessions.requests import (
 )
 from asyncsessions.search import search_newest
 
-__all__ = ["BaseSessionStore", "engine_of"]
+__all__ = ["BaseSessionStore"]
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class BaseSessionStore(SessionStore, ABC):
     """Implements `SessionStore` on a few hooks.
 
     Whatever here isn't a hook has two underscores before its name, so a store's can't clash;
-    only `_perform` is there for a store to call.
+    only `_perform` and `_enqueue` are there for a store to call.
 
     Args:
         max_messages: Retention: older messages are dropped for good in the same step as an
@@ -276,6 +276,15 @@ class BaseSessionStore(SessionStore, ABC):
         """
         check_session_id(session_id)
         return await self.__engine.act(session_id, verb, self.__policy)
+
+    @final
+    async def _enqueue(self, write: Append | Update, size: int) -> asyncio.Future[Any]:
+        """Queue a write, of so many bytes, and return where its outcome will be.
+
+        This is for a store that is made of this one: no store has two flushes under way.
+        """
+        entry = await self.__engine.enqueue(write, size)
+        return entry.caller
 
     # Append.
 
@@ -902,11 +911,6 @@ class BaseSessionStore(SessionStore, ABC):
             # A whole page that others have renewed or removed meanwhile is no reason to go on.
             if len(found) < _PURGE_PAGE or purged == before:
                 return purged
-
-
-def engine_of(store: BaseSessionStore) -> Engine:
-    """Return what opens a store and batches its writes; for a store that is made of it."""
-    return store._BaseSessionStore__engine  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
 
 
 def _set_text(field: str, value: object) -> Change:

@@ -34,7 +34,6 @@ class Snapshotting:
     def __init__(self, records: Records) -> None:
         self._records = records
         self._reader = records.reader
-        self._store = records.store
 
     async def snapshot(
         self, session_id: str, label: str | None, metadata: Mapping[str, Any]

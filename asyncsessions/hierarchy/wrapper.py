@@ -13,7 +13,7 @@ import msgspec
 
 from asyncsessions import transfer
 from asyncsessions._compat import override
-from asyncsessions.base import BaseSessionStore, engine_of
+from asyncsessions.base import BaseSessionStore
 from asyncsessions.batching import Outcome
 from asyncsessions.codec import decode_message
 from asyncsessions.errors import (
@@ -113,17 +113,12 @@ class BranchedStore(BaseSessionStore):
 
     @override
     async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
-        # With the writes of whoever uses the store itself, or two flushes would be under way.
-        engine = engine_of(self._store)
         queued: list[Outcome[Appended]] = []
         records = await self._records_for(batch)
-        for append in batch:
-            size = sum(map(len, append.bodies))
-            record = records.get(append.session_id)
-            if record is not None:
-                append = _begun_anew(append, record)  # the same for the store below
-            entry = await engine.enqueue(append, size)
-            queued.append(entry.caller)
+        for given in batch:
+            record = records.get(given.session_id)
+            append = given if record is None else _begun_anew(given, record)
+            queued.append(await self._store._enqueue(append, sum(map(len, append.bodies))))
         return queued
 
     async def _records_for(self, batch: Sequence[Append]) -> dict[str, Lineage]:
@@ -135,7 +130,6 @@ class BranchedStore(BaseSessionStore):
 
     @override
     async def _update(self, batch: Sequence[Update]) -> Sequence[Outcome[list[JSONValue] | None]]:
-        engine = engine_of(self._store)
         outcomes: list[Outcome[list[JSONValue] | None]] = []
         for update in batch:
             refused = refusal(update.changes)
@@ -144,8 +138,7 @@ class BranchedStore(BaseSessionStore):
             elif not update.create and not await self._exists(update.session_id):
                 outcomes.append(None)
             else:
-                entry = await engine.enqueue(update, _UPDATE_BYTES)
-                outcomes.append(entry.caller)
+                outcomes.append(await self._store._enqueue(update, _UPDATE_BYTES))
         return outcomes
 
     async def _exists(self, session_id: str) -> bool:

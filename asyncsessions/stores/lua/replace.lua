@@ -5,7 +5,8 @@
 -- in append.lua.
 --
 -- Returns {removed, first seq, 1 if there was a checkpoint}, {} where nothing was done, or {the
--- newest seq that others read} where it would remove messages that they read. On Redis Cluster it is {that, what the indexes have to know}.
+-- newest seq that others read} where it would remove messages that they read. On Redis Cluster it
+-- is {that, what the indexes have to know}.
 
 -- include: common
 -- include: write

@@ -7,9 +7,8 @@
 --
 -- Returns for each session and update {0, value of each change or "" where the client knows it},
 -- {1} where there is no session, {2, number of the change, type} where it met no number, {3, number
--- of the change} where it would overflow, {4, the newest seq that others read}, or {5} where something
--- isn't as expected. On Redis Cluster it is {that, what the indexes
--- have to know}.
+-- of the change} where it would overflow, {4, the newest seq that others read}, or {5} where
+-- something isn't as expected. On Redis Cluster it is {that, what the indexes have to know}.
 
 -- include: common
 -- include: write

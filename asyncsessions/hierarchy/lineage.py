@@ -102,6 +102,24 @@ class SavedRecord(msgspec.Struct, frozen=True):
         ]
 
 
+class SavedMerge(msgspec.Struct, frozen=True):
+    """How far a session was merged into another.
+
+    Attributes:
+        seq: Its newest message then.
+        record: What its record held.
+        at: The newest ``seq`` of the other one, after the merge.
+    """
+
+    seq: int
+    record: SavedRecord
+    at: int = 0
+
+    def change(self, fork_id: str) -> Change:
+        """Return what notes it."""
+        return in_tree(_MERGED + fork_id, msgspec.to_builtins(self))
+
+
 class SavedSnapshot(msgspec.Struct, frozen=True):
     """A snapshot as it is stored; see `Snapshot`."""
 
@@ -112,6 +130,7 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
     label: str | None = None
     metadata: dict[str, Any] = {}
     is_automatic: bool = False
+    merges: dict[str, SavedMerge] = {}
 
     def public(self, session_id: str, snapshot_id: str) -> Snapshot:
         """Return what a caller gets to see of it."""
@@ -125,22 +144,6 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
             self.metadata,
             self.is_automatic,
         )
-
-
-class SavedMerge(msgspec.Struct, frozen=True):
-    """How far a session was merged into another.
-
-    Attributes:
-        seq: Its newest message then.
-        record: What its record held.
-    """
-
-    seq: int
-    record: SavedRecord
-
-    def change(self, fork_id: str) -> Change:
-        """Return what notes it."""
-        return in_tree(_MERGED + fork_id, msgspec.to_builtins(self))
 
 
 class _Parent(msgspec.Struct, frozen=True):
@@ -252,16 +255,19 @@ class Lineage:
         found = {key.removeprefix(_SNAPSHOT): self._read(key, SavedSnapshot) for key in keys}
         return dict(sorted(found.items(), key=lambda each: each[1].created_at))
 
-    def merged(self, fork_id: str) -> SavedMerge | None:
-        """Return how far another session was merged into this one."""
-        merged: SavedMerge | None = self._read(_MERGED + fork_id, SavedMerge)
-        return merged
-
     @property
-    def merges(self) -> list[SavedMerge]:
-        """How far other sessions were merged into this one."""
+    def merges(self) -> dict[str, SavedMerge]:
+        """How far other sessions were merged into this one, by their ids."""
         keys = [key for key in self._tree if key.startswith(_MERGED)]
-        return [self._read(key, SavedMerge) for key in keys]
+        return {key.removeprefix(_MERGED): self._read(key, SavedMerge) for key in keys}
+
+    def only_merged(self, merges: Mapping[str, SavedMerge]) -> list[Change]:
+        """Return what makes these all that was merged, as far as it shows now."""
+        gone = self.merges.keys() - merges.keys()
+        return [
+            *(in_tree(_MERGED + fork_id) for fork_id in gone),
+            *(merge.change(fork_id) for fork_id, merge in merges.items()),
+        ]
 
     @property
     def is_gone(self) -> bool:
@@ -320,7 +326,7 @@ class Lineage:
     def snapshot(self, parts: tuple[Part, ...], now: float, **fields: Any) -> SavedSnapshot:
         """Return a snapshot of the session as it is, showing these parts."""
         record = SavedRecord.of(self.info)
-        return SavedSnapshot(self.info.last_seq, now, parts, record, **fields)
+        return SavedSnapshot(self.info.last_seq, now, parts, record, merges=self.merges, **fields)
 
     def keep(self, snapshot_id: str, snapshot: SavedSnapshot) -> list[Change]:
         """Return what stores a snapshot, with the messages that it needs."""

@@ -81,7 +81,7 @@ class Merging:
 
     async def _base(self, fork: Lineage, target: Lineage) -> SavedRecord:
         """Return what both records were when the sessions parted, or were merged last."""
-        merged = target.merged(fork.info.session_id)
+        merged = target.merges.get(fork.info.session_id)
         line, other = await self._forking.lines(fork, target)
         if merged is not None:
             return merged.record
@@ -93,8 +93,9 @@ class Merging:
         session_id = target.info.session_id
         new = await self._new_messages(fork, target)
         if new:
-            # A merge that is repeated because its answer was lost appends nothing.
-            name = f"{fork.info.session_id} {new[0].seq} {new[-1].seq}".encode()
+            # A merge that is repeated because its answer was lost appends nothing; one that is
+            # because the target was brought back does.
+            name = f"{fork.info.session_id} {new[0].seq} {new[-1].seq} {target.token}".encode()
             key = "merge:" + hashlib.blake2b(name, digest_size=16).hexdigest()
             await self._store.append(session_id, new, idempotency_key=key)
         return len(new)
@@ -102,7 +103,7 @@ class Merging:
     async def _new_messages(self, fork: Lineage, target: Lineage) -> list[Message]:
         common = fork.in_common(target)
         after = common[-1].upto if common else 0
-        merged = target.merged(fork.info.session_id)
+        merged = target.merges.get(fork.info.session_id)
         if merged is not None:
             after = max(after, merged.seq)
         return await self._reader.read_at(fork, Window(after=after))
@@ -135,7 +136,8 @@ class Merging:
             merge = Merge()
             merge.add("metadata", *map(_untitled, (base, mine, theirs)))
             merge.add("state", base.state, mine.state, theirs.state)
-            done = SavedMerge(fork.info.last_seq, theirs).change(fork.info.session_id)
+            merged = SavedMerge(fork.info.last_seq, theirs, at=target.info.last_seq)
+            done = merged.change(fork.info.session_id)
             try:
                 await self._records.amend(session_id, *merge.changes, done)
             except SessionChangedError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Rewriting
 from asyncsessions.hooks import Change
 from asyncsessions.models import ImportReport, Message
+from asyncsessions.pacing import Pacer, paced_map
 
 __all__ = ["Moving"]
 
@@ -69,27 +69,24 @@ class Moving:
         """Return what a session has beside what every session has."""
         lineage = await self._records.known(session_id)
         parent = lineage.parent
-        snapshots = [
-            _Snapshot(
-                each,
-                saved.created_at,
-                saved.record,
-                [message.to_dict() for message in await self._reader.read_parts(saved.parts)],
-                saved.label,
-                saved.metadata,
+        exported: dict[str, Any] = msgspec.to_builtins(
+            _Lineage(
+                None if parent is None else parent.id,
+                0 if parent is None else parent.seq,
+                lineage.children,
+                lineage.is_shared,
             )
-            for each, saved in lineage.snapshots.items()
-            if not saved.is_automatic
-        ]
-        exported = _Lineage(
-            None if parent is None else parent.id,
-            0 if parent is None else parent.seq,
-            lineage.children,
-            lineage.is_shared,
-            snapshots,
         )
-        builtins: dict[str, Any] = msgspec.to_builtins(exported)
-        return builtins
+        for each, saved in lineage.snapshots.items():
+            if not saved.is_automatic:
+                snapshot = _Snapshot(
+                    each, saved.created_at, saved.record, [], saved.label, saved.metadata
+                )
+                messages = await self._reader.read_parts(saved.parts)
+                # Many, which come in slices.
+                chat = await paced_map(Message.to_dict, messages)
+                exported["snapshots"].append(msgspec.to_builtins(snapshot) | {"messages": chat})
+        return exported
 
     async def import_session(self, data: Mapping[str, Any], session_id: str) -> str:
         """Store an exported session; see `HierarchicalSessionStore.import_session`."""
@@ -97,7 +94,7 @@ class Moving:
             given = msgspec.convert(data.get("lineage", {}), _Lineage)
         except msgspec.ValidationError as exc:
             raise InvalidMessageError(f"lineage: {exc}", field="lineage") from exc
-        kept = [self._checked(snapshot) for snapshot in given.snapshots]
+        kept = [await self._checked(snapshot) for snapshot in given.snapshots]
         if await self._reader.lineage(session_id) is not None:
             raise SessionExistsError(session_id)
         plain = {key: value for key, value in data.items() if key != "lineage"}
@@ -105,8 +102,9 @@ class Moving:
         if report.skipped:
             reason = report.skipped[0]["reason"]
             raise InvalidMessageError(f"the session can't be imported: {reason}", field="messages")
+        own = await self._store.get_messages(session_id) if kept else []
         for snapshot, messages in zip(given.snapshots, kept, strict=True):
-            await self._keep(session_id, snapshot, messages)
+            await self._keep(session_id, own, snapshot, messages)
         changes = [in_tree("is_shared", value=True)] if given.is_shared else []
         if given.parent_id is not None:
             if await self._reader.lineage(given.parent_id) is not None:
@@ -116,22 +114,25 @@ class Moving:
             await self._records.amend(session_id, *changes)
         return session_id
 
-    def _checked(self, snapshot: _Snapshot) -> list[Message]:
-        messages = list(itertools.starmap(message_from, enumerate(snapshot.messages)))
-        for message in messages:
-            encode_message(message, self._store.policy.max_message_bytes)
-        return messages
+    async def _checked(self, snapshot: _Snapshot) -> list[Message]:
+        limit = self._store.policy.max_message_bytes
+
+        def checked(index: int) -> Message:
+            message = message_from(index, snapshot.messages[index])
+            encode_message(message, limit)
+            return message
+
+        return await paced_map(checked, range(len(snapshot.messages)))
 
     async def _keep(
-        self, session_id: str, snapshot: _Snapshot, messages: Sequence[Message]
+        self,
+        session_id: str,
+        own: Sequence[Message],
+        snapshot: _Snapshot,
+        messages: Sequence[Message],
     ) -> None:
-        """Store a snapshot; what it has in common with the session is stored once."""
-        own = await self._store.get_messages(session_id)
-        common = 0
-        for mine, theirs in zip(own, messages, strict=False):
-            if mine.to_dict() | {"seq": 0} != theirs.to_dict() | {"seq": 0}:
-                break
-            common += 1
+        """Store a snapshot; what it has in common with the session's own is stored once."""
+        common = await _common(own, messages)
         parts = [Part(session_id, 0, own[common - 1].seq, common)] if common else []
         changes: list[Change] = []
         if messages[common:]:
@@ -151,3 +152,16 @@ class Moving:
             return [lineage.unless_changed(), *changes, *lineage.keep(snapshot.snapshot_id, saved)]
 
         await self._records.change(session_id, keep)
+
+
+async def _common(left: Sequence[Message], right: Sequence[Message]) -> int:
+    """Return how many messages two lists begin with that say the same."""
+    pacer = Pacer()
+    common = 0
+    for mine, theirs in zip(left, right, strict=False):
+        if mine.to_dict() | {"seq": 0} != theirs.to_dict() | {"seq": 0}:
+            break
+        common += 1
+        if not common & 15:
+            await pacer.pause()
+    return common

@@ -75,6 +75,7 @@ class Snapshotting:
             if snapshot is None:
                 raise SnapshotNotFoundError(session_id, snapshot_id)
             changes = [*lineage.show(snapshot.parts), *self.automatic(lineage, automatic_id)]
+            changes += lineage.only_merged(snapshot.merges)
             return changes + snapshot.record.changes(lineage.info)
 
         await self._records.keeping(session_id, revert)
@@ -85,6 +86,8 @@ class Snapshotting:
         async def revert(lineage: Lineage, automatic_id: str) -> list[Change]:
             parts = await self._reader.parts_upto(lineage, seq)
             changes = [*lineage.show(parts), *self.automatic(lineage, automatic_id)]
+            kept = {each: merge for each, merge in lineage.merges.items() if merge.at <= seq}
+            changes += lineage.only_merged(kept)
             checkpoint = lineage.checkpoint_at(seq)
             if checkpoint is not lineage.info.checkpoint:
                 changes.append(Change(("checkpoint",), "set", checkpoint))

@@ -15,7 +15,7 @@ from asyncsessions import transfer
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.batching import Outcome
-from asyncsessions.codec import decode_message
+from asyncsessions.codec import decode_message, decode_messages
 from asyncsessions.errors import (
     CorruptSessionError,
     InvalidMessageError,
@@ -41,7 +41,7 @@ from asyncsessions.hooks import (
     Update,
     Window,
 )
-from asyncsessions.models import ImportReport, JSONValue, SessionInfo
+from asyncsessions.models import ImportReport, JSONValue, Message, SessionInfo
 from asyncsessions.protocols import Sessions, SessionStore
 
 __all__ = ["BranchedStore", "refusal"]
@@ -157,7 +157,8 @@ class BranchedStore(BaseSessionStore):
             if not replace.create:
                 had_any = await self._rewriting.clear(replace.session_id)
                 return Replaced(int(had_any), 0)
-            messages = [decode_message(body) for body in replace.bodies]
+            messages: list[Message] = []
+            await decode_messages(replace.bodies, messages)
             try:
                 await self._rewriting.set_history(replace.session_id, messages)
             except SessionNotFoundError:

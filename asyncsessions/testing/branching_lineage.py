@@ -274,6 +274,28 @@ class MergeCases(HierarchyCases):
         assert seen == [(["s0", "s1"], ["o"])]
         assert await shown_in(tree, "s") == ["m1", "m2", "o", "and", "s0"]
 
+    async def test_what_was_undone_can_be_merged_again(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f")
+        await tree.set_state(fork, "n", 1)
+        before = await tree.create_snapshot("s")
+        for _ in range(2):
+            assert (await tree.merge_sessions(fork)).messages == 1
+            assert await shown_in(tree, "s") == ["m1", "m2", "f"]
+            assert await tree.get_state("s") == {"n": 1}
+            await tree.revert_to_snapshot("s", before)
+            assert await shown_in(tree, "s") == ["m1", "m2"]
+            assert await tree.get_state("s") == {}
+        await tree.merge_sessions(fork, strategy="interleave")
+        await tree.undo_revert("s")
+        assert await shown_in(tree, "s") == ["m1", "m2"]
+        assert (await tree.merge_sessions(fork)).messages == 1
+        await tree.revert_to_message("s", 2)
+        assert (await tree.merge_sessions(fork)).messages == 1
+        assert await shown_in(tree, "s") == ["m1", "m2", "f"]
+        assert (await tree.merge_sessions(fork)).messages == 0
+
     async def test_records_are_merged_by_what_changed(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 1)
         start: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,15 @@ def no_blocking_calls() -> Iterator[None]:
             # The loop of the sync stores stands still on purpose while its process is forked.
             function.can_block_in("asyncsessions/sync/_bridge.py", {"pause", "stand"})
         yield
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """Let this process open few files only; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    yield 512
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # URLs of servers that all tests of a run share. Each test has a name space of its own there. A

@@ -208,14 +208,14 @@ async def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / "chat.jsonl").stat().st_mode & 0o777 == 0o600
 
 
-async def test_more_sessions_than_open_files(tmp_path: Path) -> None:
+async def test_more_sessions_than_open_files(tmp_path: Path, few_files: int) -> None:
     before = len(open_files())
     async with JSONLinesSessionStore(tmp_path, durability="os") as store:
         for _ in range(2):
             await asyncio.gather(
                 *(store.add_message(f"chat-{number}", "user", "hi") for number in range(400))
             )
-        assert len(open_files()) < before + 150
+        assert len(open_files()) <= before + few_files // 4 + 20
         page = await store.list_sessions(1000)
         assert {info.message_count for info in page} == {2}
         assert len(page) == 400

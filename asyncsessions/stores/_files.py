@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import time
 from abc import abstractmethod
 from collections import OrderedDict
@@ -32,12 +33,19 @@ from asyncsessions.stores._threads import Workers
 from asyncsessions.stores._urls import STORE_OPTIONS, query_options
 from asyncsessions.stores._writer import SessionWriter
 
+if sys.platform != "win32":
+    import resource
+
 __all__ = ["URL_OPTIONS", "FileStore"]
 
 T = TypeVar("T")
 
-# Sessions whose file stays open between writes.
-_OPEN_FILES = 128
+# Sessions whose file stays open between writes at the most, and what share they are of all that
+# the process may open.
+_OPEN_FILES = 1024
+_SHARE_OF_FILES = 4
+# The limit where the system doesn't tell of one.
+_ALL_FILES = 512
 # Sessions whose lock one thread holds at the same time.
 _JOBS_AT_ONCE = 64
 # Reads and flushes that run at the same time.
@@ -67,6 +75,16 @@ class _Job(msgspec.Struct, eq=False):
     load: bool = True
     result: Any = None
     error: Exception | None = None
+
+
+def _open_files() -> int:
+    """Return how many sessions' files may stay open."""
+    if sys.platform == "win32":
+        return _ALL_FILES // _SHARE_OF_FILES
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _OPEN_FILES
+    return min(limit // _SHARE_OF_FILES, _OPEN_FILES)
 
 
 class FileStore(BaseSessionStore):
@@ -104,6 +122,7 @@ class FileStore(BaseSessionStore):
         self._disk = Disk() if disk is None else disk
         self._writers: OrderedDict[str, SessionWriter] = OrderedDict()
         self._waiting: set[asyncio.Task[None]] = set()
+        self._open_files = _open_files()
 
     @override
     @classmethod
@@ -291,7 +310,7 @@ class FileStore(BaseSessionStore):
 
     def _hop(self, jobs: Sequence[_Job]) -> asyncio.Future[Sequence[_Job]]:
         """Do jobs in one worker thread; return those whose session is locked."""
-        excess = len(self._writers) - _OPEN_FILES
+        excess = len(self._writers) - self._open_files
         # The ones that weren't used for longest; with very many jobs, some of these.
         idle = [self._writers.popitem(last=False)[1] for _ in range(excess)]
         return self._in_thread(self._do, jobs, idle)

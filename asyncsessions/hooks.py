@@ -75,6 +75,14 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     key: str | None = None
     digest: str = ""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to check: messages, without a key or an expected ``seq``.
+
+        `admit` lets such an append pass in any session.
+        """
+        return self.key is None and self.expected_seq is None and bool(self.bodies)
+
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
     """What an append did.

@@ -49,7 +49,7 @@ def plain_flush(
     lines: list[bytes] = []
     outcomes: list[Appended] = []
     for append in batch:
-        if append.key is not None or append.expected_seq is not None or not append.bodies:
+        if not append.is_plain:
             return None
         outcomes.append(Appended(seq + 1, append.now))
         for body in append.bodies:

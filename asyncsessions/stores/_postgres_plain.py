@@ -35,15 +35,9 @@ class Flush:
     @classmethod
     def of(cls, batch: Sequence[Append]) -> Self | None:
         """Return the flush for a batch; None where an append asks for more."""
-        for append in batch:
-            if (
-                append.key is not None
-                or append.expected_seq is not None
-                or append.keep is not None
-                or not append.bodies
-            ):
-                return None
-        return cls(batch)
+        if all(append.is_plain and append.keep is None for append in batch):
+            return cls(batch)
+        return None
 
     def arguments(self) -> tuple[Any, ...]:
         """Return the statement's arguments: a column for each thing that it takes.

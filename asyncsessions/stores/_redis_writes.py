@@ -134,11 +134,11 @@ def _optional(value: float | None) -> str:
 def append_words(appends: Sequence[Append]) -> list[Word]:
     """Return the arguments for one session's appends; see ``append.lua``."""
     first, last = appends[0], appends[-1]
-    if len(appends) == len(first.bodies) == 1 and first.key is None and first.expected_seq is None:
+    if len(appends) == len(first.bodies) == 1 and first.is_plain:
         # What the rest comes to as a rule.
         return [first.session_id, repr(first.now), 1, 1, _item(first.bodies[0])]
     times = repr(last.now) if first.now == last.now else f"{first.now!r} {last.now!r}"
-    if all(map(_is_plain, appends)):
+    if all(append.is_plain for append in appends):
         items = [_item(body) for append in appends for body in append.bodies]
         return [first.session_id, times, len(items), len(items), *items]
     words: list[Word] = []
@@ -152,10 +152,6 @@ def append_words(appends: Sequence[Append]) -> list[Word]:
             *map(_item, append.bodies),
         ]
     return [first.session_id, times, 0, len(words), *words]
-
-
-def _is_plain(append: Append) -> bool:
-    return append.key is None and append.expected_seq is None and bool(append.bodies)
 
 
 def append_outcomes(appends: Sequence[Append], answer: Any) -> list[Outcome[Appended]]:

@@ -130,6 +130,28 @@ async def test_documents_stay_small(
     assert [text.split()[0] for text in texts] == [str(n) for n in range(2000)]
 
 
+@pytest.mark.parametrize("is_read", [False, True], ids=["unread", "read"])
+async def test_more_stays_in_the_document_of_a_session_that_is_read(
+    store: MongoSessionStore,
+    client: AsyncMongoClient[dict[str, Any]],
+    tmp_path: Path,
+    *,
+    is_read: bool,
+) -> None:
+    lengths = []
+    for n in range(150):
+        await store.append("s", [user(f"{n}")])
+        if is_read:
+            await store.get_messages("s", limit=20)
+        await store._commits.finish()
+        document = await client[database_of(tmp_path)]["x.sessions"].find_one({"_id": "s"})
+        assert document is not None
+        lengths.append(len(document["tail"]))
+    # All that a reader of twenty messages wants, or as little as an append has to rewrite.
+    assert min(lengths[30:]) >= 20 if is_read else max(lengths) <= 24
+    assert await said(store, "s") == [f"{n}" for n in range(150)]
+
+
 async def test_many_pages_make_no_long_list_and_are_all_found(
     store: MongoSessionStore, client: AsyncMongoClient[dict[str, Any]], tmp_path: Path
 ) -> None:

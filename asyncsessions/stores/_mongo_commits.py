@@ -14,20 +14,22 @@ from pymongo.errors import OperationFailure, WriteConcernError
 from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_background import Background
-from asyncsessions.stores._mongo_changes import update_between
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_errors import DUPLICATE_KEY, is_lost
+from asyncsessions.stores._mongo_jobs import Attempt, Job
 from asyncsessions.stores._mongo_joins import (
     FIRST_SEQ,
     join_fields,
     join_filter,
 )
+from asyncsessions.stores._mongo_lanes import Lanes, together
 from asyncsessions.stores._mongo_leftovers import Leftovers
 from asyncsessions.stores._mongo_moves import Moves
 from asyncsessions.stores._mongo_pages import Pages, StaleError
-from asyncsessions.stores._mongo_plans import AppendJob, Attempt, Job, MoveJob
+from asyncsessions.stores._mongo_plans import AppendJob, MoveJob
 from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head, size_of
+from asyncsessions.stores._mongo_updates import Updates
 
 __all__ = ["Commits", "Writer"]
 
@@ -39,9 +41,6 @@ _JOINS = 4
 _JOINED_BYTES = 256 << 10
 # How often a join that met no other writer is the last one for now.
 _STOPS_JOINING = 1 / 16
-# Updates in one command; the server works on one at a time, and on several commands at once.
-_LANE = 128
-_COMMAND_BYTES = 8 << 20
 # How long the loser of a race waits at first, at random, so that it doesn't lose for ever.
 _PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -97,22 +96,34 @@ class Commits:
         if self._clock is not None:
             await self._clock.refresh()
         losses = 0
-        pacer = Pacer()
         while pending := [job for job in jobs if not job.is_done]:
             if losses > 1:
                 longest = min(_PAUSE * 2**losses, _LONGEST_PAUSE)
                 await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret
-            await self._join_all(pending, writer)
-            pending = [job for job in pending if not job.is_done]
+            if self._contested:
+                await self._join_all(pending, writer)
+                pending = [job for job in pending if not job.is_done]
             bases = await self._bases(pending, writer)
-            sent = []
-            for job in pending:
+            await self._plan_and_send(pending, bases, writer)
+            losses += 1
+
+    async def _plan_and_send(
+        self, jobs: Sequence[Job], bases: dict[str, Head], writer: Writer
+    ) -> None:
+        """Send the plans of jobs, the first ones while the others are still made."""
+        pacer = Pacer()
+        lanes = Lanes(insert=self._insert, update=self._update)
+        try:
+            for job in jobs:
                 if not job.is_done and await self._plan(job, bases):
                     self._sign(job, writer)
-                    sent.append(job)
+                    if lanes.take(job):
+                        await asyncio.sleep(0)
                 await pacer.pause()
-            await self._send(sent)
-            losses += 1
+        except BaseException:
+            await lanes.leave()
+            raise
+        await lanes.finish()
 
     async def _bases(self, jobs: Sequence[Job], writer: Writer) -> dict[str, Head]:
         """Return the versions to plan from, and settle jobs that turn out to be done."""
@@ -197,7 +208,7 @@ class Commits:
                 and len(joins) < _JOINS
             ):
                 joins.append(self._join(job, head, writer))
-        await _together(joins)
+        await together(joins)
 
     async def _join(self, job: AppendJob, head: Head, writer: Writer) -> None:
         entries = job.entries()
@@ -287,14 +298,6 @@ class Commits:
             Attempt(writer.counter, job.base, job.head, job.answer, job.nodes, job.named)
         )
 
-    async def _send(self, jobs: Sequence[Job]) -> None:
-        """Send plans, in as many commands at once as pays."""
-        new = [job for job in jobs if job.base is None]
-        old = [job for job in jobs if job.base is not None]
-        commands = [self._insert(lane) for lane in _lanes(new)]
-        commands += [self._update(lane) for lane in _lanes(old)]
-        await _together(commands)
-
     async def _insert(self, jobs: Sequence[Job]) -> None:
         documents = []
         for job in jobs:
@@ -312,24 +315,23 @@ class Commits:
                 self._fail(job, failure)
 
     async def _update(self, jobs: Sequence[Job]) -> None:
-        updates = []
+        updates = Updates.of(jobs)
         for job in jobs:
             job.is_stale = job.needs_proof = True
-            attempt = job.attempts[-1]
-            assert attempt.base is not None  # noqa: S101  # or it would be an insert
-            updates.append(update_between(attempt.base, attempt.head))
-        written = await self._database.update(self._sessions, updates)
-        for index, failure in written.failures.items():
-            self._fail(jobs[index], failure)
+        written = await self._database.update(self._sessions, updates.documents)
+        refused = updates.refused(written.failures)
+        for job, failure in refused.items():
+            self._fail(job, failure)
+        is_counted = len(refused) == len(written.failures)
         left = [job for job in jobs if not job.is_done]
         for job in left:
             # The reply is one, but for a join without a reply, which may come yet.
             job.needs_proof = any(each.is_join and not each.has_failed for each in job.attempts)
-            if written.documents == len(left):
+            if is_counted and written.documents == len(left):
                 self._settle(job, job.attempts[-1])
             else:
                 # The server doesn't say which were lost, unless all were; all look again.
-                job.attempts[-1].has_failed = not written.documents
+                job.attempts[-1].has_failed = is_counted and not written.documents
 
     def _fail(self, job: Job, failure: Exception) -> None:
         """Note that the server has refused a job's write, which is only this job's affair."""
@@ -355,8 +357,7 @@ class Commits:
             if len(self._contested) > _HEADS:
                 self._contested.clear()
         for other in job.attempts:
-            unnamed = set(other.nodes).difference(attempt.nodes)
-            if unnamed:
+            if other.nodes and (unnamed := set(other.nodes).difference(attempt.nodes)):
                 self._background.spawn(self._pages.remove(other.head, list(unnamed)))
         self._moves.settle(
             head,
@@ -369,12 +370,20 @@ class Commits:
             self._background.spawn(self.clean_up(session_id))
 
     def _remember(self, head: Head) -> None:
-        session_id = head.session_id
-        self._heads.pop(session_id, None)
-        if head.updated_at is not None and len(head.record) <= _RECORD_BYTES:
-            self._heads[session_id] = head
-            if len(self._heads) > _HEADS:
-                self._heads.popitem(last=False)
+        session_id, heads = head.session_id, self._heads
+        if head.updated_at is None or len(head.record) > _RECORD_BYTES:
+            heads.pop(session_id, None)
+            return
+        is_new = session_id not in heads
+        heads[session_id] = head
+        if not is_new:
+            heads.move_to_end(session_id)
+        elif len(heads) > _HEADS:
+            heads.popitem(last=False)
+
+    def note_read(self, session_id: str) -> None:
+        """Note that somebody reads a session's newest messages."""
+        self._moves.note_read(session_id)
 
     def waiting(self, known: Iterable[str]) -> list[Job]:
         """Return jobs that name pages which wait, for sessions that aren't known to be written."""
@@ -393,23 +402,3 @@ class Commits:
     async def finish(self) -> None:
         """Return when nothing is under way in the background."""
         await self._background.finish()
-
-
-def _lanes(jobs: Sequence[Job]) -> list[Sequence[Job]]:
-    """Return jobs in groups that go out at once, each in one command."""
-    if not jobs:
-        return []
-    size = sum(job.attempts[-1].head.size for job in jobs)
-    count = max(-(-len(jobs) // _LANE), -(-size // _COMMAND_BYTES))
-    count = min(count, len(jobs))
-    return [jobs[start::count] for start in range(count)]
-
-
-async def _together(commands: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Await all commands, and raise what one of them has raised."""
-    if len(commands) == 1:
-        await commands[0]
-        return
-    for failure in await asyncio.gather(*commands, return_exceptions=True):
-        if failure is not None:
-            raise failure

@@ -72,7 +72,7 @@ class Written(NamedTuple):
     """What came of a write command.
 
     Attributes:
-        documents: How many were inserted, matched or removed.
+        documents: How many were inserted, modified or removed.
         failures: What failed, by its place in the command; all else went through.
     """
 
@@ -241,7 +241,8 @@ class Database:
     async def update(self, collection: str, updates: Sequence[Document]) -> Written:
         """Update documents, of which some may not match."""
         command = {"update": collection, "updates": list(updates), "ordered": False}
-        return self._written(await self._write(command))
+        reply = await self._write(command)
+        return Written(int(reply["nModified"]), check_reply(reply))
 
     async def delete(self, collection: str, where: Document, *, limit: int = 0) -> int:
         """Delete all documents that match, or one; return how many."""

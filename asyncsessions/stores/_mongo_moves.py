@@ -7,27 +7,47 @@ session's document to name them. The next write does so, in the same step as wha
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from asyncsessions.stores._mongo_background import Background
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_pages import Move, Pages, StaleError
+from asyncsessions.stores._mongo_pages import Move, Pages
 from asyncsessions.stores._mongo_session import Entry, Head, size_of
 
 __all__ = ["Moves"]
 
-# When a tail is moved into pages, and how much of it stays, so that most reads find all they want
-# in the session's document. A longer tail makes every append to it dearer, a shorter one means
-# more pages.
-_TAIL_ENTRIES = 64
-_TAIL_BYTES = 96 << 10
-_STAYING_ENTRIES = 24
-_STAYING_BYTES = 24 << 10
-# How many tails are moved at a time.
-_MOVERS = 4
+
+class _Bounds(NamedTuple):
+    """When a tail is moved into pages, and how much of it stays."""
+
+    entries: int
+    size: int
+    staying_entries: int
+    staying_size: int
+
+
+# A longer tail makes every append to it dearer, a shorter one means more pages.
+_BOUNDS = _Bounds(16, 96 << 10, 2, 24 << 10)
+# Of a session that is read, so that most reads find all they want in its document.
+_BOUNDS_IF_READ = _Bounds(36, 96 << 10, 20, 24 << 10)
+# Of how many sessions it is remembered that they are read.
+_READ_SESSIONS = 8192
+# How many tails are moved in one go, and how many bytes the server returns of them.
+_TAILS_AT_ONCE = 32
+_BYTES_AT_ONCE = 2 << 20
 _ALL = 1 << 30
+
+
+class _Due(NamedTuple):
+    """A version of a session, and how many entries of its tail are to move."""
+
+    head: Head
+    entries: int
+    is_contested: bool
 
 
 class Moves:
@@ -48,8 +68,18 @@ class Moves:
         self._pages = pages
         self._background = background
         self._waiting: dict[str, Move] = {}
+        self._read: OrderedDict[str, None] = OrderedDict()
+        # Sessions whose tails are to move, or are on the way.
         self._moving: set[str] = set()
-        self._movers = asyncio.Semaphore(_MOVERS)
+        self._queue: deque[_Due] = deque()
+        self._is_busy = False
+
+    def note_read(self, session_id: str) -> None:
+        """Note that somebody reads a session's newest messages."""
+        self._read[session_id] = None
+        self._read.move_to_end(session_id)
+        if len(self._read) > _READ_SESSIONS:
+            self._read.popitem(last=False)
 
     def of(self, session_id: str) -> Move | None:
         """Return the pages of a session that wait to be named."""
@@ -83,46 +113,78 @@ class Moves:
         elif move is not None and head.version >= move.head.version and not move.fits(head):
             self.let_go(move)
         elif move is None and session_id not in self._moving:
-            count = _entries_to_move(head.tail)
-            before = [entry for entry in head.tail if entry.seq < first_seq]
-            if count and not _entries_to_move(before):
+            bounds = _BOUNDS_IF_READ if session_id in self._read else _BOUNDS
+            count = _entries_to_move(head.tail, bounds)
+            before = [entry for entry in head.tail if entry.seq < first_seq] if count else ()
+            if count and not _entries_to_move(before, bounds):
                 self._moving.add(session_id)
-                self._background.spawn(self._move(head, count, is_contested=is_contested))
+                self._queue.append(_Due(head, count, is_contested))
+                if not self._is_busy:
+                    self._is_busy = True
+                    self._background.spawn(self._move_all())
 
-    async def _move(self, head: Head, count: int, *, is_contested: bool) -> None:
+    async def _move_all(self) -> None:
         try:
-            async with self._movers:
-                move = await self._pages.move_tail(head, count)
-                if not is_contested or not await self._name(move):
-                    self._waiting[head.session_id] = move
-        except StaleError:
-            pass  # Another writer was first. Whoever writes next tries again.
+            while self._queue:
+                await self._move(self._take())
+        except BaseException:
+            # Whoever writes to these sessions next tries again.
+            self._moving.difference_update([due.head.session_id for due in self._queue])
+            self._queue.clear()
+            raise
         finally:
-            self._moving.discard(head.session_id)
+            self._is_busy = False
 
-    async def _name(self, move: Move) -> bool:
-        """Have a session that others write name the pages of a move; return whether it does."""
+    def _take(self) -> list[_Due]:
+        """Return as many tails as may move in one go."""
+        taken: list[_Due] = []
+        size = 0
+        while self._queue and len(taken) < _TAILS_AT_ONCE:
+            size += size_of(self._queue[0].head.tail)
+            if taken and size > _BYTES_AT_ONCE:
+                break
+            taken.append(self._queue.popleft())
+        return taken
+
+    async def _move(self, tails: Sequence[_Due]) -> None:
+        contested = {due.head.session_id for due in tails if due.is_contested}
+        try:
+            moves = await self._pages.move_tails([(due.head, due.entries) for due in tails])
+            named = []
+            for move in moves:
+                if move.head.session_id in contested:
+                    named.append(self._name(move))
+                else:
+                    self._waiting[move.head.session_id] = move
+            for failure in await asyncio.gather(*named, return_exceptions=True):
+                if failure is not None:
+                    raise failure
+        finally:
+            self._moving.difference_update([due.head.session_id for due in tails])
+
+    async def _name(self, move: Move) -> None:
+        """Have a session that others write name the pages of a move; if it can't, they wait."""
         move.sent_onto = move.head.version
         update = [{"$set": _fields(move)}]
+        named = None
         try:
             named = await self._database.update_one(
                 self._sessions, _filter(move), update, {"_id": 1}
             )
-        except BaseException:
-            # Whoever writes next finds out.
-            self._waiting[move.head.session_id] = move
-            raise
-        return named is not None
+        finally:
+            # After an error, too: whoever writes next finds out.
+            if named is None:
+                self._waiting[move.head.session_id] = move
 
 
-def _entries_to_move(tail: Sequence[Entry]) -> int:
+def _entries_to_move(tail: Sequence[Entry], bounds: _Bounds) -> int:
     """Return how many entries of a tail move into pages; 0 where it is short enough."""
-    if len(tail) <= _TAIL_ENTRIES and size_of(tail) <= _TAIL_BYTES:
+    if len(tail) <= bounds.entries and size_of(tail) <= bounds.size:
         return 0
     staying = size = 0
     for entry in reversed(tail):
         size += entry.size
-        if staying == _STAYING_ENTRIES or size > _STAYING_BYTES:
+        if staying == bounds.staying_entries or size > bounds.staying_size:
             break
         staying += 1
     return len(tail) - staying

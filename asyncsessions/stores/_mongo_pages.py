@@ -16,6 +16,7 @@ import msgspec
 from bson import MaxKey, MinKey, ObjectId
 
 from asyncsessions.errors import CorruptSessionError
+from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_session import (
     HEAD_FIELDS,
@@ -36,6 +37,7 @@ _FOLD_AT = 48
 _FOLD = 32
 # What goes to the server, or comes from it, in one command; its limits are 48 MB and 16 MB.
 _COMMAND_BYTES = 8 << 20
+_TAIL_FIELDS: Document = {"tail": 1, "incarnation": 1, "edition": 1}
 
 
 class StaleError(Exception):
@@ -116,40 +118,52 @@ class Pages:
         # The head may have let go of some at the start already.
         return entries[len(entries) - len(head.tail) :]
 
-    async def move_tail(self, head: Head, count: int) -> Move:
-        """Write the oldest entries of a session's tail into pages.
+    async def move_tails(self, tails: Sequence[tuple[Head, int]]) -> list[Move]:
+        """Write the oldest entries of sessions' tails into pages.
 
-        Others may append meanwhile: that changes nothing at the tail's start.
+        Others may append meanwhile: that changes nothing at a tail's start. A session whose tail
+        begins differently by now is left out.
 
-        Raises:
-            StaleError: The tail begins differently by now.
+        Args:
+            tails: For each session a version of it, and how many entries are to move.
         """
-        where = {"_id": head.session_id, "incarnation": head.incarnation, "edition": head.edition}
-        found = await self._database.find(self._sessions, where, limit=1, projection={"tail": 1})
-        stored = found[0].get("tail") if found else ()
-        entries = checked(stored, tuple[Entry, ...], head.session_id)[:count]
-        if [entry.seq for entry in entries] != [entry.seq for entry in head.tail[:count]]:
-            raise StaleError
-        added = await self.write(head, entries)
-        pages, nodes = await self._fold(head, head.pages + tuple(added))
-        return Move(head, count, pages, (*(page.node for page in added), *nodes))
+        where = {"_id": {"$in": [head.session_id for head, _ in tails]}}
+        found = await self._database.find(self._sessions, where, projection=_TAIL_FIELDS)
+        stored = {document["_id"]: document for document in found}
+        pacer = Pacer()
+        written: list[tuple[Head, int, list[Page]]] = []
+        documents: list[tuple[Page, Document]] = []
+        for head, count in tails:
+            entries = _oldest_entries(head, count, stored.get(head.session_id, {}))
+            if entries:
+                pages = [_page_of(head, group) for group in _grouped(entries)]
+                documents += pages
+                written.append((head, count, [page for page, _ in pages]))
+            await pacer.pause()
+        await self._insert(documents)
+        moves = []
+        for head, count, added in written:
+            pages_now, nodes = await self._fold(head, head.pages + tuple(added))
+            moves.append(Move(head, count, pages_now, (*(page.node for page in added), *nodes)))
+        return moves
 
     async def write(self, head: Head, entries: Iterable[Entry]) -> list[Page]:
         """Write messages into pages and return these, oldest first."""
-        pages: list[Page] = []
+        pages = [_page_of(head, group) for group in _grouped(entries)]
+        await self._insert(pages)
+        return [page for page, _ in pages]
+
+    async def _insert(self, pages: Sequence[tuple[Page, Document]]) -> None:
         documents: list[Document] = []
         size = 0
-        for group in _grouped(entries):
-            page, document = _page_of(head, group)
+        for page, document in pages:
             if documents and size + page.size > _COMMAND_BYTES:
                 (await self._database.insert(self._collection, documents)).check()
                 documents, size = [], 0
-            pages.append(page)
             documents.append(document)
             size += page.size
         if documents:
             (await self._database.insert(self._collection, documents)).check()
-        return pages
 
     async def fold(self, head: Head) -> list[ObjectId]:
         """Shorten the list of pages in a head if it is long; return what was written for it."""
@@ -272,6 +286,18 @@ def _is_past(move: Move, head: Head) -> bool:
     return not any(
         page.node in move.nodes or (page.level and page.last >= first) for page in head.pages
     )
+
+
+def _oldest_entries(head: Head, count: int, stored: Document) -> Sequence[Entry]:
+    """Return the entries of a tail that are to move; none where it begins differently by now."""
+    if stored.get("incarnation") != head.incarnation or stored.get("edition") != head.edition:
+        return ()
+    try:
+        tail = checked(stored.get("tail"), tuple[Entry, ...], head.session_id)
+    except CorruptSessionError:
+        return ()  # Whoever reads it is told.
+    is_same = [entry.seq for entry in tail[:count]] == [entry.seq for entry in head.tail[:count]]
+    return tail[:count] if is_same else ()
 
 
 def _id(head: Head, node: ObjectId) -> Document:

@@ -7,13 +7,11 @@ as it takes; nothing here changes what is stored, but for pages that no document
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
-import msgspec
 from bson import ObjectId
 
+from asyncsessions._compat import override
 from asyncsessions.errors import (
     SessionSharedError,
     SessionStoreError,
@@ -29,17 +27,16 @@ from asyncsessions.hooks import (
     check_unshared,
 )
 from asyncsessions.stores._mongo_entries import entries_of
+from asyncsessions.stores._mongo_jobs import Attempt, Job
 from asyncsessions.stores._mongo_keys import OldKeys
-from asyncsessions.stores._mongo_pages import Move, Pages, moved_to
+from asyncsessions.stores._mongo_pages import Pages, moved_to
 from asyncsessions.stores._mongo_retention import Retention
 from asyncsessions.stores._mongo_session import Entry, Head, Page, size_of
 
 __all__ = [
     "INLINE_BYTES",
     "AppendJob",
-    "Attempt",
     "DeleteJob",
-    "Job",
     "MoveJob",
     "UpdateJob",
     "put_in_pages",
@@ -54,106 +51,6 @@ _TAIL_ENTRIES = 512
 # The same where other processes write to the session at the same time. What is in pages already
 # need not be sent again by the loser of a race, and the winner is through sooner.
 _CONTESTED_INLINE_BYTES = 8 << 10
-
-
-class Attempt(msgspec.Struct, gc=False):
-    """A version that was sent, and what the write has to say if it became the session's.
-
-    Attributes:
-        counter: The writer's number for it.
-        base: What it was made from.
-        head: The version; of a join, ``base``, until the server has said what became of it.
-        answer: What the write has to say; of a join, nothing until then.
-        nodes: The pages that only this names.
-        move: The pages that waited, and which it names.
-        is_join: Whether the server decides the place; see `_mongo_joins`.
-        has_failed: Whether the server has said that the base isn't stored any more.
-    """
-
-    counter: int
-    base: Head | None
-    head: Head
-    answer: Any = None
-    nodes: tuple[ObjectId, ...] = ()
-    move: Move | None = None
-    is_join: bool = False
-    has_failed: bool = False
-
-    def may_still_succeed(self, stored: Head | None) -> bool:
-        """Whether it may become the session's version yet, where another is stored now."""
-        if self.has_failed:
-            return False
-        if self.base is None:
-            return True  # As soon as the document is removed.
-        return stored is not None and stored.version == self.base.version
-
-
-class Job(ABC):
-    """One session's part of a flush, or one action.
-
-    Attributes:
-        session_id: The session.
-        move: Pages that wait to be named; `plan` names them if they fit, which is ``named``.
-        is_contested: Whether other processes write to the session as well.
-        nodes: The pages that the last plan wants named, and that nobody else has.
-        base: What the last plan was made from, and ``head`` what it has made of it.
-        answer: What the write has to say, as soon as it ``is_done``.
-        attempts: What was sent and may have become the session's version.
-        is_stale: Whether what is believed about the session isn't good enough.
-        stale_version: The version that the last plan was stale at.
-        needs_proof: Whether what is stored may be all there is to it, so that it must be durable.
-    """
-
-    #: Whether the plan needs the messages in the session's document.
-    needs_bodies: ClassVar[bool] = False
-    #: Whether its caller removes what the session has let go of, and waits for that.
-    cleans_up: ClassVar[bool] = False
-
-    def __init__(self, session_id: str) -> None:
-        self.session_id = session_id
-        self.move: Move | None = None
-        self.named: Move | None = None
-        self.is_contested = False
-        self.nodes: tuple[ObjectId, ...] = ()
-        self.base: Head | None = None
-        self.head: Head | None = None
-        self.answer: Any = None
-        self.is_done = False
-        self.attempts: list[Attempt] = []
-        self.is_stale = self.needs_bodies
-        self.stale_version: int | None = None
-        self.needs_proof = False
-        self._volume = ObjectId()
-
-    @abstractmethod
-    async def plan(self, base: Head | None, moment: float | None) -> Head | None:
-        """Return the next version of a session; None where nothing is to be written.
-
-        Args:
-            base: The stored version; None where no document is stored.
-            moment: The server's time; None where that of the request decides.
-
-        Raises:
-            StaleError: The base isn't the stored version any more.
-        """
-
-    def unused_volume(self) -> ObjectId:
-        """Return a volume for a plan that begins one.
-
-        It is the same until something was sent, so that pages whose writing was interrupted are in
-        the volume of the plan that succeeds, and go with it. What was sent may have succeeded, and
-        its volume be gone again.
-        """
-        if all(attempt.has_failed for attempt in self.attempts):
-            return self._volume
-        return ObjectId()
-
-    def _named(self, head: Head) -> None:
-        """Have a head name the pages that wait for it."""
-        self.named = None
-        if self.move is not None and self.move.fits(head):
-            self.move.apply(head)
-            self.named = self.move
 
 
 class MoveJob(Job):
@@ -189,6 +86,7 @@ class AppendJob(Job):
         self.appends: list[Append] = []
         self.indexes: list[int] = []
         self._has_keys = False
+        self._size = 0
         # The messages that are in pages already, of which volume, and the pages.
         self._paged: tuple[list[bytes], ObjectId | None, list[Page]] = ([], None, [])
 
@@ -196,8 +94,15 @@ class AppendJob(Job):
         """Take one of the flush's appends."""
         self.appends.append(append)
         self.indexes.append(index)
+        for body in append.bodies:
+            self._size += len(body)
         if append.key is not None:
             self._has_keys = True
+
+    @property
+    @override
+    def size(self) -> int:
+        return self._size
 
     def can_join(self) -> bool:
         """Whether the server may decide the place.
@@ -206,11 +111,7 @@ class AppendJob(Job):
         through: what is believed about the session may have come after it.
         """
         return all(attempt.has_failed for attempt in self.attempts) and all(
-            append.bodies
-            and append.key is None
-            and append.expected_seq is None
-            and append.keep is None
-            for append in self.appends
+            append.is_plain and append.keep is None for append in self.appends
         )
 
     def entries(self) -> Sequence[Entry]:
@@ -264,10 +165,11 @@ class AppendJob(Job):
         head: Head, append: Append, known: dict[str, KeyRecord], moment: float | None
     ) -> Appended | SessionStoreError | None:
         """Count an append in, and its key among those known, or return why not."""
-        key = None if append.key is None else known.get(append.key)
-        outcome = admit(append, last_seq=head.last_seq, known=key)
-        if outcome is not None:
-            return outcome
+        if not append.is_plain:
+            key = None if append.key is None else known.get(append.key)
+            outcome = admit(append, last_seq=head.last_seq, known=key)
+            if outcome is not None:
+                return outcome
         count = len(append.bodies)
         if append.key is not None:
             first, now = head.last_seq + 1, append.now

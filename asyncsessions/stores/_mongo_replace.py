@@ -15,8 +15,9 @@ from asyncsessions.hooks import (
     check_unshared,
 )
 from asyncsessions.stores._mongo_entries import entries_of, entries_with_gaps, entry_below
+from asyncsessions.stores._mongo_jobs import Job
 from asyncsessions.stores._mongo_pages import Pages, messages_in
-from asyncsessions.stores._mongo_plans import INLINE_BYTES, Job, put_in_pages, touch
+from asyncsessions.stores._mongo_plans import INLINE_BYTES, put_in_pages, touch
 from asyncsessions.stores._mongo_session import Entry, Head, size_of
 
 __all__ = ["ReplaceJob"]

@@ -353,12 +353,12 @@ class Head(msgspec.Struct, gc=False):
 
     def committed(self) -> Head:
         """Return it as it is remembered: without the bodies of messages."""
-        if self.tail and self.tail[-1].bodies is not None:
-            tail = [
-                entry if entry.bodies is None else Entry(entry.seq, entry.count, entry.size)
-                for entry in self.tail
-            ]
-            self.tail = tuple(tail)
+        count = len(self.tail)
+        while count and self.tail[count - 1].bodies is not None:
+            count -= 1
+        if count < len(self.tail):
+            added = [Entry(entry.seq, entry.count, entry.size) for entry in self.tail[count:]]
+            self.tail = (*self.tail[:count], *added)
         return self
 
 

@@ -15,10 +15,11 @@ from asyncsessions.stores import _mongo_errors as errors
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_commits import Commits, Writer
 from asyncsessions.stores._mongo_database import DRIVER_OPTIONS, Database, WriteConcern
+from asyncsessions.stores._mongo_jobs import Job
 from asyncsessions.stores._mongo_keys import OldKeys
 from asyncsessions.stores._mongo_leftovers import Leftovers
 from asyncsessions.stores._mongo_pages import Pages
-from asyncsessions.stores._mongo_plans import AppendJob, DeleteJob, Job, UpdateJob
+from asyncsessions.stores._mongo_plans import AppendJob, DeleteJob, UpdateJob
 from asyncsessions.stores._mongo_reads import Reads, indexes
 from asyncsessions.stores._mongo_replace import ReplaceJob
 from asyncsessions.stores._mongo_retention import Retention
@@ -269,6 +270,8 @@ class MongoSessionStore(ServerStore):
 
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        if window.limit and not window.oldest and window.before is None:
+            self._commits.note_read(session_id)
         found = await self._in_turn(lambda: self._reads.messages(session_id, window))
         if found is None:
             return None

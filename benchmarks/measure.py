@@ -1,27 +1,22 @@
-"""How to measure: closed loops, interleaved repetitions, and checks against targets."""
+"""What a run is, and checks of what it measures against targets."""
 
 from __future__ import annotations
 
-import asyncio
-import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from benchmarks.results import Check, Spread
 
 __all__ = [
     "CannotMeasureError",
-    "Case",
-    "Check",
     "CountError",
     "Run",
     "at_least",
     "at_most",
-    "compare",
     "ratio_of",
 ]
-
-WARM_UP_SECONDS = 0.1
 
 
 class CannotMeasureError(Exception):
@@ -34,19 +29,33 @@ class CountError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How much to measure, and where the files go."""
+    """How much to measure, and where the files go.
 
-    is_smoke: bool
+    Attributes:
+        is_quick: Whether two minutes must do: fewer levels, shorter and fewer repetitions, and
+            targets so far apart that they only catch a lost batch or a cost that grows.
+        directory: Where the files go.
+        stores: Only these; empty means all.
+        peers: Only these of the peers, by a part of their names; empty means all.
+        transcripts: A file of real dialogues to replay.
+        progress: Called with what goes on.
+    """
+
+    is_quick: bool
     directory: Path
+    stores: Sequence[str] = ()
+    peers: Sequence[str] = ()
+    transcripts: Path | None = None
+    progress: Callable[[str], None] = field(default=lambda _: None)
 
     @property
     def repetitions(self) -> int:
-        return 3 if self.is_smoke else 11
+        return 3 if self.is_quick else 5
 
     @property
     def seconds(self) -> float:
         """How long one case runs in one repetition."""
-        return 0.25 if self.is_smoke else 0.5
+        return 0.2 if self.is_quick else 0.4
 
     def new_directory(self, name: str) -> Path:
         directory = self.directory / f"{name}-{time.monotonic_ns()}"
@@ -54,87 +63,9 @@ class Run:
         return directory
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One figure with its target."""
-
-    name: str
-    measured: float
-    low: float
-    high: float
-    target: float
-    is_floor: bool
-    unit: str
-    detail: str
-
-    @property
-    def passed(self) -> bool:
-        if self.is_floor:
-            return self.measured >= self.target
-        return self.measured <= self.target
-
-
-@dataclass(slots=True)
-class Case:
-    """One operation done by callers at the same time.
-
-    ``operation`` takes the number of its caller; ``stored`` counts what is there to read.
-    """
-
-    name: str
-    callers: int
-    operation: Callable[[int], Awaitable[object]]
-    stored: Callable[[], Awaitable[int]]
-    acknowledged: int = 0
-
-    async def rate(self, seconds: float) -> float:
-        """Run all callers in a closed loop; return operations a second."""
-        start = time.perf_counter()
-        end = start + seconds
-        operation = self.operation
-
-        async def call(number: int) -> int:
-            count = 0
-            while time.perf_counter() < end:
-                await operation(number)
-                count += 1
-            return count
-
-        count = sum(await asyncio.gather(*map(call, range(self.callers))))
-        self.acknowledged += count
-        return count / (time.perf_counter() - start)
-
-    async def verify(self) -> None:
-        stored = await self.stored()
-        if stored != self.acknowledged:
-            text = f"{self.name}: {self.acknowledged} appends acknowledged, {stored} stored"
-            raise CountError(text)
-
-
-async def compare(run: Run, ours: Case, reference: Case) -> list[tuple[float, float]]:
-    """Return both rates of every repetition.
-
-    Both run in each repetition, first one and then the other in front, so that whatever else
-    the machine does meets both.
-    """
-    rates = []
-    for case in (ours, reference):
-        await case.rate(WARM_UP_SECONDS)
-    for repetition in range(run.repetitions):
-        if repetition % 2:
-            slow = await reference.rate(run.seconds)
-            rates.append((await ours.rate(run.seconds), slow))
-        else:
-            fast = await ours.rate(run.seconds)
-            rates.append((fast, await reference.rate(run.seconds)))
-    for case in (ours, reference):
-        await case.verify()
-    return rates
-
-
 def ratio_of(rates: Sequence[tuple[float, float]]) -> tuple[list[float], str]:
     """Return the ratio of each repetition, and the median rates as text."""
-    ours, reference = (statistics.median(column) for column in zip(*rates, strict=True))
+    ours, reference = (Spread.of(list(column)).median for column in zip(*rates, strict=True))
     return [fast / slow for fast, slow in rates], f"{ours:,.0f}/s to {reference:,.0f}/s"
 
 
@@ -148,8 +79,8 @@ def at_least(
     unit: str = "x",
     detail: str = "",
 ) -> Check:
-    """Check that the median reaches a target: half of it in a smoke run, unless told."""
-    if run.is_smoke:
+    """Check that the median reaches a target: half of it in a quick run, unless told."""
+    if run.is_quick:
         target = target / 2 if smoke is None else smoke
     return _check(name, values, target, is_floor=True, unit=unit, detail=detail)
 
@@ -164,8 +95,8 @@ def at_most(
     unit: str = "x",
     detail: str = "",
 ) -> Check:
-    """Check that the median stays within a target: twice it in a smoke run, unless told."""
-    if run.is_smoke:
+    """Check that the median stays within a target: twice it in a quick run, unless told."""
+    if run.is_quick:
         target = target * 2 if smoke is None else smoke
     return _check(name, values, target, is_floor=False, unit=unit, detail=detail)
 
@@ -173,8 +104,12 @@ def at_most(
 def _check(
     name: str, values: Sequence[float], target: float, *, is_floor: bool, unit: str, detail: str
 ) -> Check:
-    low = high = values[0]
-    if len(values) > 1:
-        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    median = statistics.median(values)
-    return Check(name, median, low, high, target, is_floor, unit, detail)
+    return Check(
+        scenario="",  # Whoever runs the scenario fills it in.
+        name=name,
+        measured=Spread.of(list(values)),
+        target=target,
+        is_floor=is_floor,
+        unit=unit,
+        detail=detail,
+    )

@@ -12,8 +12,9 @@ from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
 from asyncsessions.stores.memory import InMemorySessionStore
 from asyncsessions.testing.servers import MongoServer, PostgresServer, RedisServer
-from benchmarks.measure import Check, CountError, Run, at_most
+from benchmarks.measure import CountError, Run, at_most
 from benchmarks.payload import messages
+from benchmarks.results import Check
 
 __all__ = ["branching"]
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 
-from benchmarks.measure import Check, Run, at_most
+from benchmarks.measure import Run, at_most
+from benchmarks.results import Check
 
 __all__ = ["import_time"]
 
@@ -37,7 +38,7 @@ def _measure(repetitions: int) -> tuple[list[float], str]:
 
 async def import_time(run: Run) -> list[Check]:
     """The import beyond a bare interpreter's start, and the drivers that it loads: none."""
-    times, loaded = await asyncio.to_thread(_measure, 5 if run.is_smoke else 15)
+    times, loaded = await asyncio.to_thread(_measure, 5 if run.is_quick else 15)
     count = float(len(loaded.split()))
     return [
         at_most(run, "import asyncsessions", times, 100.0, smoke=400.0, unit=" ms"),

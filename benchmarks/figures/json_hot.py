@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from asyncsessions.stores.json import JSONSessionStore
-from benchmarks.measure import CannotMeasureError, Check, CountError, Run, at_least, ratio_of
+from benchmarks.measure import CannotMeasureError, CountError, Run, at_least, ratio_of
 from benchmarks.payload import METADATA, TEXT, messages
+from benchmarks.results import Check
 
 __all__ = ["HISTORY", "fill", "json_hot", "missing_praison", "praison_store", "rate_of_threads"]
 
@@ -126,7 +127,7 @@ async def json_hot(run: Run) -> list[Check]:
     """64 callers on one session of 1,000 messages, against 64 threads of PraisonAI's store."""
     new_store = await praison_store()
     rates = []
-    for _ in range(1 if run.is_smoke else 5):
+    for _ in range(1 if run.is_quick else 5):
         ours = await _ours(run)
         rates.append((ours, await _reference(run, new_store)))
     ratios, detail = ratio_of(rates)

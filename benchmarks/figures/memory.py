@@ -12,8 +12,9 @@ from pathlib import Path
 
 from asyncsessions.models import Message
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
-from benchmarks.measure import CannotMeasureError, Check, CountError, Run, at_most
+from benchmarks.measure import CannotMeasureError, CountError, Run, at_most
 from benchmarks.payload import METADATA, TEXT
+from benchmarks.results import Check
 
 __all__ = ["memory"]
 
@@ -86,7 +87,7 @@ MEASURES: dict[str, Callable[[Path], Awaitable[dict[str, float]]]] = {
 
 
 async def _in_process(measure: str, directory: Path) -> float:
-    arguments = ("-m", "benchmarks.memory", measure, str(directory))
+    arguments = ("-m", "benchmarks.figures.memory", measure, str(directory))
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
     )
@@ -126,7 +127,7 @@ async def memory(run: Run) -> list[Check]:
     growth = await _in_process("queue", run.new_directory("queue"))
     checks = [at_most(run, "100,000 queued appends", [growth], 200.0, unit=" MiB")]
     # A smoke run exports less, but more than may stay in memory.
-    size = 256 * _MIB if run.is_smoke else 1024 * _MIB
+    size = 256 * _MIB if run.is_quick else 1024 * _MIB
     many = size // (_BATCH * _EXPORTED_MESSAGE)
     for name, sessions in (("many sessions", many), ("one session", 1)):
         growth = await _export_growth(run, name.replace(" ", "-"), sessions=sessions, size=size)

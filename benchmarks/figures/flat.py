@@ -7,12 +7,15 @@ import time
 from collections.abc import Awaitable, Callable
 
 from asyncsessions.protocols import SessionStore
+from asyncsessions.registry import open_store
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
 from asyncsessions.stores.memory import InMemorySessionStore
-from benchmarks.measure import Check, CountError, Run, at_most
+from benchmarks.measure import CountError, Run, at_most
 from benchmarks.payload import METADATA, TEXT, messages
+from benchmarks.places import place
+from benchmarks.results import STORES, Check
 
-__all__ = ["flat", "flat_checks"]
+__all__ = ["flat"]
 
 SMALL, LARGE = 10, 10_000
 _PER_REPETITION = 40
@@ -52,9 +55,7 @@ async def _ratio(operation: Operation) -> float:
     return statistics.median(times["large"]) / statistics.median(times["small"])
 
 
-async def flat_checks(
-    run: Run, label: str, store: SessionStore, target: float = 1.3
-) -> list[Check]:
+async def _flat(run: Run, label: str, store: SessionStore, target: float = 1.3) -> list[Check]:
     """Return one check for each operation: its cost at 10,000 messages over that at 10."""
     operations = _operations(store)
     ratios: dict[str, list[float]] = {name: [] for name in operations}
@@ -81,6 +82,12 @@ async def flat(run: Run) -> list[Check]:
     # Without fsync, whose constant cost would hide a growing one.
     directory = run.new_directory("flat")
     async with JSONLinesSessionStore(directory, durability="os") as files:
-        checks = await flat_checks(run, "JSON Lines", files)
+        checks = await _flat(run, "JSON Lines", files)
     async with InMemorySessionStore() as memory:
-        return checks + await flat_checks(run, "memory", memory)
+        checks += await _flat(run, "memory", memory)
+    for name in ("redis", "postgres", "mongo"):
+        if not run.stores or name in run.stores:
+            with place(run, name) as url:
+                async with open_store(url) as store:
+                    checks += await _flat(run, STORES[name], store, target=1.2)
+    return checks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -14,12 +13,14 @@ from typing import Any
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.json import JSONSessionStore
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
-from benchmarks.measure import Check, CountError, Run, at_most
+from benchmarks.measure import CountError, Run, at_most
 from benchmarks.payload import METADATA, TEXT, messages
+from benchmarks.results import Check
 
-__all__ = ["appending_lag", "loop_lag"]
+__all__ = ["loop_lag"]
 
 HISTORY = 10_000
+_CALLERS = 64
 _TICK = 0.005
 # How long each kind of work goes on at least: as long as the idle loop that it is compared with.
 _SECONDS = 0.5
@@ -56,22 +57,16 @@ async def _idle() -> None:
     await asyncio.sleep(_SECONDS)
 
 
-def _appending(store: SessionStore, sessions: int, callers: int = 64) -> Work:
+def _appending(store: SessionStore, sessions: int) -> Work:
     async def call(number: int) -> None:
         end = time.perf_counter() + _SECONDS
         while time.perf_counter() < end:
             await store.add_message(f"s{number % sessions}", "user", TEXT, METADATA)
 
     async def work() -> None:
-        await asyncio.gather(*map(call, range(callers)))
+        await asyncio.gather(*map(call, range(_CALLERS)))
 
     return work
-
-
-async def appending_lag(store: SessionStore, *, callers: int) -> float:
-    """Return the 99th percentile of the lag, in milliseconds, beside callers that append."""
-    lags = await _lags(_appending(store, 1000, callers))
-    return statistics.quantiles(lags, n=100)[98]
 
 
 def _reading(store: SessionStore) -> dict[str, Work]:
@@ -145,7 +140,7 @@ async def loop_lag(run: Run) -> list[Check]:
         # how long that takes says nothing about a store.
         gc.collect()
         gc.freeze()
-        for _ in range(2 if run.is_smoke else 7):
+        for _ in range(2 if run.is_quick else 7):
             for name, work in works.items():
                 idle = max(await _lags(_idle))
                 lag = max(await _lags(work))

@@ -13,9 +13,10 @@ from asyncsessions.stores.memory import InMemorySessionStore
 from asyncsessions.sync import DefaultSessionStore, SyncSessionStore
 from asyncsessions.sync._bridge import loop_thread
 from asyncsessions.sync._bridge import run as run_in_loop
-from benchmarks.json_hot import HISTORY, fill, praison_store, rate_of_threads
-from benchmarks.measure import Check, CountError, Run, at_least, at_most, ratio_of
+from benchmarks.figures.json_hot import HISTORY, fill, praison_store, rate_of_threads
+from benchmarks.measure import CountError, Run, at_least, at_most, ratio_of
 from benchmarks.payload import TEXT
+from benchmarks.results import Check
 
 __all__ = ["sync_bridge", "sync_hot", "sync_turn"]
 
@@ -126,7 +127,7 @@ async def sync_hot(run: Run) -> list[Check]:
     """64 threads on one session of 1,000 messages, against as many on PraisonAI's store."""
     original = await praison_store()
     rates = []
-    for _ in range(1 if run.is_smoke else 5):
+    for _ in range(1 if run.is_quick else 5):
         ours = await _hot(run, DefaultSessionStore, 10)
         rates.append((ours, await _hot(run, original, 1)))
     ratios, detail = ratio_of(rates)

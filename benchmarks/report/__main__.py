@@ -1,0 +1,41 @@
+"""Write the page and the pictures of a run: ``python -m benchmarks.report docs/results/FULL.json``.
+
+``--table`` prints the run instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.report.page import write_page
+from benchmarks.report.table import print_results
+from benchmarks.results import read
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("results", type=Path, help="what a run wrote")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page goes")
+    parser.add_argument("--table", action="store_true", help="print the run instead")
+    options = parser.parse_args()
+    try:
+        results = read(options.results)
+    except (OSError, ValueError) as exc:
+        parser.error(f"{options.results}: {exc}")
+    if options.table:
+        print_results(results)
+        return
+    # Only pictures need matplotlib, which takes a second to import.
+    try:
+        from benchmarks.report.pictures import draw_all
+    except ModuleNotFoundError as exc:
+        sys.exit(f"{exc}: pictures need matplotlib, which is in the group bench")
+    for path in draw_all(results, options.docs / "pictures"):
+        print(path)
+    print(write_page(results, options.results, options.docs))
+
+
+if __name__ == "__main__":
+    main()

@@ -66,8 +66,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; `nox -s bench -- --smoke` only proves that they work."""
-    groups = ("bench",) if "--smoke" in session.posargs else ("bench", "peers")
+    """Run the benchmarks; `nox -s bench -- --quick` takes two minutes, without peers."""
+    is_alone = "--quick" in session.posargs and "--peer" not in " ".join(session.posargs)
+    groups = ("bench",) if is_alone else ("bench", "peers")
     session.install(".[all]", *requirements(*groups))
     session.run("python", "-m", "benchmarks", *session.posargs)
 

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from io import StringIO
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from benchmarks.report.comparing import changes, compare, differences
+from benchmarks.results import Results
+from tests.benchmarks.runs import case, run
+
+
+def _printed(old: Results, new: Results) -> str:
+    console = Console(file=StringIO(), width=120, color_system=None)
+    compare(old, new, console)
+    assert isinstance(console.file, StringIO)
+    return "\n".join(" ".join(line.split()) for line in console.file.getvalue().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("rates", "has_moved"),
+    [
+        pytest.param([100, 110, 120], False, id="the-same"),
+        pytest.param([112, 122, 132], True, id="quartiles-all-above"),
+        pytest.param([108, 116, 124], False, id="median-above"),
+        pytest.param([105, 115, 125], False, id="quartiles-touch"),
+        pytest.param([88, 98, 108], True, id="quartiles-all-below"),
+    ],
+)
+def test_case_has_moved_where_the_quartiles_do_not_overlap(
+    rates: list[int], has_moved: bool
+) -> None:
+    old = run(case("OurStore", [100, 110, 120]))
+    [change] = changes(old, run(case("OurStore", rates)))
+    assert change.has_moved is has_moved
+    assert change.ratio == rates[1] / 110
+
+
+def test_only_the_same_case_is_compared() -> None:
+    old = run(case("OurStore", [100]), case("PeerSession", [100]))
+    new = run(
+        case("OurStore", [100], level=8),
+        case("OurStore", [100], scenario="zipf"),
+        case("OurStore", [100], store="mongo"),
+        case("OurStore", [100], operation="tail"),
+        case("OtherPeer", [100]),
+    )
+    assert changes(old, new) == []
+    assert "The runs have no case in common." in _printed(old, new)
+
+
+def test_case_that_did_nothing_is_not_compared() -> None:
+    idle, busy = run(case("OurStore", [0])), run(case("OurStore", [100]))
+    assert changes(idle, busy) == changes(busy, idle) == []
+
+
+def test_summary_counts_what_agrees_and_what_moved() -> None:
+    old = run(
+        case("OurStore", [100, 110, 120]),
+        case("PeerSession", [100, 100, 100]),
+        case("OtherPeer", [100, 100, 100]),
+        case("by-hand", [100]),
+    )
+    new = run(
+        case("OurStore", [100, 111, 120]),
+        case("PeerSession", [50, 50, 50]),
+        case("OtherPeer", [110, 110, 110]),
+    )
+    printed = _printed(old, new)
+    assert "1 of 3 cases agree within the spread, faster: 1, slower: 1" in printed
+    assert "the median change is +0.9 % (quartiles -24.5 % to +5.5 %)" in printed
+    assert "64 callers, PeerSession 100 (100 to 100) 50 (50 to 50) 0.50x slower" in printed
+    assert "Not compared: 1 case that only one of the runs has figures of." in printed
+
+
+def test_runs_on_unlike_machines_are_told_apart() -> None:
+    old, new = run(case("OurStore", [100])), run(case("OurStore", [100]))
+    new.machine = msgspec.structs.replace(
+        new.machine, processor="Another", versions={"redis": "7.0.0", "asyncpg": "0.30.0"}
+    )
+    new.settings = {"mode": "quick"}
+    expected = [
+        "processor: Some processor, now Another",
+        "asyncpg: none, now 0.30.0",
+        "redis: 6.4.0, now 7.0.0",
+        "mode: full, now quick",
+    ]
+    assert differences(old, new) == expected
+    assert "Not alike: redis: 6.4.0, now 7.0.0" in _printed(old, new)
+
+
+def test_runs_on_the_same_machine_differ_in_nothing() -> None:
+    assert differences(run(), run()) == []
+
+
+def test_disturbed_case_is_marked() -> None:
+    calm, disturbed = run(case("OurStore", [9])), run(case("OurStore", [9], foreign=0.5))
+    assert "OurStore *" in _printed(disturbed, calm)
+    assert "OurStore *" not in _printed(calm, calm)

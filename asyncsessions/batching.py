@@ -3,13 +3,17 @@
 While one flush is under way, newcomers queue; when it returns, all of them go in the next one.
 There is no timer, so a lone caller waits for nobody. The scheme is the group commit of
 databases (DeWitt et al., "Implementation Techniques for Main Memory Database Systems", 1984).
+
+Where a store allows it, many callers go in two batches: while the server works on one of them,
+this process sees to the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import chain
 from typing import Generic, TypeAlias, TypeVar
 
 import anyio
@@ -29,6 +33,9 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 # Callers that wake in one turn of the event loop, which takes them several milliseconds together
 # where they are some hundred.
 _ANSWERED_AT_ONCE = 64
+# The fewest keys for which a batch of their own pays beside another one, or entries of whatever
+# keys.
+_FEWEST_KEYS, _FEWEST_ENTRIES = 24, 64
 # Outcomes that aren't a result.
 _SPECIAL = (BaseException, asyncio.Future)
 
@@ -85,21 +92,35 @@ class _Turn(Generic[Item, Result]):
 
 
 class _Hold(Generic[Item, Result]):
-    """A key with an outcome that isn't known yet, and what waits behind it."""
+    """A key with something that has to end first, and what waits behind it."""
 
-    __slots__ = ("behind", "unknown")
+    __slots__ = ("behind", "reasons")
 
     def __init__(self) -> None:
-        self.unknown = 0
+        # How many outcomes and batches have to end.
+        self.reasons = 0
         self.behind: deque[Entry[Item, Result]] = deque()
 
 
+class _Batch(Generic[Item, Result]):
+    """Entries that are flushed together, until all are answered."""
+
+    __slots__ = ("entries", "is_flushed", "waited_for")
+
+    def __init__(self, entries: list[Entry[Item, Result]]) -> None:
+        self.entries = entries
+        self.is_flushed = False
+        # Keys of which later entries wait for the flush.
+        self.waited_for: set[str] = set()
+
+
 class GroupCommit(Generic[Item, Result]):
-    """Collects concurrent items and hands them over in batches, one batch at a time.
+    """Collects concurrent items and hands them over in batches.
 
     Guarantees:
 
-    * Items with the same key are flushed in the order of submission.
+    * Items with the same key are flushed in the order of submission, and never by two flushes at
+      the same time.
     * An item that fails does so alone.
     * A cancelled item that is still queued is never flushed. One that is under way completes,
       and only then does its caller see the cancellation.
@@ -109,6 +130,8 @@ class GroupCommit(Generic[Item, Result]):
         flush: Takes the items of one batch and returns one outcome for each, in order. An
             exception that it raises fails the whole batch. Where an outcome is a future, later
             items of that key wait for it while other keys go on.
+        max_flushes: How many batches may be flushed at the same time, each with keys of its own,
+            where there are enough callers; may change.
         max_items: The most items in one batch.
         max_bytes: The most bytes in one batch; a larger item goes alone.
         max_queued_items: How many items may wait before callers do.
@@ -119,12 +142,14 @@ class GroupCommit(Generic[Item, Result]):
         self,
         flush: Callable[[list[Item]], Awaitable[Sequence[Outcome[Result]]]],
         *,
+        max_flushes: int = 1,
         max_items: int = 512,
         max_bytes: int = 16 << 20,
         max_queued_items: int = 131_072,
         max_queued_bytes: int = 64 << 20,
     ) -> None:
         self._flush = flush
+        self.max_flushes = max_flushes
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._max_queued_items = max_queued_items
@@ -135,7 +160,8 @@ class GroupCommit(Generic[Item, Result]):
         self._items = 0
         self._bytes = 0
         self._waiting_for_room: deque[_Turn[Item, Result]] = deque()
-        self._drainer: asyncio.Task[None] | None = None
+        self._batches: list[_Batch[Item, Result]] = []
+        self._drainers: set[asyncio.Task[None] | None] = set()
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -191,20 +217,23 @@ class GroupCommit(Generic[Item, Result]):
         return self._put(key, item, size)
 
     def _put(self, key: str, item: Item, size: int) -> Entry[Item, Result]:
-        loop = asyncio.get_running_loop()
-        entry = Entry(key, item, size, loop.create_future())
+        entry = Entry(key, item, size, asyncio.get_running_loop().create_future())
         self._queue.append(entry)
         self._items += 1
         self._bytes += size
-        if self._drainer is None:
-            self._drainer = loop.create_task(self._drain())
+        if not self._drainers or len(self._queue) >= _FEWEST_KEYS:
+            self._start_drainer()
         return entry
+
+    def _start_drainer(self) -> None:
+        if len(self._drainers) < self.max_flushes:
+            self._drainers.add(asyncio.get_running_loop().create_task(self._drain()))
 
     async def aclose(self) -> None:
         """Refuse new items, and return when every item that was taken has its outcome."""
         self._closed = True
         self._let_in()
-        if self._drainer is None and not self._held:
+        if not self._drainers and not self._held:
             return
         if self._idle is None:
             self._idle = asyncio.get_running_loop().create_future()
@@ -226,104 +255,160 @@ class GroupCommit(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._queue:
-                batch = self._take()
+                entries = self._take()
                 self._let_in()
-                if batch:
-                    await self._flush_batch(batch)
+                if entries:
+                    await self._see_through(_Batch(entries))
                 # Callers that were just answered may submit again before the next batch leaves.
                 await asyncio.sleep(0)
         finally:
-            self._drainer = None
+            self._drainers.discard(asyncio.current_task())
             self._note_idle()
 
     def _take(self) -> list[Entry[Item, Result]]:
-        if not self._held and self._items <= self._max_items and self._bytes <= self._max_bytes:
-            # All of them, which is the rule; the rest of this method is for the exceptions.
-            batch = [entry for entry in self._queue if not entry.caller.done()]
+        most = self._most()
+        busy = {
+            entry.key: batch
+            for batch in self._batches
+            if not batch.is_flushed
+            for entry in batch.entries
+        }
+        if busy or self._held or self._items > most or self._bytes > self._max_bytes:
+            entries = self._take_some(most, busy)
+        else:
+            # All of them, which is the rule.
+            entries = [entry for entry in self._queue if not entry.caller.done()]
             self._queue.clear()
             self._items = self._bytes = 0
-        else:
-            batch = self._take_some()
-        for entry in batch:
+        for entry in entries:
             entry.taken = True
-        return batch
+        return entries
 
-    def _take_some(self) -> list[Entry[Item, Result]]:
-        batch: list[Entry[Item, Result]] = []
+    def _most(self) -> int:
+        """Return how many entries may go in one batch, so that enough are left for another one."""
+        count = self._items + sum(len(batch.entries) for batch in self._batches)
+        if self.max_flushes == 1 or count >= self.max_flushes * self._max_items:
+            return self._max_items
+        entries = chain(self._queue, *(batch.entries for batch in self._batches))
+        keys = len({entry.key for entry in entries})
+        shares = max(keys // _FEWEST_KEYS, count // _FEWEST_ENTRIES, 1)
+        return min(-(-count // min(shares, self.max_flushes)), self._max_items)
+
+    def _take_some(
+        self, most: int, busy: Mapping[str, _Batch[Item, Result]]
+    ) -> list[Entry[Item, Result]]:
+        entries: list[Entry[Item, Result]] = []
         size = 0
-        while self._queue and len(batch) < self._max_items:
+        while self._queue and len(entries) < most:
             entry = self._queue[0]
-            if batch and size + entry.size > self._max_bytes:
+            if entries and size + entry.size > self._max_bytes:
                 break
             self._queue.popleft()
-            if entry.key in self._held:
-                self._held[entry.key].behind.append(entry)
+            key = entry.key
+            if key in busy and key not in busy[key].waited_for:
+                busy[key].waited_for.add(key)
+                self._hold(key)
+            if key in self._held:
+                self._held[key].behind.append(entry)
                 continue
             self._items -= 1
             self._bytes -= entry.size
             if not entry.caller.done():
                 size += entry.size
-                batch.append(entry)
-        return batch
+                entries.append(entry)
+        return entries
 
-    async def _flush_batch(self, batch: list[Entry[Item, Result]]) -> None:
-        outcomes: Sequence[Outcome[Result]]
+    async def _see_through(self, batch: _Batch[Item, Result]) -> None:
+        """Flush a batch and answer its callers."""
+        entries = batch.entries
+        # Where the event loop shuts down, no caller may hang on a batch without an end.
+        outcomes: Sequence[Outcome[Result] | BaseException]
+        outcomes = [asyncio.CancelledError()] * len(entries)
+        self._batches.append(batch)
         try:
-            outcomes = await self._flush([entry.item for entry in batch])
-            if len(outcomes) != len(batch):
-                text = f"a flush of {len(batch)} items returned {len(outcomes)} outcomes"
-                raise RuntimeError(text)  # noqa: TRY301  # or callers would wait for ever
-        except asyncio.CancelledError as exc:
-            # The event loop is shutting down; no caller may hang on a batch without an end.
-            for entry in batch:
-                entry.answer(exc)
-            raise
-        except Exception as exc:  # noqa: BLE001  # it reaches every caller of the batch
-            outcomes = [exc] * len(batch)
-        try:
-            for start in range(0, len(batch), _ANSWERED_AT_ONCE):
+            outcomes = await self._flush_batch(entries)
+            self._end(batch, outcomes)
+            for start in range(0, len(entries), _ANSWERED_AT_ONCE):
                 if start:
                     await asyncio.sleep(0)
                 stop = start + _ANSWERED_AT_ONCE
-                self._answer(batch[start:stop], outcomes[start:stop])
+                _answer(entries[start:stop], outcomes[start:stop])
         except asyncio.CancelledError:
-            # As above; what has its answer already is passed over.
-            self._answer(batch, outcomes)
+            if not batch.is_flushed:
+                self._end(batch, outcomes)
+            # What has its answer already is passed over.
+            _answer(entries, outcomes)
             raise
+        finally:
+            self._batches.remove(batch)
 
-    def _answer(
-        self, batch: Sequence[Entry[Item, Result]], outcomes: Sequence[Outcome[Result]]
+    async def _flush_batch(
+        self, entries: Sequence[Entry[Item, Result]]
+    ) -> Sequence[Outcome[Result]]:
+        try:
+            outcomes = await self._flush([entry.item for entry in entries])
+            if len(outcomes) != len(entries):
+                text = f"a flush of {len(entries)} items returned {len(outcomes)} outcomes"
+                raise RuntimeError(text)  # noqa: TRY301  # or callers would wait for ever
+        except Exception as exc:  # noqa: BLE001  # it reaches every caller of the batch
+            return [exc] * len(entries)
+        return outcomes
+
+    def _end(
+        self, batch: _Batch[Item, Result], outcomes: Sequence[Outcome[Result] | BaseException]
     ) -> None:
-        for entry, outcome in zip(batch, outcomes, strict=True):
-            if entry.unheard or entry.caller.done() or isinstance(outcome, _SPECIAL):
-                if isinstance(outcome, asyncio.Future):
-                    self._hold(entry, outcome)
-                else:
-                    entry.answer(outcome)
-            else:
-                # What `answer` comes to as a rule, without a call for each caller.
-                entry.caller.set_result(outcome)
+        """Let those go on who wait for this flush, unless an outcome isn't known yet.
 
-    def _hold(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
-        hold = self._held.setdefault(entry.key, _Hold())
-        hold.unknown += 1
+        They needn't wait for the callers of this one, and leave while these wake up.
+        """
+        batch.is_flushed = True
+        for entry, outcome in zip(batch.entries, outcomes, strict=True):
+            if isinstance(outcome, asyncio.Future):
+                self._hold_until(entry, outcome)
+        for key in batch.waited_for:
+            self._release(key)
 
-        def release(outcome: asyncio.Future[Result]) -> None:
+    def _hold_until(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
+        """Hold an entry's key until its outcome is known, and answer it then."""
+
+        def answer(outcome: asyncio.Future[Result]) -> None:
             if outcome.cancelled():
                 entry.answer(asyncio.CancelledError())
             else:
                 entry.answer(outcome.exception() or outcome.result())
-            hold.unknown -= 1
-            if not hold.unknown:
-                del self._held[entry.key]
-                self._queue.extendleft(reversed(hold.behind))
-                if self._queue and self._drainer is None:
-                    self._drainer = asyncio.get_running_loop().create_task(self._drain())
-                self._note_idle()
+            self._release(entry.key)
+            self._note_idle()
 
-        outcome.add_done_callback(release)
+        self._hold(entry.key)
+        outcome.add_done_callback(answer)
+
+    def _hold(self, key: str) -> None:
+        """Let entries with a key wait for one `_release` more."""
+        self._held.setdefault(key, _Hold()).reasons += 1
+
+    def _release(self, key: str) -> None:
+        hold = self._held[key]
+        hold.reasons -= 1
+        if not hold.reasons:
+            del self._held[key]
+            self._queue.extendleft(reversed(hold.behind))
+            if self._queue and (not self._drainers or len(self._queue) >= _FEWEST_KEYS):
+                self._start_drainer()
 
     def _note_idle(self) -> None:
-        if self._idle is not None and self._drainer is None and not self._held:
+        if self._idle is not None and not self._drainers and not self._held:
             self._idle.set_result(None)
             self._idle = None
+
+
+def _answer(
+    entries: Sequence[Entry[Item, Result]], outcomes: Sequence[Outcome[Result] | BaseException]
+) -> None:
+    """Answer callers, but for those whose outcome isn't known yet."""
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        if entry.unheard or entry.caller.done() or isinstance(outcome, _SPECIAL):
+            if not isinstance(outcome, asyncio.Future):
+                entry.answer(outcome)
+        else:
+            # What `answer` comes to as a rule, without a call for each caller.
+            entry.caller.set_result(outcome)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.stores._urls import STORE_OPTIONS
 
-__all__ = ["SERVER_OPTIONS", "ServerStore", "Turns"]
+__all__ = ["SERVER_OPTIONS", "ServerStore", "Turns", "flushes_at_once"]
 
 T = TypeVar("T")
 
@@ -97,6 +97,11 @@ class ServerStore(BaseSessionStore):
                 raise lost from exc
             text = f"no answer within {self._timeout:g} s; the outcome of a write is unknown"
             raise TimeoutError(text) from exc
+
+
+def flushes_at_once(connections: int) -> int:
+    """Return how many connections are set aside for group commits, of two or more in all."""
+    return 2 if connections > 2 else 1
 
 
 class Turns:

@@ -32,7 +32,7 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 
 # Callers that wake in one turn of the event loop, which takes them several milliseconds together
 # where they are some hundred.
-_ANSWERED_AT_ONCE = 64
+_ANSWERED_AT_ONCE = 16
 # The fewest keys for which a batch of their own pays beside another one, or entries of whatever
 # keys.
 _FEWEST_KEYS, _FEWEST_ENTRIES = 24, 64
@@ -221,11 +221,16 @@ class GroupCommit(Generic[Item, Result]):
         self._queue.append(entry)
         self._items += 1
         self._bytes += size
-        if not self._drainers or len(self._queue) >= _FEWEST_KEYS:
+        if not self._drainers or (
+            len(self._queue) >= _FEWEST_KEYS
+            # Or those who are being answered would be left out.
+            and not any(batch.is_flushed for batch in self._batches)
+        ):
             self._start_drainer()
         return entry
 
     def _start_drainer(self) -> None:
+        """Have one task more see to the queue, if there may be another."""
         if len(self._drainers) < self.max_flushes:
             self._drainers.add(asyncio.get_running_loop().create_task(self._drain()))
 

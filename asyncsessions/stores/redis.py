@@ -62,7 +62,7 @@ _DRIVER_OPTIONS = frozenset(
     }
 )
 # So many writes go to the server in one call; while it does them, the next ones are encoded.
-_WRITES_AT_ONCE = 64
+_WRITES_AT_ONCE = 32
 
 
 class RedisSessionStore(ServerStore):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rich import box
@@ -11,42 +11,80 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.report import standings, wording
+from benchmarks.report.standings import Cell
 from benchmarks.results import Case, Machine, Results, Spread
 
-__all__ = ["Change", "changes", "compare", "differences"]
+__all__ = ["Change", "compare", "differences", "rates", "ratios"]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A case that both runs measured."""
+    """A figure that both runs have.
 
-    old: Case
-    new: Case
+    Attributes:
+        case: What it is of.
+        old: The old run's.
+        new: The new run's.
+        is_disturbed: Whether other work on the machine took part in one of them.
+    """
+
+    case: str
+    old: Spread
+    new: Spread
+    is_disturbed: bool
 
     @property
     def ratio(self) -> float:
-        """The new median rate to the old one."""
-        return self.new.rate.median / self.old.rate.median
+        """The new median to the old one."""
+        return self.new.median / self.old.median
 
     @property
     def has_moved(self) -> bool:
         """Whether the quartiles of one run lie all above, or all below, those of the other."""
-        old, new = self.old.rate, self.new.rate
-        return new.low > old.high or new.high < old.low
+        return self.new.low > self.old.high or self.new.high < self.old.low
 
 
-def changes(old: Results, new: Results) -> list[Change]:
-    """Return the cases of which both runs have rates, as the new run has them in order."""
+def rates(old: Results, new: Results) -> list[Change]:
+    """Return each case's rate, where both runs have one, in the order of the report."""
+    return _changes(old, new, lambda cell: cell.case.rate if cell.case.is_measured else None)
+
+
+def ratios(old: Results, new: Results) -> list[Change]:
+    """Return the store's rate to each other system's, within each run, in the same order.
+
+    What meets all systems of a run alike, as a slower machine does, is in none of them.
+    """
+    return _changes(old, new, lambda cell: None if cell.case.kind == "store" else cell.ratio)
+
+
+def _changes(
+    old: Results, new: Results, figure_of: Callable[[Cell], Spread | None]
+) -> list[Change]:
+    before = {_name(cell.case): cell for cell in _cells(old)}
     found = []
-    for case in new.cases:
-        before = old.case(case.scenario, case.store, case.system, case.level, case.operation)
-        if before is not None and _is_measured(before) and _is_measured(case):
-            found.append(Change(before, case))
+    for cell in _cells(new):
+        other = before.get(_name(cell.case))
+        if other is None:
+            continue
+        was, now = figure_of(other), figure_of(cell)
+        if was is not None and now is not None:
+            is_disturbed = any(standings.is_disturbed(each.case) for each in (other, cell))
+            found.append(Change(_name(cell.case), was, now, is_disturbed))
     return found
 
 
-def _is_measured(case: Case) -> bool:
-    return bool(case.samples) and case.rate.median > 0
+def _cells(results: Results) -> Iterator[Cell]:
+    for store in standings.stores(results):
+        for grid in standings.grids(results, store):
+            for row in grid.rows:
+                yield from row.cells.values()
+
+
+def _name(case: Case) -> str:
+    is_told = case.scenario == "history" or case.operation not in {"append", case.scenario}
+    operation = f" {case.operation}" if is_told else ""
+    level = wording.level(case.scenario, case.level)
+    return f"{case.store} {case.scenario}{operation}, {level}, {case.system}"
 
 
 def differences(old: Results, new: Results) -> list[str]:
@@ -75,81 +113,73 @@ def _between(old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
 
 
 def compare(old: Results, new: Results, console: Console | None = None) -> None:
-    """Print the ratio of both runs' median rates, case by case, and what it comes to in all.
+    """Print what both runs found, case by case, and what it comes to in all.
 
-    A case has moved where the quartiles of the two runs don't overlap. What differs between the
-    machines, versions and settings is said first: then a ratio is not the code's alone.
+    First the store's ratios to the other systems of its run, then the rates. A figure has moved
+    where the quartiles of the two runs don't overlap. What differs between the machines, versions
+    and settings is said before: then a change of a rate is not the code's alone.
     """
     console = console or Console()
     for line in differences(old, new):
         console.print(Text(f"Not alike: {line}", style="yellow"))
-    found = changes(old, new)
-    if not found:
+    of_rates = rates(old, new)
+    if not of_rates:
         console.print("The runs have no case in common.")
         return
-    console.print(_table(found))
-    console.print(_summary(found))
-    if any(standings.is_disturbed(case) for change in found for case in (change.old, change.new)):
+    of_ratios = ratios(old, new)
+    if of_ratios:
+        text = "The store's rate to another system's: median (quartiles)"
+        console.print(_table(text, of_ratios, wording.ratio, ("lower", "higher")))
+    text = "Operations a second: median (quartiles)"
+    console.print(_table(text, of_rates, wording.number, ("slower", "faster")))
+    if of_ratios:
+        console.print(_summary("ratios", of_ratios, ("lower", "higher")))
+    console.print(_summary("rates", of_rates, ("slower", "faster")))
+    if any(change.is_disturbed for change in of_rates):
         console.print(standings.DISTURBED, style="yellow")
-    alone = len(old.cases) + len(new.cases) - 2 * len(found)
+    alone = len(old.cases) + len(new.cases) - 2 * len(of_rates)
     if alone:
-        console.print(f"Not compared: {_cases(alone)} that only one of the runs has figures of.")
+        cases = "1 case" if alone == 1 else f"{alone} cases"
+        console.print(f"Not compared: {cases} that only one of the runs has figures of.")
 
 
-def _table(found: list[Change]) -> Table:
-    table = Table(title="Operations a second: median (quartiles)", title_justify="left")
+def _table(
+    title: str, changes: list[Change], write: Callable[[float], str], words: tuple[str, str]
+) -> Table:
+    table = Table(title=title, title_justify="left")
     table.box = box.SIMPLE_HEAD
     table.padding = (0, 1, 0, 0)
     table.add_column("Case")
-    for name in ("Old", "New", "Ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for heading in ("Old", "New", "Change"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for change in found:
-        table.add_row(
-            Text(_name(change)),
-            _rates(change.old.rate),
-            _rates(change.new.rate),
-            wording.ratio(change.ratio),
-            _mark(change),
-        )
+    for change in changes:
+        figures = [
+            f"{write(each.median)} ({write(each.low)} to {write(each.high)})"
+            for each in (change.old, change.new)
+        ]
+        name = Text(f"{change.case} *" if change.is_disturbed else change.case)
+        table.add_row(name, *figures, wording.ratio(change.ratio), _mark(change, words))
     return table
 
 
-def _name(change: Change) -> str:
-    case = change.new
-    operation = f" {case.operation}" if case.scenario == "history" else ""
-    level = wording.level(case.scenario, case.level)
-    is_disturbed = standings.is_disturbed(change.old) or standings.is_disturbed(case)
-    mark = " *" if is_disturbed else ""
-    return f"{case.store} {case.scenario}{operation}, {level}, {case.system}{mark}"
-
-
-def _rates(rate: Spread) -> str:
-    low, high = wording.number(rate.low), wording.number(rate.high)
-    return f"{wording.number(rate.median)} ({low} to {high})"
-
-
-def _mark(change: Change) -> Text:
+def _mark(change: Change, words: tuple[str, str]) -> Text:
     if not change.has_moved:
         return Text("")
-    if change.ratio < 1:
-        return Text("slower", style="bold red")
-    return Text("faster", style="bold green")
+    down, up = words
+    return Text(down, style="bold red") if change.ratio < 1 else Text(up, style="bold green")
 
 
-def _summary(found: list[Change]) -> str:
-    moved = [change for change in found if change.has_moved]
-    slower = sum(change.ratio < 1 for change in moved)
-    spread = Spread.of([change.ratio for change in found])
+def _summary(what: str, changes: list[Change], words: tuple[str, str]) -> str:
+    moved = [change for change in changes if change.has_moved]
+    below = sum(change.ratio < 1 for change in moved)
+    spread = Spread.of([change.ratio for change in changes])
+    down, up = words
     return (
-        f"{len(found) - len(moved)} of {_cases(len(found))} agree within the spread, "
-        f"faster: {len(moved) - slower}, slower: {slower}; the median change is "
+        f"{len(changes) - len(moved)} of {len(changes)} {what} agree within the spread, "
+        f"{up}: {len(moved) - below}, {down}: {below}; the median change is "
         f"{_percent(spread.median)} (quartiles {_percent(spread.low)} to {_percent(spread.high)})."
     )
-
-
-def _cases(count: int) -> str:
-    return "1 case" if count == 1 else f"{count} cases"
 
 
 def _percent(ratio: float) -> str:

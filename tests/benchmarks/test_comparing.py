@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from benchmarks.report.comparing import changes, compare, differences
-from benchmarks.results import Results
+from benchmarks.report.comparing import compare, differences, rates, ratios
+from benchmarks.results import Results, Spread
 from tests.benchmarks.runs import case, run
 
 
@@ -19,7 +19,7 @@ def _printed(old: Results, new: Results) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rates", "has_moved"),
+    ("figures", "has_moved"),
     [
         pytest.param([100, 110, 120], False, id="the-same"),
         pytest.param([112, 122, 132], True, id="quartiles-all-above"),
@@ -29,12 +29,12 @@ def _printed(old: Results, new: Results) -> str:
     ],
 )
 def test_case_has_moved_where_the_quartiles_do_not_overlap(
-    rates: list[int], has_moved: bool
+    figures: list[int], has_moved: bool
 ) -> None:
     old = run(case("OurStore", [100, 110, 120]))
-    [change] = changes(old, run(case("OurStore", rates)))
+    [change] = rates(old, run(case("OurStore", figures)))
     assert change.has_moved is has_moved
-    assert change.ratio == rates[1] / 110
+    assert change.ratio == figures[1] / 110
 
 
 def test_only_the_same_case_is_compared() -> None:
@@ -46,13 +46,13 @@ def test_only_the_same_case_is_compared() -> None:
         case("OurStore", [100], operation="tail"),
         case("OtherPeer", [100]),
     )
-    assert changes(old, new) == []
+    assert rates(old, new) == ratios(old, new) == []
     assert "The runs have no case in common." in _printed(old, new)
 
 
 def test_case_that_did_nothing_is_not_compared() -> None:
     idle, busy = run(case("OurStore", [0])), run(case("OurStore", [100]))
-    assert changes(idle, busy) == changes(busy, idle) == []
+    assert rates(idle, busy) == rates(busy, idle) == []
 
 
 def test_summary_counts_what_agrees_and_what_moved() -> None:
@@ -68,10 +68,29 @@ def test_summary_counts_what_agrees_and_what_moved() -> None:
         case("OtherPeer", [110, 110, 110]),
     )
     printed = _printed(old, new)
-    assert "1 of 3 cases agree within the spread, faster: 1, slower: 1" in printed
+    assert "1 of 3 rates agree within the spread, faster: 1, slower: 1" in printed
     assert "the median change is +0.9 % (quartiles -24.5 % to +5.5 %)" in printed
     assert "64 callers, PeerSession 100 (100 to 100) 50 (50 to 50) 0.50x slower" in printed
     assert "Not compared: 1 case that only one of the runs has figures of." in printed
+
+
+def test_ratio_to_another_system_stays_where_the_whole_machine_is_slower() -> None:
+    old = run(case("OurStore", [400, 440, 480]), case("PeerSession", [100, 110, 120]))
+    new = run(case("OurStore", [200, 220, 240]), case("PeerSession", [50, 55, 60]))
+    [change] = ratios(old, new)
+    assert change.case == "redis hot, 64 callers, PeerSession"
+    assert change.old == change.new == Spread(4, 4, 4)
+    assert not change.has_moved
+    printed = _printed(old, new)
+    assert "PeerSession 4.0x (4.0x to 4.0x) 4.0x (4.0x to 4.0x) 1.00x" in printed
+    assert "1 of 1 ratios agree within the spread" in printed
+    assert "0 of 2 rates agree within the spread, faster: 0, slower: 2" in printed
+
+
+def test_ratio_that_is_lower_is_told() -> None:
+    old = run(case("OurStore", [400, 400]), case("the-driver", [100, 100]))
+    new = run(case("OurStore", [400, 400]), case("the-driver", [200, 200]))
+    assert "4.0x (4.0x to 4.0x) 2.0x (2.0x to 2.0x) 0.50x lower" in _printed(old, new)
 
 
 def test_runs_on_unlike_machines_are_told_apart() -> None:

@@ -291,8 +291,10 @@ class GroupCommit(Generic[Item, Result]):
 
     def _most(self) -> int:
         """Return how many entries may go in one batch, so that enough are left for another one."""
+        if self.max_flushes == 1:
+            return self._max_items
         count = self._items + sum(len(batch.entries) for batch in self._batches)
-        if self.max_flushes == 1 or count >= self.max_flushes * self._max_items:
+        if count < 2 * _FEWEST_KEYS or count >= self.max_flushes * self._max_items:
             return self._max_items
         entries = chain(self._queue, *(batch.entries for batch in self._batches))
         keys = len({entry.key for entry in entries})

@@ -284,7 +284,8 @@ class BaseSessionStore(SessionStore, ABC):
     async def _enqueue(self, write: Append | Update, size: int) -> asyncio.Future[Any]:
         """Queue a write, of so many bytes, and return where its outcome will be.
 
-        This is for a store that is made of this one: no store has two flushes under way.
+        This is for a store that is made of this one: no session is in two flushes at
+        the same time.
         """
         entry = await self.__engine.enqueue(write, size)
         return entry.caller

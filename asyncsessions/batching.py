@@ -4,16 +4,15 @@ While one flush is under way, newcomers queue; when it returns, all of them go i
 There is no timer, so a lone caller waits for nobody. The scheme is the group commit of
 databases (DeWitt et al., "Implementation Techniques for Main Memory Database Systems", 1984).
 
-Where a store allows it, many callers go in two batches: while the server works on one of them,
-this process sees to the other.
+Where a store allows it, many keys go in two batches: while the server works on one of them, this
+process sees to the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 import anyio
@@ -33,9 +32,10 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 # Callers that wake in one turn of the event loop, which takes them several milliseconds together
 # where they are some hundred.
 _ANSWERED_AT_ONCE = 16
-# The fewest keys for which a batch of their own pays beside another one, or entries of whatever
-# keys.
-_FEWEST_KEYS, _FEWEST_ENTRIES = 24, 64
+# The fewest keys for which a batch of their own pays beside another one.
+_FEWEST_KEYS = 24
+# How far a batch that may not take all looks into the queue.
+_LOOKED_AT = 4096
 # Outcomes that aren't a result.
 _SPECIAL = (BaseException, asyncio.Future)
 
@@ -92,26 +92,13 @@ class _Turn(Generic[Item, Result]):
 
 
 class _Hold(Generic[Item, Result]):
-    """A key with something that has to end first, and what waits behind it."""
+    """What waits behind a key's flush, or behind outcomes that aren't known yet."""
 
-    __slots__ = ("behind", "reasons")
+    __slots__ = ("behind", "unknown")
 
     def __init__(self) -> None:
-        # How many outcomes and batches have to end.
-        self.reasons = 0
+        self.unknown = 0
         self.behind: deque[Entry[Item, Result]] = deque()
-
-
-class _Batch(Generic[Item, Result]):
-    """Entries that are flushed together, until all are answered."""
-
-    __slots__ = ("entries", "is_flushed", "waited_for")
-
-    def __init__(self, entries: list[Entry[Item, Result]]) -> None:
-        self.entries = entries
-        self.is_flushed = False
-        # Keys of which later entries wait for the flush.
-        self.waited_for: set[str] = set()
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -131,7 +118,7 @@ class GroupCommit(Generic[Item, Result]):
             exception that it raises fails the whole batch. Where an outcome is a future, later
             items of that key wait for it while other keys go on.
         max_flushes: How many batches may be flushed at the same time, each with keys of its own,
-            where there are enough callers; may change.
+            where there are enough of them; may change.
         max_items: The most items in one batch.
         max_bytes: The most bytes in one batch; a larger item goes alone.
         max_queued_items: How many items may wait before callers do.
@@ -155,13 +142,19 @@ class GroupCommit(Generic[Item, Result]):
         self._max_queued_items = max_queued_items
         self._max_queued_bytes = max_queued_bytes
         self._queue: deque[Entry[Item, Result]] = deque()
+        # How many entries of each key are queued.
+        self._keys: dict[str, int] = {}
+        # Keys that are being flushed, where others could be flushed beside them.
+        self._busy: set[str] = set()
         self._held: dict[str, _Hold[Item, Result]] = {}
         # Queued and held entries together.
         self._items = 0
         self._bytes = 0
         self._waiting_for_room: deque[_Turn[Item, Result]] = deque()
-        self._batches: list[_Batch[Item, Result]] = []
-        self._drainers: set[asyncio.Task[None] | None] = set()
+        self._drainers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        # How many batches are flushed, and their callers being told.
+        self._answering = 0
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -218,21 +211,31 @@ class GroupCommit(Generic[Item, Result]):
 
     def _put(self, key: str, item: Item, size: int) -> Entry[Item, Result]:
         entry = Entry(key, item, size, asyncio.get_running_loop().create_future())
-        self._queue.append(entry)
         self._items += 1
         self._bytes += size
-        if not self._drainers or (
-            len(self._queue) >= _FEWEST_KEYS
-            # Or those who are being answered would be left out.
-            and not any(batch.is_flushed for batch in self._batches)
-        ):
-            self._start_drainer()
+        if (key in self._busy or key in self._held) and key not in self._keys:
+            self._park(entry)
+        else:
+            self._queue.append(entry)
+            self._keys[key] = self._keys.get(key, 0) + 1
+        self._see_to_queue()
         return entry
 
-    def _start_drainer(self) -> None:
-        """Have one task more see to the queue, if there may be another."""
-        if len(self._drainers) < self.max_flushes:
-            self._drainers.add(asyncio.get_running_loop().create_task(self._drain()))
+    def _see_to_queue(self) -> None:
+        """Have the queue drained, by one task more if there is enough for another batch."""
+        if self._queue and (
+            not self._drainers
+            or (
+                self._drainers < self.max_flushes
+                and len(self._keys) >= _FEWEST_KEYS
+                # Or those who are being told would be left out.
+                and not self._answering
+            )
+        ):
+            self._drainers += 1
+            task = asyncio.get_running_loop().create_task(self._drain())
+            self._tasks.add(task)
+            task.add_done_callback(self._note_drained)
 
     async def aclose(self) -> None:
         """Refuse new items, and return when every item that was taken has its outcome."""
@@ -247,107 +250,122 @@ class GroupCommit(Generic[Item, Result]):
     def _let_in(self) -> None:
         """Queue the items of those who wait, first come first served, as far as there is room."""
         while self._waiting_for_room:
-            turn = self._waiting_for_room[0]
-            if not turn.entry.done():
-                if self._closed:
-                    turn.entry.set_exception(StoreClosedError())
-                elif self._items < self._max_queued_items and self._bytes < self._max_queued_bytes:
-                    turn.entry.set_result(self._put(turn.key, turn.item, turn.size))
-                else:
-                    return
-            self._waiting_for_room.popleft()
+            has_room = self._items < self._max_queued_items and self._bytes < self._max_queued_bytes
+            if not (has_room or self._closed):
+                return
+            turn = self._waiting_for_room.popleft()
+            if turn.entry.done():
+                continue
+            if self._closed:
+                turn.entry.set_exception(StoreClosedError())
+            else:
+                turn.entry.set_result(self._put(turn.key, turn.item, turn.size))
 
     async def _drain(self) -> None:
-        try:
-            while self._queue:
-                entries = self._take()
-                self._let_in()
-                if entries:
-                    await self._see_through(_Batch(entries))
-                # Callers that were just answered may submit again before the next batch leaves.
-                await asyncio.sleep(0)
-        finally:
-            self._drainers.discard(asyncio.current_task())
-            self._note_idle()
+        while self._queue:
+            entries = self._take()
+            self._let_in()
+            if entries:
+                await self._see_through(entries)
+            # Callers that were just answered may submit again before the next batch leaves.
+            await asyncio.sleep(0)
+
+    def _note_drained(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._drainers -= 1
+        # Where a drainer was cancelled, others may still wait.
+        self._see_to_queue()
+        self._note_idle()
 
     def _take(self) -> list[Entry[Item, Result]]:
-        most = self._most()
-        busy = {
-            entry.key: batch
-            for batch in self._batches
-            if not batch.is_flushed
-            for entry in batch.entries
-        }
-        if busy or self._held or self._items > most or self._bytes > self._max_bytes:
-            entries = self._take_some(most, busy)
-        else:
-            # All of them, which is the rule.
+        """Return what goes in the next batch: of many keys a share, of few all there is."""
+        keys = len(self._keys) + len(self._busy)
+        shares = max(min(keys // _FEWEST_KEYS, self.max_flushes), 1)
+        is_all = shares == 1 and not self._busy and not self._held
+        if is_all and self._items <= self._max_items and self._bytes <= self._max_bytes:
             entries = [entry for entry in self._queue if not entry.caller.done()]
             self._queue.clear()
+            self._keys.clear()
             self._items = self._bytes = 0
+        else:
+            entries = self._take_some(-(-keys // shares))
         for entry in entries:
             entry.taken = True
         return entries
 
-    def _most(self) -> int:
-        """Return how many entries may go in one batch, so that enough are left for another one."""
-        if self.max_flushes == 1:
-            return self._max_items
-        count = self._items + sum(len(batch.entries) for batch in self._batches)
-        if count < 2 * _FEWEST_KEYS or count >= self.max_flushes * self._max_items:
-            return self._max_items
-        entries = chain(self._queue, *(batch.entries for batch in self._batches))
-        keys = len({entry.key for entry in entries})
-        shares = max(keys // _FEWEST_KEYS, count // _FEWEST_ENTRIES, 1)
-        return min(-(-count // min(shares, self.max_flushes)), self._max_items)
-
-    def _take_some(
-        self, most: int, busy: Mapping[str, _Batch[Item, Result]]
-    ) -> list[Entry[Item, Result]]:
+    def _take_some(self, most_keys: int) -> list[Entry[Item, Result]]:
         entries: list[Entry[Item, Result]] = []
+        keys: set[str] = set()
         size = 0
-        while self._queue and len(entries) < most:
+        passed_over: list[Entry[Item, Result]] = []
+        for _ in range(min(len(self._queue), _LOOKED_AT)):
             entry = self._queue[0]
-            if entries and size + entry.size > self._max_bytes:
+            is_full = len(entries) == self._max_items or size + entry.size > self._max_bytes
+            if entries and is_full:
                 break
             self._queue.popleft()
             key = entry.key
-            if key in busy and key not in busy[key].waited_for:
-                busy[key].waited_for.add(key)
-                self._hold(key)
-            if key in self._held:
-                self._held[key].behind.append(entry)
-                continue
-            self._items -= 1
-            self._bytes -= entry.size
-            if not entry.caller.done():
-                size += entry.size
-                entries.append(entry)
+            if key in self._busy or key in self._held:
+                self._uncount(key)
+                self._park(entry)
+            elif key not in keys and len(keys) == most_keys:
+                passed_over.append(entry)
+            else:
+                keys.add(key)
+                self._uncount(key)
+                self._items -= 1
+                self._bytes -= entry.size
+                if not entry.caller.done():
+                    size += entry.size
+                    entries.append(entry)
+        self._queue.extendleft(reversed(passed_over))
         return entries
 
-    async def _see_through(self, batch: _Batch[Item, Result]) -> None:
+    def _uncount(self, key: str) -> None:
+        """Note that an entry with a key has left the queue."""
+        count = self._keys.pop(key) - 1
+        if count:
+            self._keys[key] = count
+
+    def _park(self, entry: Entry[Item, Result]) -> None:
+        """Let an entry wait for its key; all that are queued with that key came later."""
+        self._held.setdefault(entry.key, _Hold()).behind.append(entry)
+
+    def _unpark(self, key: str) -> None:
+        """Queue what waits for a key, unless that has to wait for something else."""
+        hold = self._held.get(key)
+        if hold is None or hold.unknown:
+            return
+        del self._held[key]
+        if hold.behind:
+            self._queue.extendleft(reversed(hold.behind))
+            self._keys[key] = self._keys.get(key, 0) + len(hold.behind)
+            self._see_to_queue()
+
+    async def _see_through(self, entries: Sequence[Entry[Item, Result]]) -> None:
         """Flush a batch and answer its callers."""
-        entries = batch.entries
+        if self.max_flushes > 1:
+            self._busy.update([entry.key for entry in entries])
         # Where the event loop shuts down, no caller may hang on a batch without an end.
         outcomes: Sequence[Outcome[Result] | BaseException]
         outcomes = [asyncio.CancelledError()] * len(entries)
-        self._batches.append(batch)
         try:
-            outcomes = await self._flush_batch(entries)
-            self._end(batch, outcomes)
+            try:
+                outcomes = await self._flush_batch(entries)
+            finally:
+                self._answering += 1
+                self._note_flushed(entries, outcomes)
             for start in range(0, len(entries), _ANSWERED_AT_ONCE):
                 if start:
                     await asyncio.sleep(0)
                 stop = start + _ANSWERED_AT_ONCE
                 _answer(entries[start:stop], outcomes[start:stop])
-        except asyncio.CancelledError:
-            if not batch.is_flushed:
-                self._end(batch, outcomes)
+        except BaseException:
             # What has its answer already is passed over.
             _answer(entries, outcomes)
             raise
         finally:
-            self._batches.remove(batch)
+            self._answering -= 1
 
     async def _flush_batch(
         self, entries: Sequence[Entry[Item, Result]]
@@ -361,46 +379,36 @@ class GroupCommit(Generic[Item, Result]):
             return [exc] * len(entries)
         return outcomes
 
-    def _end(
-        self, batch: _Batch[Item, Result], outcomes: Sequence[Outcome[Result] | BaseException]
+    def _note_flushed(
+        self,
+        entries: Sequence[Entry[Item, Result]],
+        outcomes: Sequence[Outcome[Result] | BaseException],
     ) -> None:
-        """Let those go on who wait for this flush, unless an outcome isn't known yet.
-
-        They needn't wait for the callers of this one, and leave while these wake up.
-        """
-        batch.is_flushed = True
-        for entry, outcome in zip(batch.entries, outcomes, strict=True):
+        """Let go on what waited for this flush, unless an outcome isn't known yet."""
+        for entry, outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, asyncio.Future):
-                self._hold_until(entry, outcome)
-        for key in batch.waited_for:
-            self._release(key)
+                self._hold(entry, outcome)
+        if self._busy:
+            # The last one first, so that the first one is in front again.
+            for entry in reversed(entries):
+                self._busy.discard(entry.key)
+                self._unpark(entry.key)
 
-    def _hold_until(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
-        """Hold an entry's key until its outcome is known, and answer it then."""
+    def _hold(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
+        """Let an entry's key wait until its outcome is known, and answer it then."""
+        hold = self._held.setdefault(entry.key, _Hold())
+        hold.unknown += 1
 
-        def answer(outcome: asyncio.Future[Result]) -> None:
+        def release(outcome: asyncio.Future[Result]) -> None:
             if outcome.cancelled():
                 entry.answer(asyncio.CancelledError())
             else:
                 entry.answer(outcome.exception() or outcome.result())
-            self._release(entry.key)
+            hold.unknown -= 1
+            self._unpark(entry.key)
             self._note_idle()
 
-        self._hold(entry.key)
-        outcome.add_done_callback(answer)
-
-    def _hold(self, key: str) -> None:
-        """Let entries with a key wait for one `_release` more."""
-        self._held.setdefault(key, _Hold()).reasons += 1
-
-    def _release(self, key: str) -> None:
-        hold = self._held[key]
-        hold.reasons -= 1
-        if not hold.reasons:
-            del self._held[key]
-            self._queue.extendleft(reversed(hold.behind))
-            if self._queue and (not self._drainers or len(self._queue) >= _FEWEST_KEYS):
-                self._start_drainer()
+        outcome.add_done_callback(release)
 
     def _note_idle(self) -> None:
         if self._idle is not None and not self._drainers and not self._held:

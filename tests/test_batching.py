@@ -285,29 +285,35 @@ async def test_few_callers_share_one_flush(log: Log, count: int) -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_the_second_half_of_a_key_waits_for_the_first_but_not_for_its_callers(
-    log: Log,
-) -> None:
-    woken = 0
-    woken_before: list[int] = []
-
-    async def flush(batch: list[str]) -> Sequence[Outcome[str]]:
-        woken_before.append(woken)
-        return await log.flush(batch)
-
-    async def caller(n: int) -> None:
-        nonlocal woken
-        assert await commit.submit("k", f"{n:03}", 1) == f"{n:03}"
-        woken += 1
-
-    commit: GroupCommit[str, str] = GroupCommit(flush, max_flushes=2)
+@pytest.mark.parametrize("keys", [1, 30])
+async def test_callers_of_few_keys_share_one_flush(log: Log, keys: int) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
     log.gate.clear()
-    tasks = await start(*(caller(n) for n in range(300)))
-    assert [len(batch) for batch in log.batches] == [150]
+    tasks = await start(*(commit.submit(f"k{n % keys}", f"i{n}", 1) for n in range(300)))
+    assert [len(batch) for batch in log.batches] == [300]
+    log.gate.set()
+    assert await asyncio.gather(*tasks) == [f"I{n}" for n in range(300)]
+
+
+async def test_all_that_a_key_has_goes_in_the_same_half(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
+    log.gate.clear()
+    tasks = await start(*(commit.submit(f"k{n % 60}", f"k{n % 60}", 1) for n in range(180)))
+    assert [len(batch) for batch in log.batches] == [90, 90]
+    assert not set(log.batches[0]) & set(log.batches[1])
     log.gate.set()
     await asyncio.gather(*tasks)
-    assert [item for batch in log.batches for item in batch] == [f"{n:03}" for n in range(300)]
-    assert woken_before == [0, 0]
+
+
+async def test_what_comes_for_a_busy_key_waits_and_holds_back_no_other(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
+    log.gate.clear()
+    tasks = await start(*(commit.submit(f"k{n}", f"i{n}", 1) for n in range(30)))
+    tasks += await start(*(commit.submit(f"k{n}", f"j{n}", 1) for n in range(60)))
+    assert log.batches == [[f"i{n}" for n in range(30)], [f"j{n}" for n in range(30, 60)]]
+    log.gate.set()
+    await asyncio.gather(*tasks)
+    assert log.batches[2:] == [[f"j{n}" for n in range(30)]]
 
 
 async def test_a_deferred_outcome_holds_its_key_in_the_other_flush_too(log: Log) -> None:
@@ -394,4 +400,70 @@ async def test_any_load_keeps_the_order_of_each_key_and_no_key_in_two_flushes(
         await commit.aclose()
     assert not under_way
     assert all(numbers == sorted(set(numbers)) for numbers in flushed.values())
-    assert (most_at_once > 0) == (keys > 1)
+    assert most_at_once == 0 if keys == 1 else most_at_once or keys < 200
+
+
+# The end of an event loop.
+
+
+async def test_a_drainer_that_is_cancelled_leaves_nobody_waiting(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush)
+    before = asyncio.all_tasks()
+    log.gate.clear()
+    (under_way,) = await start(commit.submit("k", "a", 1))
+    (queued,) = await start(commit.submit("k", "b", 1))
+    (drainer,) = asyncio.all_tasks() - before - {under_way, queued}
+    drainer.cancel()
+    log.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await under_way
+    async with asyncio.timeout(LONG_ENOUGH):
+        assert await queued == "B"
+        assert await commit.submit("k", "c", 1) == "C"
+        await commit.aclose()
+
+
+@pytest.mark.parametrize("max_flushes", [1, 2])
+def test_a_task_may_write_while_the_loop_shuts_down(max_flushes: int) -> None:
+    log = Log()
+
+    async def main() -> None:
+        commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=max_flushes)
+
+        async def last_words(n: int) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await commit.submit(f"k{n}", f"i{n}", 1)
+
+        tasks = await start(*(last_words(n) for n in range(100)))
+        assert await commit.submit("k", "a", 1) == "A"
+        assert not any(task.done() for task in tasks)
+
+    asyncio.run(main())
+    assert sorted(item for batch in log.batches for item in batch) == sorted(
+        ["a", *(f"i{n}" for n in range(100))]
+    )
+
+
+def test_an_interrupted_flush_leaves_nobody_waiting() -> None:
+    ends: list[str] = []
+
+    async def flush(batch: list[str]) -> Sequence[Outcome[str]]:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        commit: GroupCommit[str, str] = GroupCommit(flush, max_flushes=2)
+
+        async def caller(n: int) -> None:
+            try:
+                await commit.submit(f"k{n}", f"i{n}", 1)
+            finally:
+                ends.append(f"k{n}")
+
+        await asyncio.gather(*(caller(n) for n in range(10)))
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert len(ends) == 10

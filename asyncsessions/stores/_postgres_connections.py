@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 import asyncpg
 
 from asyncsessions.errors import SessionStoreError
-from asyncsessions.stores._servers import flushes_at_once
+from asyncsessions.stores._servers import connections_for_flushes
 
 __all__ = ["Connection", "Connections", "transaction"]
 
@@ -46,7 +46,7 @@ class Connections:
     @property
     def flushes_at_once(self) -> int:
         """For how many flushes at the same time connections are set aside."""
-        return flushes_at_once(self._all)
+        return connections_for_flushes(self._all)
 
     @property
     def at_once(self) -> int:
@@ -151,8 +151,16 @@ class Connections:
         return connection
 
     def give_back_kept(self, connection: Connection) -> None:
-        """Take back what `take_kept` returned."""
-        self._kept.append(connection)
+        """Take back what `take_kept` returned; if it was ended, so are those that lie idle.
+
+        They were made for the same server, and would fail one after the other.
+        """
+        if not _is_closed(connection):
+            self._kept.append(connection)
+            return
+        kept, self._kept = self._kept, []
+        for other in kept:
+            other.terminate()
 
 
 class _Kept:

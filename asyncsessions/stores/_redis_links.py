@@ -22,7 +22,7 @@ from redis.client import NEVER_DECODE
 from asyncsessions.stores._redis_connections import Connection, Connections
 from asyncsessions.stores._redis_errors import DRIVER_ERRORS
 from asyncsessions.stores._redis_scripts import Call, Word
-from asyncsessions.stores._servers import flushes_at_once
+from asyncsessions.stores._servers import connections_for_flushes
 
 __all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
 
@@ -71,7 +71,7 @@ class ServerLink(Link):
     is_cluster = False
 
     def __init__(self, pool: aioredis.ConnectionPool, size: int, timeout: float) -> None:
-        flushes = flushes_at_once(size)
+        flushes = connections_for_flushes(size)
         self._flushes = Connections(pool.make_connection, flushes, timeout)
         self._others = Connections(pool.make_connection, size - flushes, timeout)
 

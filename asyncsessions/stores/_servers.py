@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.stores._urls import STORE_OPTIONS
 
-__all__ = ["SERVER_OPTIONS", "ServerStore", "Turns", "flushes_at_once"]
+__all__ = ["SERVER_OPTIONS", "ServerStore", "Turns", "connections_for_flushes"]
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ class ServerStore(BaseSessionStore):
             raise TimeoutError(text) from exc
 
 
-def flushes_at_once(connections: int) -> int:
+def connections_for_flushes(connections: int) -> int:
     """Return how many connections are set aside for group commits, of two or more in all."""
     return 2 if connections > 2 else 1
 

@@ -41,7 +41,7 @@ from asyncsessions.stores._redis_writes import (
     update_outcomes,
     update_words,
 )
-from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore, flushes_at_once
+from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore, connections_for_flushes
 from asyncsessions.stores._urls import split_options
 
 __all__ = ["RedisSessionStore"]
@@ -107,7 +107,7 @@ class RedisSessionStore(ServerStore):
             raise TypeError(f"source isn't valid: {text}")
         self._source = source
         self._size = connections
-        self._flushes_at_once = flushes_at_once(connections)
+        self._flushes_at_once = connections_for_flushes(connections)
         self._keys = Keys(prefix)
         self._clock_word: str = "" if self._expires_by_server else "clock"
         # Names of writers that have no write under way, each with the number of its last one.

@@ -25,13 +25,15 @@ from asyncsessions.stores._log import LogReader
 from asyncsessions.stores._logfile import SessionFile
 from asyncsessions.stores._salvage import Salvage, salvage, write_salvaged
 
-__all__ = ["Finding", "RepairError", "examine", "keep_copy", "repair"]
+__all__ = ["Finding", "RepairError", "examine", "is_left_behind", "keep_copy", "repair"]
 
 Kind = Literal["damaged", "torn", "empty", "misnamed", "leftover", "kept", "unreadable"]
 
 _DAMAGED_NAME = re.compile(r"\.(damaged|corrupt)-\d+(-\d+)?\Z")
 # How often a lock that somebody holds is tried, in seconds.
 _POLL = 0.02
+# So old, in seconds, a file that nobody has written to or locked has no writer who still will.
+_LEFT_BEHIND = 60.0
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -70,7 +72,8 @@ def examine(
 ) -> Iterator[Finding]:
     """Iterate over what isn't as it should be in a JSON Lines store's directory, by name.
 
-    Nothing is changed. Files of other programs are passed over.
+    Nothing is changed. Files of other programs are passed over. A file without content, or a
+    temporary one, counts from its second minute: before, a writer may just have made it.
 
     Args:
         directory: Where the store keeps its files.
@@ -97,13 +100,18 @@ def _examine_path(disk: Disk, path: Path, lock_timeout: float) -> Iterator[Findi
         detail = "bytes that were put aside; remove the file when nobody needs them"
         yield Finding(str(path), "kept", detail)
     elif name.endswith(".tmp") or name.startswith(".ping-"):
-        if not _is_live(disk, path):
+        if is_left_behind(path.stat()) and not _is_live(disk, path):
             yield Finding(str(path), "leftover", "a temporary file of a process that is gone")
     elif name.endswith(".jsonl"):
         if path.is_dir():
             yield Finding(str(path), "unreadable", "a directory has the name of a session's file")
         else:
             yield from _examine_file(disk, path, lock_timeout)
+
+
+def is_left_behind(stat: os.stat_result) -> bool:
+    """Whether a file is too old for its writer to be between making and locking it."""
+    return time.time() - stat.st_mtime > _LEFT_BEHIND
 
 
 def _is_live(disk: Disk, path: Path) -> bool:
@@ -133,8 +141,11 @@ def _examine_file(disk: Disk, path: Path, lock_timeout: float) -> list[Finding]:
 
 def _inspect(disk: Disk, fd: int, path: Path) -> list[Finding]:
     """Return what is wrong with one open file."""
-    size = os.fstat(fd).st_size
+    stat = os.fstat(fd)
+    size = stat.st_size
     if not size:
+        if not is_left_behind(stat):
+            return []
         detail = "a crash left it before anything was stored"
         return [Finding(str(path), "empty", detail, session_id=_id_of(path))]
     found = _salvage(disk, fd, path, size)

@@ -20,14 +20,12 @@ from asyncsessions.errors import CorruptSessionError, LockTimeoutError
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._docformat import DamageError
 from asyncsessions.stores._docplace import Names, Place, find, names_of, read_place
-from asyncsessions.stores._repair import Finding, RepairError, keep_copy
+from asyncsessions.stores._repair import Finding, RepairError, is_left_behind, keep_copy
 from asyncsessions.stores._salvage_json import salvage
 
 __all__ = ["examine", "repair"]
 
 _KEPT = re.compile(r"\.(damaged|corrupt)-\d+(-\d+)?\Z")
-# A temporary file this old, in seconds, has nobody who would still finish it.
-_LEFTOVER_AGE = 60.0
 # How often a lock that somebody holds is tried, in seconds.
 _POLL = 0.02
 
@@ -61,7 +59,7 @@ def _examine_path(disk: Disk, path: Path) -> Iterator[Finding]:
         detail = "bytes that were put aside; remove the file when nobody needs them"
         yield Finding(str(path), "kept", detail)
     elif name.endswith(".tmp") or name.startswith(".ping-"):
-        if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+        if is_left_behind(path.stat()):
             yield Finding(str(path), "leftover", "a temporary file of a process that is gone")
     elif name.endswith(".json"):
         if path.is_dir():

@@ -37,6 +37,11 @@ def doctor(directory: Path, *options: str) -> list[dict[str, object]]:
     return found
 
 
+def make_old(path: Path) -> None:
+    """Let a file look as if its writer were long gone."""
+    os.utime(path, (0, 0))
+
+
 def messages(directory: Path, session_id: str = HOT) -> list[Message]:
     """Return a session's messages."""
     return with_store(f"jsonl://{directory}", lambda store: store.get_messages(session_id))
@@ -240,6 +245,7 @@ def test_damage_before_a_torn_write(directory: Path) -> None:
 
 def test_empty_and_never_committed_files_go(directory: Path) -> None:
     (directory / "empty.jsonl").touch()
+    make_old(directory / "empty.jsonl")
     (directory / "half.jsonl").write_bytes(b'{"asyncsessions":1,"session_id":"half"}\n{"rec')
 
     assert [(f["kind"], f["session_id"]) for f in doctor(directory)] == [
@@ -291,6 +297,7 @@ def test_a_damaged_header_of_a_hashed_name(directory: Path) -> None:
 
 def test_leftovers_are_put_aside(directory: Path) -> None:
     (directory / f"{HOT}.tmp").write_bytes(b"half a rewrite")
+    make_old(directory / f"{HOT}.tmp")
 
     (finding,) = doctor(directory)
     assert finding["kind"] == "leftover"
@@ -304,10 +311,22 @@ def test_the_temporary_file_of_a_live_writer_stays(directory: Path) -> None:
     draft = directory / f"{HOT}.tmp"
     with draft.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        make_old(draft)
 
         assert doctor(directory, "--repair") == []
 
     assert draft.exists()
+
+
+def test_files_that_a_writer_may_just_have_made_stay(directory: Path) -> None:
+    """Between making its file and locking it, a writer leaves it empty and unlocked."""
+    made = [directory / "new.jsonl", directory / f"{HOT}.tmp"]
+    for path in made:
+        path.touch()
+
+    assert doctor(directory, "--repair") == []
+
+    assert all(path.exists() for path in made)
 
 
 def test_foreign_files_are_put_aside_and_others_left_alone(directory: Path) -> None:

@@ -103,6 +103,9 @@ class BaseSessionStore(SessionStore, ABC):
     #: Whether the hooks leave out what has expired themselves, by their server's clock. The
     #: ``now`` that they get says then only what time the record and the messages show.
     _expires_by_server: bool = False
+    #: How many batches `_append` and `_update` may have under way at the same time; no session is
+    #: in two of them.
+    _flushes_at_once: int = 1
     #: Whether messages stay until a call removes them, or ``max_messages`` or an expiry does.
     _keeps_messages: bool = True
 
@@ -281,7 +284,8 @@ class BaseSessionStore(SessionStore, ABC):
     async def _enqueue(self, write: Append | Update, size: int) -> asyncio.Future[Any]:
         """Queue a write, of so many bytes, and return where its outcome will be.
 
-        This is for a store that is made of this one: no store has two flushes under way.
+        This is for a store that is made of this one: no session is in two flushes at
+        the same time.
         """
         entry = await self.__engine.enqueue(write, size)
         return entry.caller

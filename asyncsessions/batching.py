@@ -3,6 +3,9 @@
 While one flush is under way, newcomers queue; when it returns, all of them go in the next one.
 There is no timer, so a lone caller waits for nobody. The scheme is the group commit of
 databases (DeWitt et al., "Implementation Techniques for Main Memory Database Systems", 1984).
+
+Where a store allows it, many keys go in two batches: while the server works on one of them, this
+process sees to the other.
 """
 
 from __future__ import annotations
@@ -28,7 +31,11 @@ Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 
 # Callers that wake in one turn of the event loop, which takes them several milliseconds together
 # where they are some hundred.
-_ANSWERED_AT_ONCE = 64
+_ANSWERED_AT_ONCE = 16
+# The fewest keys for which a batch of their own pays beside another one.
+_FEWEST_KEYS = 24
+# How far a batch that may not take all looks into the queue.
+_LOOKED_AT = 4096
 # Outcomes that aren't a result.
 _SPECIAL = (BaseException, asyncio.Future)
 
@@ -85,7 +92,7 @@ class _Turn(Generic[Item, Result]):
 
 
 class _Hold(Generic[Item, Result]):
-    """A key with an outcome that isn't known yet, and what waits behind it."""
+    """What waits behind a key's flush, or behind outcomes that aren't known yet."""
 
     __slots__ = ("behind", "unknown")
 
@@ -95,11 +102,12 @@ class _Hold(Generic[Item, Result]):
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Collects concurrent items and hands them over in batches, one batch at a time.
+    """Collects concurrent items and hands them over in batches.
 
     Guarantees:
 
-    * Items with the same key are flushed in the order of submission.
+    * Items with the same key are flushed in the order of submission, and never by two flushes at
+      the same time.
     * An item that fails does so alone.
     * A cancelled item that is still queued is never flushed. One that is under way completes,
       and only then does its caller see the cancellation.
@@ -109,6 +117,8 @@ class GroupCommit(Generic[Item, Result]):
         flush: Takes the items of one batch and returns one outcome for each, in order. An
             exception that it raises fails the whole batch. Where an outcome is a future, later
             items of that key wait for it while other keys go on.
+        max_flushes: How many batches may be flushed at the same time, each with keys of its own,
+            where there are enough of them; may change.
         max_items: The most items in one batch.
         max_bytes: The most bytes in one batch; a larger item goes alone.
         max_queued_items: How many items may wait before callers do.
@@ -119,23 +129,32 @@ class GroupCommit(Generic[Item, Result]):
         self,
         flush: Callable[[list[Item]], Awaitable[Sequence[Outcome[Result]]]],
         *,
+        max_flushes: int = 1,
         max_items: int = 512,
         max_bytes: int = 16 << 20,
         max_queued_items: int = 131_072,
         max_queued_bytes: int = 64 << 20,
     ) -> None:
         self._flush = flush
+        self.max_flushes = max_flushes
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._max_queued_items = max_queued_items
         self._max_queued_bytes = max_queued_bytes
         self._queue: deque[Entry[Item, Result]] = deque()
+        # How many entries of each key are queued.
+        self._keys: dict[str, int] = {}
+        # Keys that are being flushed, where others could be flushed beside them.
+        self._busy: set[str] = set()
         self._held: dict[str, _Hold[Item, Result]] = {}
         # Queued and held entries together.
         self._items = 0
         self._bytes = 0
         self._waiting_for_room: deque[_Turn[Item, Result]] = deque()
-        self._drainer: asyncio.Task[None] | None = None
+        self._drainers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        # How many batches are flushed, and their callers being told.
+        self._answering = 0
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -191,20 +210,38 @@ class GroupCommit(Generic[Item, Result]):
         return self._put(key, item, size)
 
     def _put(self, key: str, item: Item, size: int) -> Entry[Item, Result]:
-        loop = asyncio.get_running_loop()
-        entry = Entry(key, item, size, loop.create_future())
-        self._queue.append(entry)
+        entry = Entry(key, item, size, asyncio.get_running_loop().create_future())
         self._items += 1
         self._bytes += size
-        if self._drainer is None:
-            self._drainer = loop.create_task(self._drain())
+        if (key in self._busy or key in self._held) and key not in self._keys:
+            self._park(entry)
+        else:
+            self._queue.append(entry)
+            self._keys[key] = self._keys.get(key, 0) + 1
+        self._see_to_queue()
         return entry
+
+    def _see_to_queue(self) -> None:
+        """Have the queue drained, by one task more if there is enough for another batch."""
+        if self._queue and (
+            not self._drainers
+            or (
+                self._drainers < self.max_flushes
+                and len(self._keys) >= _FEWEST_KEYS
+                # Or those who are being told would be left out.
+                and not self._answering
+            )
+        ):
+            self._drainers += 1
+            task = asyncio.get_running_loop().create_task(self._drain())
+            self._tasks.add(task)
+            task.add_done_callback(self._note_drained)
 
     async def aclose(self) -> None:
         """Refuse new items, and return when every item that was taken has its outcome."""
         self._closed = True
         self._let_in()
-        if self._drainer is None and not self._held:
+        if not self._drainers and not self._held:
             return
         if self._idle is None:
             self._idle = asyncio.get_running_loop().create_future()
@@ -213,98 +250,152 @@ class GroupCommit(Generic[Item, Result]):
     def _let_in(self) -> None:
         """Queue the items of those who wait, first come first served, as far as there is room."""
         while self._waiting_for_room:
-            turn = self._waiting_for_room[0]
-            if not turn.entry.done():
-                if self._closed:
-                    turn.entry.set_exception(StoreClosedError())
-                elif self._items < self._max_queued_items and self._bytes < self._max_queued_bytes:
-                    turn.entry.set_result(self._put(turn.key, turn.item, turn.size))
-                else:
-                    return
-            self._waiting_for_room.popleft()
+            has_room = self._items < self._max_queued_items and self._bytes < self._max_queued_bytes
+            if not (has_room or self._closed):
+                return
+            turn = self._waiting_for_room.popleft()
+            if turn.entry.done():
+                continue
+            if self._closed:
+                turn.entry.set_exception(StoreClosedError())
+            else:
+                turn.entry.set_result(self._put(turn.key, turn.item, turn.size))
 
     async def _drain(self) -> None:
-        try:
-            while self._queue:
-                batch = self._take()
-                self._let_in()
-                if batch:
-                    await self._flush_batch(batch)
-                # Callers that were just answered may submit again before the next batch leaves.
-                await asyncio.sleep(0)
-        finally:
-            self._drainer = None
-            self._note_idle()
+        while self._queue:
+            entries = self._take()
+            self._let_in()
+            if entries:
+                await self._see_through(entries)
+            # Callers that were just answered may submit again before the next batch leaves.
+            await asyncio.sleep(0)
+
+    def _note_drained(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._drainers -= 1
+        # Where a drainer was cancelled, others may still wait.
+        self._see_to_queue()
+        self._note_idle()
 
     def _take(self) -> list[Entry[Item, Result]]:
-        if not self._held and self._items <= self._max_items and self._bytes <= self._max_bytes:
-            # All of them, which is the rule; the rest of this method is for the exceptions.
-            batch = [entry for entry in self._queue if not entry.caller.done()]
+        """Return what goes in the next batch: of many keys a share, of few all there is."""
+        keys = len(self._keys) + len(self._busy)
+        shares = max(min(keys // _FEWEST_KEYS, self.max_flushes), 1)
+        is_all = shares == 1 and not self._busy and not self._held
+        if is_all and self._items <= self._max_items and self._bytes <= self._max_bytes:
+            entries = [entry for entry in self._queue if not entry.caller.done()]
             self._queue.clear()
+            self._keys.clear()
             self._items = self._bytes = 0
         else:
-            batch = self._take_some()
-        for entry in batch:
+            entries = self._take_some(-(-keys // shares))
+        for entry in entries:
             entry.taken = True
-        return batch
+        return entries
 
-    def _take_some(self) -> list[Entry[Item, Result]]:
-        batch: list[Entry[Item, Result]] = []
+    def _take_some(self, most_keys: int) -> list[Entry[Item, Result]]:
+        entries: list[Entry[Item, Result]] = []
+        keys: set[str] = set()
         size = 0
-        while self._queue and len(batch) < self._max_items:
+        passed_over: list[Entry[Item, Result]] = []
+        for _ in range(min(len(self._queue), _LOOKED_AT)):
             entry = self._queue[0]
-            if batch and size + entry.size > self._max_bytes:
+            is_full = len(entries) == self._max_items or size + entry.size > self._max_bytes
+            if entries and is_full:
                 break
             self._queue.popleft()
-            if entry.key in self._held:
-                self._held[entry.key].behind.append(entry)
-                continue
-            self._items -= 1
-            self._bytes -= entry.size
-            if not entry.caller.done():
-                size += entry.size
-                batch.append(entry)
-        return batch
+            key = entry.key
+            if key in self._busy or key in self._held:
+                self._uncount(key)
+                self._park(entry)
+            elif key not in keys and len(keys) == most_keys:
+                passed_over.append(entry)
+            else:
+                keys.add(key)
+                self._uncount(key)
+                self._items -= 1
+                self._bytes -= entry.size
+                if not entry.caller.done():
+                    size += entry.size
+                    entries.append(entry)
+        self._queue.extendleft(reversed(passed_over))
+        return entries
 
-    async def _flush_batch(self, batch: list[Entry[Item, Result]]) -> None:
-        outcomes: Sequence[Outcome[Result]]
+    def _uncount(self, key: str) -> None:
+        """Note that an entry with a key has left the queue."""
+        count = self._keys.pop(key) - 1
+        if count:
+            self._keys[key] = count
+
+    def _park(self, entry: Entry[Item, Result]) -> None:
+        """Let an entry wait for its key; all that are queued with that key came later."""
+        self._held.setdefault(entry.key, _Hold()).behind.append(entry)
+
+    def _unpark(self, key: str) -> None:
+        """Queue what waits for a key, unless that has to wait for something else."""
+        hold = self._held.get(key)
+        if hold is None or hold.unknown:
+            return
+        del self._held[key]
+        if hold.behind:
+            self._queue.extendleft(reversed(hold.behind))
+            self._keys[key] = self._keys.get(key, 0) + len(hold.behind)
+            self._see_to_queue()
+
+    async def _see_through(self, entries: Sequence[Entry[Item, Result]]) -> None:
+        """Flush a batch and answer its callers."""
+        if self.max_flushes > 1:
+            self._busy.update([entry.key for entry in entries])
+        # Where the event loop shuts down, no caller may hang on a batch without an end.
+        outcomes: Sequence[Outcome[Result] | BaseException]
+        outcomes = [asyncio.CancelledError()] * len(entries)
         try:
-            outcomes = await self._flush([entry.item for entry in batch])
-            if len(outcomes) != len(batch):
-                text = f"a flush of {len(batch)} items returned {len(outcomes)} outcomes"
-                raise RuntimeError(text)  # noqa: TRY301  # or callers would wait for ever
-        except asyncio.CancelledError as exc:
-            # The event loop is shutting down; no caller may hang on a batch without an end.
-            for entry in batch:
-                entry.answer(exc)
-            raise
-        except Exception as exc:  # noqa: BLE001  # it reaches every caller of the batch
-            outcomes = [exc] * len(batch)
-        try:
-            for start in range(0, len(batch), _ANSWERED_AT_ONCE):
+            try:
+                outcomes = await self._flush_batch(entries)
+            finally:
+                self._answering += 1
+                self._note_flushed(entries, outcomes)
+            for start in range(0, len(entries), _ANSWERED_AT_ONCE):
                 if start:
                     await asyncio.sleep(0)
                 stop = start + _ANSWERED_AT_ONCE
-                self._answer(batch[start:stop], outcomes[start:stop])
-        except asyncio.CancelledError:
-            # As above; what has its answer already is passed over.
-            self._answer(batch, outcomes)
+                _answer(entries[start:stop], outcomes[start:stop])
+        except BaseException:
+            # What has its answer already is passed over.
+            _answer(entries, outcomes)
             raise
+        finally:
+            self._answering -= 1
 
-    def _answer(
-        self, batch: Sequence[Entry[Item, Result]], outcomes: Sequence[Outcome[Result]]
+    async def _flush_batch(
+        self, entries: Sequence[Entry[Item, Result]]
+    ) -> Sequence[Outcome[Result]]:
+        try:
+            outcomes = await self._flush([entry.item for entry in entries])
+            if len(outcomes) != len(entries):
+                text = f"a flush of {len(entries)} items returned {len(outcomes)} outcomes"
+                raise RuntimeError(text)  # noqa: TRY301  # or callers would wait for ever
+        except Exception as exc:  # noqa: BLE001  # it reaches every caller of the batch
+            return [exc] * len(entries)
+        return outcomes
+
+    def _note_flushed(
+        self,
+        entries: Sequence[Entry[Item, Result]],
+        outcomes: Sequence[Outcome[Result] | BaseException],
     ) -> None:
-        for entry, outcome in zip(batch, outcomes, strict=True):
-            if entry.unheard or entry.caller.done() or isinstance(outcome, _SPECIAL):
-                if isinstance(outcome, asyncio.Future):
-                    self._hold(entry, outcome)
-                else:
-                    entry.answer(outcome)
-            else:
-                # What `answer` comes to as a rule, without a call for each caller.
-                entry.caller.set_result(outcome)
+        """Let go on what waited for this flush, unless an outcome isn't known yet."""
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if isinstance(outcome, asyncio.Future):
+                self._hold(entry, outcome)
+        if self._busy:
+            # The last one first, so that the first one is in front again.
+            for entry in reversed(entries):
+                self._busy.discard(entry.key)
+                self._unpark(entry.key)
 
     def _hold(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
+        """Let an entry's key wait until its outcome is known, and answer it then."""
         hold = self._held.setdefault(entry.key, _Hold())
         hold.unknown += 1
 
@@ -314,16 +405,25 @@ class GroupCommit(Generic[Item, Result]):
             else:
                 entry.answer(outcome.exception() or outcome.result())
             hold.unknown -= 1
-            if not hold.unknown:
-                del self._held[entry.key]
-                self._queue.extendleft(reversed(hold.behind))
-                if self._queue and self._drainer is None:
-                    self._drainer = asyncio.get_running_loop().create_task(self._drain())
-                self._note_idle()
+            self._unpark(entry.key)
+            self._note_idle()
 
         outcome.add_done_callback(release)
 
     def _note_idle(self) -> None:
-        if self._idle is not None and self._drainer is None and not self._held:
+        if self._idle is not None and not self._drainers and not self._held:
             self._idle.set_result(None)
             self._idle = None
+
+
+def _answer(
+    entries: Sequence[Entry[Item, Result]], outcomes: Sequence[Outcome[Result] | BaseException]
+) -> None:
+    """Answer callers, but for those whose outcome isn't known yet."""
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        if entry.unheard or entry.caller.done() or isinstance(outcome, _SPECIAL):
+            if not isinstance(outcome, asyncio.Future):
+                entry.answer(outcome)
+        else:
+            # What `answer` comes to as a rule, without a call for each caller.
+            entry.caller.set_result(outcome)

@@ -27,6 +27,7 @@ class Hooks(Protocol):
     """The hooks that an engine calls by itself; see `BaseSessionStore` for what they mean."""
 
     _driver_errors: tuple[type[Exception], ...]
+    _flushes_at_once: int
 
     async def _open(self) -> None: ...
     async def _close(self) -> None: ...
@@ -77,6 +78,7 @@ class Engine:
             await self._store._open()
         except self._store._driver_errors as exc:
             raise self._store._failure(exc, None) from exc
+        self._writes.max_flushes = self._store._flushes_at_once
         self.is_ready = True
         self.offer = self._writes.offer
 

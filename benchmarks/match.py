@@ -16,7 +16,7 @@ from benchmarks.systems import Contender, System
 __all__ = ["Entrant", "MakeWork", "Match", "Work"]
 
 _WARM_UP_SECONDS = 0.1
-_TOUCH_SECONDS = 2.0
+_TOUCH_SECONDS = 1.0
 # Where one call of each caller takes so long, fewer repetitions must do.
 _SLOW_SECONDS = 1.5
 _SLOW_REPETITIONS = 2

@@ -55,7 +55,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """How long one case runs in one repetition."""
-        return 0.2 if self.is_quick else 0.4
+        return 0.2 if self.is_quick else 0.3
 
     def new_directory(self, name: str) -> Path:
         directory = self.directory / f"{name}-{time.monotonic_ns()}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
@@ -258,3 +261,209 @@ async def test_close_completes_what_was_taken_and_refuses_the_rest(log: Log) -> 
     await closing
     assert await task == "A"
     await commit.aclose()
+
+
+# Two flushes at the same time.
+
+
+async def test_many_keys_go_in_two_halves_at_the_same_time(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
+    log.gate.clear()
+    tasks = await start(*(commit.submit(f"k{n}", f"i{n}", 1) for n in range(100)))
+    assert [len(batch) for batch in log.batches] == [50, 50]
+    log.gate.set()
+    assert await asyncio.gather(*tasks) == [f"I{n}" for n in range(100)]
+
+
+@pytest.mark.parametrize("count", [1, 8, 40])
+async def test_few_callers_share_one_flush(log: Log, count: int) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
+    log.gate.clear()
+    tasks = await start(*(commit.submit(f"k{n}", f"i{n}", 1) for n in range(count)))
+    assert [len(batch) for batch in log.batches] == [count]
+    log.gate.set()
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("keys", [1, 30])
+async def test_callers_of_few_keys_share_one_flush(log: Log, keys: int) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
+    log.gate.clear()
+    tasks = await start(*(commit.submit(f"k{n % keys}", f"i{n}", 1) for n in range(300)))
+    assert [len(batch) for batch in log.batches] == [300]
+    log.gate.set()
+    assert await asyncio.gather(*tasks) == [f"I{n}" for n in range(300)]
+
+
+async def test_all_that_a_key_has_goes_in_the_same_half(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
+    log.gate.clear()
+    tasks = await start(*(commit.submit(f"k{n % 60}", f"k{n % 60}", 1) for n in range(180)))
+    assert [len(batch) for batch in log.batches] == [90, 90]
+    assert not set(log.batches[0]) & set(log.batches[1])
+    log.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_what_comes_for_a_busy_key_waits_and_holds_back_no_other(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
+    log.gate.clear()
+    tasks = await start(*(commit.submit(f"k{n}", f"i{n}", 1) for n in range(30)))
+    tasks += await start(*(commit.submit(f"k{n}", f"j{n}", 1) for n in range(60)))
+    assert log.batches == [[f"i{n}" for n in range(30)], [f"j{n}" for n in range(30, 60)]]
+    log.gate.set()
+    await asyncio.gather(*tasks)
+    assert log.batches[2:] == [[f"j{n}" for n in range(30)]]
+
+
+async def test_a_deferred_outcome_holds_its_key_in_the_other_flush_too(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=2)
+    later: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    log.outcomes["i99"] = later
+    log.gate.clear()
+    tasks = await start(*(commit.submit(f"k{n}", f"i{n}", 1) for n in range(100)))
+    behind = await start(*(commit.submit(f"k{n}", f"j{n}", 1) for n in range(100)))
+    log.gate.set()
+    assert await asyncio.gather(*tasks[:-1]) == [f"I{n}" for n in range(99)]
+    assert await asyncio.gather(*behind[:-1]) == [f"J{n}" for n in range(99)]
+    assert not behind[-1].done()
+    later.set_result("at last")
+    assert await tasks[-1] == "at last"
+    assert await behind[-1] == "J99"
+
+
+async def test_a_failing_half_fails_without_the_other(log: Log) -> None:
+    async def flush(batch: list[str]) -> Sequence[Outcome[str]]:
+        if "i0" in batch:
+            raise OSError("disk")
+        return batch
+
+    commit: GroupCommit[str, str] = GroupCommit(flush, max_flushes=2)
+    calls = [commit.submit(f"k{n}", f"i{n}", 1) for n in range(100)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [OSError] * 50 + [str] * 50
+
+
+@pytest.mark.parametrize("keys", [1, 30, 200])
+@pytest.mark.parametrize("seed", range(10))
+async def test_any_load_keeps_the_order_of_each_key_and_no_key_in_two_flushes(
+    seed: int, keys: int
+) -> None:
+    random = Random(seed)
+    under_way: set[str] = set()
+    flushed: defaultdict[str, list[int]] = defaultdict(list)
+    most_at_once = 0
+
+    async def flush(batch: list[tuple[str, int]]) -> Sequence[Outcome[int]]:
+        nonlocal most_at_once
+        own = {key for key, _ in batch}
+        assert not own & under_way
+        under_way.update(own)
+        most_at_once = max(most_at_once, len(under_way) - len(own))
+        for _ in range(random.randrange(4)):
+            await asyncio.sleep(0)
+        under_way.difference_update(own)
+        outcomes: list[Outcome[int]] = []
+        for key, number in batch:
+            flushed[key].append(number)
+            if random.random() < 0.02:
+                outcomes.append(later(number))
+            else:
+                outcomes.append(ValueError(number) if random.random() < 0.1 else number)
+        return outcomes
+
+    def later(number: int) -> asyncio.Future[int]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[int] = loop.create_future()
+        loop.call_later(random.random() / 1000, future.set_result, number)
+        return future
+
+    commit: GroupCommit[tuple[str, int], int] = GroupCommit(
+        flush, max_flushes=2, max_items=100, max_bytes=3000, max_queued_items=150
+    )
+    counts: defaultdict[str, int] = defaultdict(int)
+
+    async def caller() -> None:
+        for _ in range(10):
+            key = f"k{random.randrange(keys)}"
+            counts[key] += 1
+            number = counts[key]
+            task = asyncio.ensure_future(commit.submit(key, (key, number), random.randrange(50)))
+            if random.random() < 0.1:
+                await asyncio.sleep(0)
+                task.cancel()
+            with suppress(asyncio.CancelledError, ValueError):
+                assert await task == number
+
+    async with asyncio.timeout(LONG_ENOUGH):
+        await asyncio.gather(*(caller() for _ in range(200)))
+        await commit.aclose()
+    assert not under_way
+    assert all(numbers == sorted(set(numbers)) for numbers in flushed.values())
+    assert most_at_once == 0 if keys == 1 else most_at_once or keys < 200
+
+
+# The end of an event loop.
+
+
+async def test_a_drainer_that_is_cancelled_leaves_nobody_waiting(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush)
+    before = asyncio.all_tasks()
+    log.gate.clear()
+    (under_way,) = await start(commit.submit("k", "a", 1))
+    (queued,) = await start(commit.submit("k", "b", 1))
+    (drainer,) = asyncio.all_tasks() - before - {under_way, queued}
+    drainer.cancel()
+    log.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await under_way
+    async with asyncio.timeout(LONG_ENOUGH):
+        assert await queued == "B"
+        assert await commit.submit("k", "c", 1) == "C"
+        await commit.aclose()
+
+
+@pytest.mark.parametrize("max_flushes", [1, 2])
+def test_a_task_may_write_while_the_loop_shuts_down(max_flushes: int) -> None:
+    log = Log()
+
+    async def main() -> None:
+        commit: GroupCommit[str, str] = GroupCommit(log.flush, max_flushes=max_flushes)
+
+        async def last_words(n: int) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await commit.submit(f"k{n}", f"i{n}", 1)
+
+        tasks = await start(*(last_words(n) for n in range(100)))
+        assert await commit.submit("k", "a", 1) == "A"
+        assert not any(task.done() for task in tasks)
+
+    asyncio.run(main())
+    assert sorted(item for batch in log.batches for item in batch) == sorted(
+        ["a", *(f"i{n}" for n in range(100))]
+    )
+
+
+def test_an_interrupted_flush_leaves_nobody_waiting() -> None:
+    ends: list[str] = []
+
+    async def flush(batch: list[str]) -> Sequence[Outcome[str]]:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        commit: GroupCommit[str, str] = GroupCommit(flush, max_flushes=2)
+
+        async def caller(n: int) -> None:
+            try:
+                await commit.submit(f"k{n}", f"i{n}", 1)
+            finally:
+                ends.append(f"k{n}")
+
+        await asyncio.gather(*(caller(n) for n in range(10)))
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert len(ends) == 10

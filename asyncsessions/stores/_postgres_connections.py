@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: a small pool, and one that is kept for the group commits."""
+"""Connections to PostgreSQL: a small pool, and those that are kept for the group commits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 import asyncpg
 
 from asyncsessions.errors import SessionStoreError
+from asyncsessions.stores._servers import connections_for_flushes
 
 __all__ = ["Connection", "Connections", "transaction"]
 
@@ -39,13 +40,23 @@ class Connections:
         self._size = size
         self._timeout = timeout
         self._is_prepared = is_prepared
-        self._kept: Any = None
+        # Those for flushes that lie idle.
+        self._kept: list[Connection] = []
+
+    @property
+    def flushes_at_once(self) -> int:
+        """For how many flushes at the same time connections are set aside."""
+        return connections_for_flushes(self._all)
 
     @property
     def at_once(self) -> int:
-        """How many connections `lend` can lend at the same time, beside one for flushes."""
+        """How many connections `lend` can lend at the same time, beside those for flushes."""
+        return max(self._all - self.flushes_at_once, 1)
+
+    @property
+    def _all(self) -> int:
         size: int = self._size if self._url is not None else self._pool.get_max_size()
-        return max(size - 1, 1)
+        return size
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"timeout": self._timeout}
@@ -70,11 +81,11 @@ class Connections:
         """Connect, unless that is done or the caller's business."""
         if self._pool is not None:
             return
-        # One more is kept outside of the pool; see `lend_kept`.
+        # The others are kept outside of the pool; see `lend_kept`.
         pool = asyncpg.create_pool(
             self._url,
             min_size=1,
-            max_size=self._size - 1,
+            max_size=self.at_once,
             init=self._prepare,
             reset=_no_reset,
             **self._options(),
@@ -90,18 +101,18 @@ class Connections:
         if self._url is None or self._pool is None:
             return
         kept, pool = self._kept, self._pool
-        self._kept = self._pool = None
+        self._kept, self._pool = [], None
         try:
             async with asyncio.timeout(self._timeout):
-                if kept is not None:
-                    await kept.close()
+                for connection in kept:
+                    await connection.close()
                 await pool.close()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             pass  # The server is away, so nobody misses a farewell.
         finally:
             # Nothing is left of them, even where the caller has given up.
-            if kept is not None:
-                kept.terminate()
+            for connection in kept:
+                connection.terminate()
             pool.terminate()
 
     @asynccontextmanager
@@ -118,28 +129,42 @@ class Connections:
             await pool.release(connection)
 
     def lend_kept(self) -> AbstractAsyncContextManager[Connection]:
-        """Lend the connection that is kept for flushes, of which there is one at a time.
+        """Lend a connection that is kept for flushes, of which there are `flushes_at_once`.
 
         To take one of the pool and give it back costs a tenth of a single append. From a caller's
         pool nothing is kept.
         """
         return self.lend() if self._url is None else _Kept(self)
 
-    async def kept(self) -> Connection:
-        """Return the connection that is kept, a new one if it is gone."""
-        if self._kept is None or _is_closed(self._kept):
-            connection = await asyncpg.connect(self._url, **self._options())
-            try:
-                await self._prepare(connection)
-            except BaseException:
-                connection.terminate()
-                raise
-            self._kept = connection
-        return self._kept
+    async def take_kept(self) -> Connection:
+        """Return a connection for a flush, a new one if none lies idle."""
+        while self._kept:
+            connection = self._kept.pop()
+            if not _is_closed(connection):
+                return connection
+        connection = await asyncpg.connect(self._url, **self._options())
+        try:
+            await self._prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    def give_back_kept(self, connection: Connection) -> None:
+        """Take back what `take_kept` returned; if it was ended, so are those that lie idle.
+
+        They were made for the same server, and would fail one after the other.
+        """
+        if not _is_closed(connection):
+            self._kept.append(connection)
+            return
+        kept, self._kept = self._kept, []
+        for other in kept:
+            other.terminate()
 
 
 class _Kept:
-    """Lends the connection that is kept; a class, because a generator takes three times as long."""
+    """Lends a connection that is kept; a class, because a generator takes three times as long."""
 
     __slots__ = ("_connection", "_connections")
 
@@ -147,7 +172,7 @@ class _Kept:
         self._connections = connections
 
     async def __aenter__(self) -> Connection:
-        self._connection = await self._connections.kept()
+        self._connection = await self._connections.take_kept()
         return self._connection
 
     async def __aexit__(
@@ -158,6 +183,7 @@ class _Kept:
     ) -> None:
         if exc is not None:
             _end_unless_usable(self._connection, exc)
+        self._connections.give_back_kept(self._connection)
 
 
 def _end_unless_usable(connection: Connection, exc: BaseException) -> None:

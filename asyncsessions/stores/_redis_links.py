@@ -22,6 +22,7 @@ from redis.client import NEVER_DECODE
 from asyncsessions.stores._redis_connections import Connection, Connections
 from asyncsessions.stores._redis_errors import DRIVER_ERRORS
 from asyncsessions.stores._redis_scripts import Call, Word
+from asyncsessions.stores._servers import connections_for_flushes
 
 __all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
 
@@ -63,15 +64,16 @@ class ServerLink(Link):
 
     Args:
         pool: Its settings are used; it stays the caller's to close.
-        size: How many connections there are at the most, one of them for group commits.
+        size: How many connections there are at the most, with those for group commits.
         timeout: How long a call may take, in seconds.
     """
 
     is_cluster = False
 
     def __init__(self, pool: aioredis.ConnectionPool, size: int, timeout: float) -> None:
-        self._flushes = Connections(pool.make_connection, 1, timeout)
-        self._others = Connections(pool.make_connection, size - 1, timeout)
+        flushes = connections_for_flushes(size)
+        self._flushes = Connections(pool.make_connection, flushes, timeout)
+        self._others = Connections(pool.make_connection, size - flushes, timeout)
 
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         """See `Link.send`."""

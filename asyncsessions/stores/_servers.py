@@ -6,15 +6,15 @@ import asyncio
 import random
 import secrets
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from typing import Any, TypeVar
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.stores._urls import STORE_OPTIONS
 
-__all__ = ["SERVER_OPTIONS", "ServerStore", "Turns"]
+__all__ = ["SERVER_OPTIONS", "ServerStore", "Turns", "connections_for_flushes"]
 
 T = TypeVar("T")
 
@@ -99,6 +99,11 @@ class ServerStore(BaseSessionStore):
             raise TimeoutError(text) from exc
 
 
+def connections_for_flushes(connections: int) -> int:
+    """Return how many connections are set aside for group commits, of two or more in all."""
+    return 2 if connections > 2 else 1
+
+
 class Turns:
     """Lets a few calls at a time talk to the server, and the others wait in order.
 
@@ -115,18 +120,28 @@ class Turns:
         self._timeout = timeout
         self._ended_well_at = float("-inf")
 
-    @asynccontextmanager
-    async def take(self) -> AsyncIterator[float]:
+    def take(self) -> AbstractAsyncContextManager[float]:
         """Wait for a turn, and have it within the block.
 
-        Yields:
-            From when on the call's time limit counts, by the event loop's clock.
+        The block gets the time from when on the call's time limit counts, by the event loop's
+        clock.
 
         Raises:
             TimeoutError: No turn of anybody ended well for too long.
         """
+        return _Turn(self)
+
+    async def begin(self) -> float:
+        """Begin a turn; see `take`."""
         clock = asyncio.get_running_loop().time
         began = clock()
+        if self._free.locked():
+            await self._wait(began)
+        else:
+            await self._free.acquire()
+        return max(began, self._ended_well_at)
+
+    async def _wait(self, began: float) -> None:
         while True:
             since = max(began, self._ended_well_at)
             try:
@@ -137,11 +152,27 @@ class Turns:
                 if self._ended_well_at <= since:
                     text = f"no connection within {self._timeout:g} s; nothing was written"
                     raise TimeoutError(text) from exc
-        try:
-            yield max(began, self._ended_well_at)
-            self._ended_well_at = clock()
-        finally:
-            self._free.release()
+
+    def end(self, *, is_well: bool) -> None:
+        """End a turn; see `take`."""
+        if is_well:
+            self._ended_well_at = asyncio.get_running_loop().time()
+        self._free.release()
+
+
+class _Turn:
+    """One turn; a class, because a generator takes three times as long."""
+
+    __slots__ = ("_turns",)
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    async def __aenter__(self) -> float:
+        return await self._turns.begin()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._turns.end(is_well=kind is None)
 
 
 def _limit(seconds: float, since: float | None) -> asyncio.Timeout:

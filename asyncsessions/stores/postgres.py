@@ -84,8 +84,8 @@ class PostgresSessionStore(ServerStore):
             stays the caller's to close.
         schema: The schema with the tables.
         table_prefix: What the tables' names begin with.
-        connections: How many connections there are at the most, with a URL; one of them is for
-            group commits.
+        connections: How many connections there are at the most, with a URL; two of them are for
+            group commits, or one of two.
         migrate: Whether to create or update the tables when the store opens; otherwise somebody
             runs ``asyncsessions migrate``.
         prepared_statements: Whether statements stay prepared at the server. Not behind a
@@ -123,6 +123,7 @@ class PostgresSessionStore(ServerStore):
             is_prepared=prepared_statements,
         )
         self._connections = self._make_connections()
+        self._flushes_at_once = self._connections.flushes_at_once
         # Who waits here waits in no queue of the pool, where the time would count.
         self._turns = Turns(self._connections.at_once, self._timeout)
         by_server = self._expires_by_server
@@ -228,7 +229,7 @@ class PostgresSessionStore(ServerStore):
             return await self._claimed(write, recall, self._connections.lend, since=since)
 
     async def _once_in_flush(self, write: _Write[T], recall: Callable[[Any], T]) -> T:
-        """Write as `_once` does, on the connection for group commits, of which one is under way."""
+        """Write as `_once` does, on a connection for group commits."""
         return await self._claimed(write, recall, self._connections.lend_kept)
 
     async def _claimed(

@@ -41,7 +41,7 @@ from asyncsessions.stores._redis_writes import (
     update_outcomes,
     update_words,
 )
-from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore
+from asyncsessions.stores._servers import SERVER_OPTIONS, ServerStore, connections_for_flushes
 from asyncsessions.stores._urls import split_options
 
 __all__ = ["RedisSessionStore"]
@@ -62,7 +62,7 @@ _DRIVER_OPTIONS = frozenset(
     }
 )
 # So many writes go to the server in one call; while it does them, the next ones are encoded.
-_WRITES_AT_ONCE = 64
+_WRITES_AT_ONCE = 32
 
 
 class RedisSessionStore(ServerStore):
@@ -77,8 +77,8 @@ class RedisSessionStore(ServerStore):
             ``unix:///path`` or ``redis+cluster://host:port``; or a client of ``redis.asyncio``,
             whose settings are used and which stays the caller's to close.
         prefix: What the names of all keys begin with.
-        connections: How many connections there are at the most, to each node; one of them is for
-            group commits.
+        connections: How many connections there are at the most, to each node; two of them are for
+            group commits, or one of two.
         **options: See `ServerStore` and `BaseSessionStore`.
 
     Raises:
@@ -107,6 +107,7 @@ class RedisSessionStore(ServerStore):
             raise TypeError(f"source isn't valid: {text}")
         self._source = source
         self._size = connections
+        self._flushes_at_once = connections_for_flushes(connections)
         self._keys = Keys(prefix)
         self._clock_word: str = "" if self._expires_by_server else "clock"
         # Names of writers that have no write under way, each with the number of its last one.

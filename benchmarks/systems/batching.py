@@ -10,17 +10,29 @@ __all__ = ["Batcher", "Batches"]
 Batches = dict[str, list[bytes]]
 """Messages by session, each session's in the order of their callers."""
 
+Flush = Callable[[Batches], Awaitable[dict[str, int]]]
+
 _LARGEST = 512
 
 
 class Batcher:
-    """Gives everything that waits to one flush at a time, and answers with ``seq``.
+    """Gives everything that waits to a flush, and answers with ``seq``.
 
     Args:
         flush: Stores messages; returns the ``seq`` of each session's last one.
+        lanes: How many flushes are under way at the same time. A session's are all in one lane,
+            one after the other.
     """
 
-    def __init__(self, flush: Callable[[Batches], Awaitable[dict[str, int]]]) -> None:
+    def __init__(self, flush: Flush, *, lanes: int = 1) -> None:
+        self._lanes = [_Lane(flush) for _ in range(lanes)]
+
+    def append(self, session_id: str, body: bytes) -> Awaitable[int]:
+        return self._lanes[hash(session_id) % len(self._lanes)].append(session_id, body)
+
+
+class _Lane:
+    def __init__(self, flush: Flush) -> None:
         self._flush = flush
         self._waiting: list[tuple[str, bytes, asyncio.Future[int]]] = []
         self._task: asyncio.Task[None] | None = None

@@ -60,6 +60,7 @@ _KNOWN = (MESSAGE, COMMIT, RECORD, KEY, HEADER)
 FLUSH_BYTES = 1 << 18
 """A reader checks the last flush, so a larger one is followed by an empty one."""
 
+_SMALL_BLOCK = 1 << 13
 _BLOCK = 1 << 16
 _LARGE_BLOCK = 1 << 18
 
@@ -230,7 +231,36 @@ class LogReader:
         """Return the live message lines of a window, oldest first, without line ends."""
         if window.limit is None or window.oldest:
             return self._read_forward(commit, window)
-        return self._read_backward(commit, window)
+        lines = self._read_dense(commit, window, window.limit)
+        return self._read_backward(commit, window) if lines is None else lines
+
+    def _read_dense(self, commit: Commit, window: Window, limit: int) -> list[bytes] | None:
+        """Return the newest messages if they follow one another up to the last ``seq``.
+
+        So they do as a rule, and then a block's lines need only one look for all of them, which
+        takes half of the time. None where that can't be said, for whatever reason.
+        """
+        count = min(limit, commit.count, commit.seq - window.after)
+        if count <= 0 or commit.gaps or commit.repeats:
+            return None
+        if window.before is not None or window.max_bytes is not None:
+            return None
+        written = commit.tail - commit.first_at
+        # Twice what messages take on average.
+        size = min(written, written // commit.count * count * 2)
+        if size > _LARGE_BLOCK:
+            return None
+        *lines, end = self.read(commit.tail - size, size).split(b"\n")
+        if size < written:
+            del lines[0]  # It may be cut off.
+        whole = [line for line in lines if line.startswith(_KNOWN) and line.endswith(b"}")]
+        messages = [line for line in whole if line.startswith(MESSAGE)][-count:]
+        if end or len(whole) < len(lines) or len(messages) < count:
+            return None
+        for seq, line in enumerate(messages, commit.seq - count + 1):
+            if not line.startswith(b'{"seq":%d,' % seq):
+                return None
+        return messages
 
     def _read_backward(self, commit: Commit, window: Window) -> list[bytes]:
         end = commit.tail
@@ -380,13 +410,15 @@ class LogReader:
         buffer = b""
         position = end  # Where the buffer starts in the file.
         stop = 0  # Up to where the buffer is still to be looked at.
+        block_size = _SMALL_BLOCK
         breather = Breather()
         while True:
             cut = buffer.rfind(b"\n", 0, max(stop - 1, 0))
             if cut < 0 and position > 0:
                 breather.breathe()
                 # Ever larger blocks, or else a very long line would be copied again and again.
-                size = min(position, max(_BLOCK, stop))
+                size = min(position, max(block_size, stop))
+                block_size = _BLOCK
                 position -= size
                 buffer = self.read(position, size) + buffer[:stop]
                 stop += size

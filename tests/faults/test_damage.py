@@ -55,6 +55,27 @@ async def test_a_damaged_line_is_named_and_kept(
         assert [hit.session_id for hit in await store.search("untouched")] == ["other"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: b"x" * (len(line) - 1) + b"\n",
+        lambda line: line[:20] + b"x" * (len(line) - 21) + b"\n",
+        lambda line: line[:-1] + b" ",
+    ],
+    ids=["garbage", "garbage from some byte on", "no line end"],
+)
+@pytest.mark.parametrize("line", range(5, 10))
+async def test_a_damaged_line_among_the_newest_is_named(
+    tmp_path: Path, damage: Callable[[bytes], bytes], line: int
+) -> None:
+    path = await fill(tmp_path)
+    change_line(path, line, damage)
+    async with JSONLinesSessionStore(tmp_path) as store:
+        with pytest.raises(CorruptSessionError) as caught:
+            await store.get_messages("chat", limit=3)
+        assert (caught.value.path, caught.value.line) == (str(path), line)
+
+
 @pytest.mark.parametrize("line", [4, 10])
 async def test_a_damaged_commit_line_at_the_end_stops_writers(tmp_path: Path, line: int) -> None:
     path = await fill(tmp_path)

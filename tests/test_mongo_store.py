@@ -7,17 +7,27 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from bson import ObjectId
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 
 from asyncsessions import CorruptSessionError, InvalidMessageError, MessageTooLargeError, open_store
 from asyncsessions.protocols import SessionStore
+from asyncsessions.stores._mongo_cache import PageCache
+from asyncsessions.stores._mongo_session import Page
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
 from asyncsessions.testing.timing import LONG_ENOUGH
@@ -176,6 +186,65 @@ async def test_many_pages_make_no_long_list_and_are_all_found(
         assert [each.seq for each in await store.get_messages("s", limit=2)] == [left - 1, left]
     await store.clear_session("s")
     assert await client[database_of(tmp_path)]["x.messages"].count_documents({}) == 0
+
+
+class Finds(CommandListener):
+    """Counts look-ups by collection."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "find":
+            self.counts[event.command["find"]] += 1
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+async def test_older_messages_are_fetched_once_and_never_out_of_date(
+    mongo_url: str, store: MongoSessionStore, tmp_path: Path
+) -> None:
+    """Pages stay with a reader, but only the session's document says which of them count."""
+    texts = [f"{n} {'x' * 500}" for n in range(600)]
+    await store.append("s", [user(text) for text in texts])
+    finds = Finds()
+    async with AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[finds]) as client:
+        database = database_of(tmp_path)
+        async with MongoSessionStore(client, database=database, prefix="x.") as reader:
+            for window in ({"limit": 20}, {"limit": 20}, {}, {}, {"before": 300, "limit": 5}):
+                await said(reader, "s", **window)
+            assert finds.counts["x.messages"] == 2  # The newest page, and the others.
+
+            await store.pop_message("s")
+            assert await said(reader, "s", limit=2) == texts[597:599]
+            await store.set_chat_history("s", [user("other")])
+            assert await said(reader, "s") == ["other"]
+            await store.delete_session("s")
+            assert await said(reader, "s") == []
+            await store.append("s", [user(text) for text in reversed(texts)])
+            assert await said(reader, "s") == texts[::-1]
+
+
+def test_what_was_not_used_for_the_longest_time_makes_room() -> None:
+    cache = PageCache(100)
+    pages = [Page(n, n, 1, 25, ObjectId()) for n in range(6)]
+    for page in pages[:4]:
+        cache.keep({page: [(page.seq, b"{}")]})
+    assert list(cache.find(pages)) == pages[:4]
+    assert list(cache.find(pages[:1])) == pages[:1]  # The others are the older ones now.
+
+    cache.keep({pages[4]: []})
+    assert list(cache.find(pages)) == [pages[0], *pages[2:5]]
+    cache.keep({Page(9, 9, 1, 26, ObjectId()): []})  # More than its share.
+    assert list(cache.find(pages)) == [pages[0], *pages[2:5]]
+    # What is kept twice counts once.
+    for _ in range(9):
+        cache.keep({pages[4]: []})
+    assert list(cache.find(pages)) == [pages[0], *pages[2:5]]
 
 
 async def test_batch_larger_than_any_document_is_atomic_and_found(

@@ -17,6 +17,7 @@ from bson import MaxKey, MinKey, ObjectId
 
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.pacing import Pacer
+from asyncsessions.stores._mongo_cache import Found, PageCache
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_session import (
     HEAD_FIELDS,
@@ -27,7 +28,7 @@ from asyncsessions.stores._mongo_session import (
     messages_of,
 )
 
-__all__ = ["Move", "Pages", "StaleError", "messages_in", "moved_to"]
+__all__ = ["Move", "Pages", "StaleError", "moved_to"]
 
 # Large enough to read a history in few documents, small enough to read a part of one.
 _PAGE_MESSAGES = 256
@@ -101,6 +102,7 @@ class Pages:
         self._database = database
         self._collection = collection
         self._sessions = sessions
+        self._cache = PageCache()
 
     async def read_tail(self, head: Head) -> tuple[Entry, ...]:
         """Return the entries that a head has, with their bodies.
@@ -194,12 +196,26 @@ class Pages:
             pages = (*pages[:start], folded, *pages[start + _FOLD :])
         return pages, nodes
 
-    async def read(self, head: Head, pages: Sequence[Page]) -> list[Document]:
-        """Return the documents of pages.
+    async def messages(self, head: Head, pages: Sequence[Page]) -> list[Found]:
+        """Return the messages of pages that a head names.
 
         Raises:
             StaleError: One has been removed meanwhile.
+            CorruptSessionError: One doesn't hold what its name says.
         """
+        found = self._cache.find(pages)
+        missing = [page for page in pages if page not in found]
+        if missing:
+            documents = await self._read(head, missing)
+            read = {
+                page: _messages_in(document, page)
+                for page, document in zip(missing, documents, strict=True)
+            }
+            self._cache.keep(read)
+            found |= read
+        return [found[page] for page in pages]
+
+    async def _read(self, head: Head, pages: Sequence[Page]) -> list[Document]:
         ids = [_id(head, page.node) for page in pages]
         found: dict[ObjectId, Document] = {}
         while missing := [each for each in ids if each["n"] not in found]:
@@ -216,7 +232,7 @@ class Pages:
             StaleError: It has been removed meanwhile.
             CorruptSessionError: It holds something else.
         """
-        documents = await self.read(head, [page])
+        documents = await self._read(head, [page])
         return checked(documents[0].get("pages"), tuple[Page, ...], head.session_id)
 
     async def remove(self, head: Head, nodes: Sequence[ObjectId]) -> None:
@@ -342,12 +358,7 @@ def _long_row(pages: Sequence[Page]) -> int | None:
     return None
 
 
-def messages_in(document: Document, page: Page) -> list[tuple[int, bytes]]:
-    """Return the messages in a page's document, with their ``seq``, oldest first.
-
-    Raises:
-        CorruptSessionError: It doesn't hold what the page says.
-    """
+def _messages_in(document: Document, page: Page) -> Found:
     session_id = document["_id"]["s"]
     stored = checked(document, _Stored, session_id)
     return messages_of(stored.bodies, stored.runs or ((page.seq, page.count),), session_id)

@@ -11,7 +11,7 @@ from asyncsessions.hooks import Scan, Window
 from asyncsessions.models import SessionInfo
 from asyncsessions.pacing import paced_map
 from asyncsessions.stores._mongo_database import Database, Document
-from asyncsessions.stores._mongo_pages import Pages, StaleError, messages_in
+from asyncsessions.stores._mongo_pages import Pages, StaleError
 from asyncsessions.stores._mongo_session import (
     NAMES,
     NOT_INFO,
@@ -136,14 +136,13 @@ class Reads:
         return _cut(found, window)
 
     async def _in_pages(self, head: Head, pages: Sequence[Page], window: Window) -> list[_FOUND]:
-        documents = await self._pages.read(head, pages)
+        low, high = _bounds(head, window)
         found: list[_FOUND] = []
-        for page, document in zip(pages, documents, strict=True):
-            messages = messages_in(document, page)
-            low, high = _bounds(head, window)
+        for page, messages in zip(pages, await self._pages.messages(head, pages), strict=True):
             if page.seq < low or page.last > high:
-                messages = [each for each in messages if low <= each[0] <= high]
-            found += messages
+                found += [each for each in messages if low <= each[0] <= high]
+            else:
+                found += messages
         return found
 
     async def scan(self, scan: Scan, moment: float) -> list[SessionInfo]:

@@ -16,7 +16,7 @@ from asyncsessions.hooks import (
 )
 from asyncsessions.stores._mongo_entries import entries_of, entries_with_gaps, entry_below
 from asyncsessions.stores._mongo_jobs import Job
-from asyncsessions.stores._mongo_pages import Pages, messages_in
+from asyncsessions.stores._mongo_pages import Pages
 from asyncsessions.stores._mongo_plans import INLINE_BYTES, put_in_pages, touch
 from asyncsessions.stores._mongo_session import Entry, Head, size_of
 
@@ -92,7 +92,7 @@ class ReplaceJob(Job):
                 head.pages += await self._pages.unfold(head, page)
                 level = 0
             else:
-                messages = messages_in((await self._pages.read(head, [page]))[0], page)
+                (messages,) = await self._pages.messages(head, [page])
                 kept = [*entries_with_gaps([each for each in messages if each[0] < seq]), *kept]
                 removed += sum(each[0] >= seq for each in messages)
             head.garbage = (*head.garbage, {"node": page.node, "level": level})

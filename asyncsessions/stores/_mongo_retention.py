@@ -11,7 +11,8 @@ from bson import ObjectId
 from asyncsessions.codec import decode_message
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.history import is_tool_result, messages_to_drop
-from asyncsessions.stores._mongo_pages import Pages, messages_in
+from asyncsessions.stores._mongo_cache import Found
+from asyncsessions.stores._mongo_pages import Pages
 from asyncsessions.stores._mongo_session import Head, Page, messages_of
 
 __all__ = ["Retention"]
@@ -99,11 +100,11 @@ class Retention:
             raise CorruptSessionError(detail, session_id=head.session_id) from exc
         front.end = end
 
-    async def _messages(self, head: Head, page: Page | None) -> tuple[list[tuple[int, bytes]], int]:
+    async def _messages(self, head: Head, page: Page | None) -> tuple[Found, int]:
         """Return the messages of a page, or without one those of the tail, and the last seq."""
         if page is not None:
-            documents = await self._pages.read(head, [page])
-            return messages_in(documents[0], page), page.last
+            (found,) = await self._pages.messages(head, [page])
+            return found, page.last
         messages: list[tuple[int, bytes]] = []
         for entry in await self._pages.read_tail(head):
             runs = [(entry.seq, entry.count)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import inspect
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from asyncsessions import (
 )
 from asyncsessions.protocols import SessionStore
 from asyncsessions.sync import SyncSessionStore, open_store
+from asyncsessions.sync._bridge import _Call, loop_thread
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.sync_view import methods
 
@@ -203,6 +206,27 @@ def test_a_call_that_takes_too_long_is_cancelled(tmp_path: Path) -> None:
         store.add_message("s", "user", "b")
         said = [message.content for message in store.get_messages("s")]
     assert said in (["a", "b"], ["a", "late", "b"])
+
+
+def test_a_call_that_is_cancelled_before_it_begins_ends() -> None:
+    """As one that is on its way while the process exits; nobody hangs, and nobody complains."""
+    thread = loop_thread()
+    calls: list[_Call[None]] = []
+    is_made = threading.Event()
+
+    async def never() -> None:
+        raise AssertionError
+
+    def make() -> None:
+        calls.append(_Call(thread.loop, never()))
+        # Comes after the task is made and before its first step.
+        thread.loop.call_soon(calls[0]._cancel)
+        is_made.set()
+
+    thread.loop.call_soon_threadsafe(make)
+    assert is_made.wait(LONG_ENOUGH)
+    with pytest.raises(asyncio.CancelledError):
+        calls[0].wait(LONG_ENOUGH)
 
 
 def test_a_timeout_of_the_store_itself_stays_what_it_is(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ DRIVER_OPTIONS = frozenset({
 _OLDEST_SERVER = (5, 0)
 _DEFAULT_DATABASE = "asyncsessions"
 _POOL_SIZE = 16
-_WAITS = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS", "waitQueueTimeoutMS")
+_WAITS = ("serverSelectionTimeoutMS", "connectTimeoutMS", "waitQueueTimeoutMS")
 # The server's limit for one batch of a reply is 16 MB; more documents than that don't help.
 _BATCH = 10_000
 
@@ -118,8 +118,9 @@ class Database:
         if any(letter in self._name for letter in ' /\\."$\0'):
             raise ValueError(f"database={self._name!r}: the server allows no such name")
         self._database: Any = None
+        # The limits of a caller's client come first, where it has any.
+        self._longest = timeout if self._url is not None else 2 * timeout
         self._under_way = Detached()
-        self._may_hang = True
         self._write_concern: Document = {}
 
     async def open(self) -> None:
@@ -130,8 +131,6 @@ class Database:
             self._client = await anyio.to_thread.run_sync(make)
         self._database = self._client.get_database(self._name)
         self._write_concern = self._concern.document(self._client.write_concern.document)
-        # A client whose every wait has the limit that this store gives it needs no other.
-        self._may_hang = self._url is None or len(self._limits()) < len(_WAITS)
 
     def _defaults(self) -> Document:
         """Return the client's settings that the URL leaves open."""
@@ -176,12 +175,11 @@ class Database:
         A cancelled caller doesn't wait, but the command runs to its end: the driver would throw
         away the connection, and can lose track of one that is just being made.
         """
-        work = self._bounded(command) if self._may_hang else self._database.command(command)
-        return await self._under_way.run(work)
+        return await self._under_way.run(self._bounded(command))
 
     async def _bounded(self, command: Document) -> Document:
-        # Twice, so that the driver's own limits come first, where it has any.
-        async with asyncio.timeout(2 * self._timeout):
+        # The driver's own limit for a reply, ``socketTimeoutMS``, costs three turns of the loop.
+        async with asyncio.timeout(self._longest):
             reply: Document = await self._database.command(command)
         return reply
 

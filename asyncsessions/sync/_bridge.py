@@ -40,24 +40,41 @@ class _Call(Generic[T]):
     threads, which makes a call take 1.6 times as long.
     """
 
-    __slots__ = ("_coroutine", "_is_done", "_loop", "_task")
+    __slots__ = ("_coroutine", "_error", "_has_begun", "_is_done", "_loop", "_result", "_task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
         self._loop = loop
         self._coroutine = coroutine
-        self._task: asyncio.Task[T]  # From the loop's first step on.
+        self._task: asyncio.Task[None]  # From the loop's first step on.
+        self._result: T
+        self._error: BaseException | None = None
+        self._has_begun = False
         self._is_done = threading.Lock()
         self._is_done.acquire()
         loop.call_soon_threadsafe(self._start)
 
     def _start(self) -> None:
-        self._task = self._loop.create_task(self._coroutine)
+        self._task = self._loop.create_task(self._run())
         self._task.add_done_callback(self._end)
 
-    def _end(self, task: asyncio.Task[T]) -> None:
-        if not task.cancelled():
-            task.exception()  # Nobody needs to be told of it whose caller has gone.
-        self._is_done.release()
+    async def _run(self) -> None:
+        # It tells the thread itself, as a callback of the task would come one turn later.
+        self._has_begun = True
+        try:
+            self._result = await self._coroutine
+        except BaseException as exc:
+            self._error = exc
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            self._is_done.release()
+
+    def _end(self, _: asyncio.Task[None]) -> None:
+        if not self._has_begun:
+            # It was cancelled before its first step.
+            self._coroutine.close()
+            self._error = asyncio.CancelledError()
+            self._is_done.release()
 
     def _cancel(self) -> None:
         self._task.cancel()
@@ -74,13 +91,14 @@ class _Call(Generic[T]):
                     self._loop.call_soon_threadsafe(self._cancel)
         if not is_done:
             raise CallTimeoutError(limit)
-        task = self._task
-        del self._task
+        error, self._error = self._error, None
+        if error is None:
+            return self._result
         try:
-            return task.result()
+            raise error
         finally:
             # Or an error would hold itself, and all that its caller holds, by its traceback.
-            del task
+            del error
 
 
 class LoopThread:

@@ -27,7 +27,7 @@ from pymongo.monitoring import (
 from asyncsessions import CorruptSessionError, InvalidMessageError, MessageTooLargeError, open_store
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores._mongo_cache import PageCache
-from asyncsessions.stores._mongo_session import Page
+from asyncsessions.stores._mongo_session import Head, Page
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
 from asyncsessions.testing.timing import LONG_ENOUGH
@@ -230,21 +230,23 @@ async def test_older_messages_are_fetched_once_and_never_out_of_date(
 
 
 def test_what_was_not_used_for_the_longest_time_makes_room() -> None:
-    cache = PageCache(100)
-    pages = [Page(n, n, 1, 25, ObjectId()) for n in range(6)]
+    cache = PageCache(1000)
+    head, other = (Head.new(name, ObjectId(), None) for name in "ab")
+    pages = [Page(n, n, 1, 122, ObjectId()) for n in range(6)]  # 250 bytes each, all in all.
     for page in pages[:4]:
-        cache.keep({page: [(page.seq, b"{}")]})
-    assert list(cache.find(pages)) == pages[:4]
-    assert list(cache.find(pages[:1])) == pages[:1]  # The others are the older ones now.
+        cache.keep(head, {page: [(page.seq, b"{}")]})
+    assert list(cache.find(head, pages)) == pages[:4]
+    assert cache.find(head, pages[:1]) == {pages[0]: [(0, b"{}")]}  # The others are older now.
+    assert cache.find(other, pages) == {}
 
-    cache.keep({pages[4]: []})
-    assert list(cache.find(pages)) == [pages[0], *pages[2:5]]
-    cache.keep({Page(9, 9, 1, 26, ObjectId()): []})  # More than its share.
-    assert list(cache.find(pages)) == [pages[0], *pages[2:5]]
+    cache.keep(head, {pages[4]: []})
+    assert list(cache.find(head, pages)) == [pages[0], *pages[2:5]]
+    cache.keep(head, {Page(9, 9, 1, 123, ObjectId()): []})  # More than its share.
+    assert list(cache.find(head, pages)) == [pages[0], *pages[2:5]]
     # What is kept twice counts once.
     for _ in range(9):
-        cache.keep({pages[4]: []})
-    assert list(cache.find(pages)) == [pages[0], *pages[2:5]]
+        cache.keep(head, {pages[4]: []})
+    assert list(cache.find(head, pages)) == [pages[0], *pages[2:5]]
 
 
 async def test_batch_larger_than_any_document_is_atomic_and_found(

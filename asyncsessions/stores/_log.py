@@ -252,7 +252,7 @@ class LogReader:
             return None
         *lines, end = self.read(commit.tail - size, size).split(b"\n")
         if size < written:
-            del lines[0]  # It may be cut off.
+            del lines[:1]  # It may be cut off.
         whole = [line for line in lines if line.startswith(_KNOWN) and line.endswith(b"}")]
         messages = [line for line in whole if line.startswith(MESSAGE)][-count:]
         if end or len(whole) < len(lines) or len(messages) < count:

@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from asyncsessions.stores._mongo_session import Page
+from bson import ObjectId
 
-__all__ = ["Found", "PageCache"]
+from asyncsessions.stores._mongo_session import Head, Page
 
-Found: TypeAlias = Sequence[tuple[int, bytes]]
+__all__ = ["Messages", "PageCache"]
+
+Messages: TypeAlias = Sequence[tuple[int, bytes]]
 """Encoded messages with their ``seq``, oldest first."""
 
+_Key: TypeAlias = tuple[str, ObjectId, Page]
+
+# What it takes to have one more message, and not only its text.
+_BYTES_EACH = 128
 # The part of it that one read may take, or a long history would push out everything else.
 _SHARE = 4
 
@@ -24,34 +30,43 @@ class PageCache:
     """The messages of the pages that were read last.
 
     Args:
-        max_bytes: The most bytes of messages.
+        max_bytes: The most bytes that they take.
     """
 
     def __init__(self, max_bytes: int = 16 << 20) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
         # The ones used last are at the end.
-        self._kept: dict[Page, Found] = {}
+        self._kept: dict[_Key, Messages] = {}
 
-    def find(self, pages: Sequence[Page]) -> dict[Page, Found]:
-        """Return the messages of those pages that are there."""
-        found: dict[Page, Found] = {}
+    def find(self, head: Head, pages: Sequence[Page]) -> dict[Page, Messages]:
+        """Return the messages of those pages of a session that are there."""
+        found: dict[Page, Messages] = {}
         for page in pages:
-            messages = self._kept.pop(page, None)
+            key = _key(head, page)
+            messages = self._kept.pop(key, None)
             if messages is not None:
-                found[page] = self._kept[page] = messages
+                found[page] = self._kept[key] = messages
         return found
 
-    def keep(self, read: Mapping[Page, Found]) -> None:
+    def keep(self, head: Head, read: Mapping[Page, Messages]) -> None:
         """Keep what wasn't there, in place of what wasn't used for the longest time."""
-        size = sum([page.size for page in read])
-        if size > self._max_bytes // _SHARE:
+        if sum(map(_size, read)) > self._max_bytes // _SHARE:
             return
         for page, messages in read.items():
-            if page not in self._kept:
-                self._kept[page] = messages
-                self._bytes += page.size
+            key = _key(head, page)
+            if key not in self._kept:
+                self._kept[key] = messages
+                self._bytes += _size(page)
         while self._bytes > self._max_bytes:
             oldest = next(iter(self._kept))
             del self._kept[oldest]
-            self._bytes -= oldest.size
+            self._bytes -= _size(oldest[-1])
+
+
+def _key(head: Head, page: Page) -> _Key:
+    return head.session_id, head.volume, page
+
+
+def _size(page: Page) -> int:
+    return page.size + _BYTES_EACH * page.count

@@ -118,8 +118,6 @@ class Database:
         if any(letter in self._name for letter in ' /\\."$\0'):
             raise ValueError(f"database={self._name!r}: the server allows no such name")
         self._database: Any = None
-        # The limits of a caller's client come first, where it has any.
-        self._longest = timeout if self._url is not None else 2 * timeout
         self._under_way = Detached()
         self._write_concern: Document = {}
 
@@ -153,7 +151,12 @@ class Database:
         """Close the client if it isn't the caller's."""
         if self._url is not None and self._client is not None:
             client, self._client = self._client, None
-            await client.close()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await client.close()
+            except TimeoutError:
+                # It takes its leave of a server that doesn't answer, but does so only once.
+                await client.close()
         # Either they end soon, or closing the client has ended them.
         await self._under_way.finish()
 
@@ -175,11 +178,12 @@ class Database:
         A cancelled caller doesn't wait, but the command runs to its end: the driver would throw
         away the connection, and can lose track of one that is just being made.
         """
-        return await self._under_way.run(self._bounded(command))
+        return await self._under_way.run(self._bounded, command)
 
     async def _bounded(self, command: Document) -> Document:
         # The driver's own limit for a reply, ``socketTimeoutMS``, costs three turns of the loop.
-        async with asyncio.timeout(self._longest):
+        # Twice, so that its limits for all else come first.
+        async with asyncio.timeout(2 * self._timeout):
             reply: Document = await self._database.command(command)
         return reply
 

@@ -17,7 +17,7 @@ from bson import MaxKey, MinKey, ObjectId
 
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.pacing import Pacer
-from asyncsessions.stores._mongo_cache import Found, PageCache
+from asyncsessions.stores._mongo_cache import Messages, PageCache
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_session import (
     HEAD_FIELDS,
@@ -196,14 +196,21 @@ class Pages:
             pages = (*pages[:start], folded, *pages[start + _FOLD :])
         return pages, nodes
 
-    async def messages(self, head: Head, pages: Sequence[Page]) -> list[Found]:
+    async def messages(
+        self, head: Head, pages: Sequence[Page], *, keep: bool = False
+    ) -> list[Messages]:
         """Return the messages of pages that a head names.
+
+        Args:
+            head: A version of their session.
+            pages: The pages.
+            keep: Whether they may be wanted again soon.
 
         Raises:
             StaleError: One has been removed meanwhile.
             CorruptSessionError: One doesn't hold what its name says.
         """
-        found = self._cache.find(pages)
+        found = self._cache.find(head, pages)
         missing = [page for page in pages if page not in found]
         if missing:
             documents = await self._read(head, missing)
@@ -211,7 +218,8 @@ class Pages:
                 page: _messages_in(document, page)
                 for page, document in zip(missing, documents, strict=True)
             }
-            self._cache.keep(read)
+            if keep:
+                self._cache.keep(head, read)
             found |= read
         return [found[page] for page in pages]
 
@@ -358,7 +366,7 @@ def _long_row(pages: Sequence[Page]) -> int | None:
     return None
 
 
-def _messages_in(document: Document, page: Page) -> Found:
+def _messages_in(document: Document, page: Page) -> Messages:
     session_id = document["_id"]["s"]
     stored = checked(document, _Stored, session_id)
     return messages_of(stored.bodies, stored.runs or ((page.seq, page.count),), session_id)

@@ -28,7 +28,7 @@ _READ_BYTES = 8 << 20
 # A reader between whose look at the document and at the pages somebody removed the latter looks
 # again; that it happens so often means that they are missing.
 _LOOKS = 20
-_FOUND = tuple[int, bytes]
+_Message = tuple[int, bytes]
 
 logger: logging.Logger = logging.getLogger("asyncsessions.mongo")
 
@@ -82,12 +82,12 @@ class Reads:
         )
         return Head.read({"writers": {}} | found[0]) if found else None
 
-    async def _messages(self, head: Head, window: Window) -> list[_FOUND]:
+    async def _messages(self, head: Head, window: Window) -> list[_Message]:
         if window.limit is not None and not window.oldest:
             return await self._newest(head, window, window.limit)
         return await self._oldest(head, window)
 
-    async def _newest(self, head: Head, window: Window, limit: int) -> list[_FOUND]:
+    async def _newest(self, head: Head, window: Window, limit: int) -> list[_Message]:
         """Return the newest messages of a window."""
         found = _in_tail(head, window)
         pages = list(head.pages)
@@ -109,9 +109,9 @@ class Reads:
                 pages = wanted
         return found[-limit:]
 
-    async def _oldest(self, head: Head, window: Window) -> list[_FOUND]:
+    async def _oldest(self, head: Head, window: Window) -> list[_Message]:
         """Return the oldest messages of a window, or all."""
-        found: list[_FOUND] = []
+        found: list[_Message] = []
         pages = list(head.pages)
         size = 0
         while wanted := _wanted(pages, head, window):
@@ -135,10 +135,12 @@ class Reads:
             found += _in_tail(head, window)
         return _cut(found, window)
 
-    async def _in_pages(self, head: Head, pages: Sequence[Page], window: Window) -> list[_FOUND]:
+    async def _in_pages(self, head: Head, pages: Sequence[Page], window: Window) -> list[_Message]:
         low, high = _bounds(head, window)
-        found: list[_FOUND] = []
-        for page, messages in zip(pages, await self._pages.messages(head, pages), strict=True):
+        # What is read piece by piece is a long history, and seldom read twice.
+        read = await self._pages.messages(head, pages, keep=window.max_bytes is None)
+        found: list[_Message] = []
+        for page, messages in zip(pages, read, strict=True):
             if page.seq < low or page.last > high:
                 found += [each for each in messages if low <= each[0] <= high]
             else:
@@ -203,9 +205,9 @@ def _wanted(pages: Sequence[Page], head: Head, window: Window) -> list[Page]:
     return [page for page in pages if page.last >= low and page.seq <= high]
 
 
-def _in_tail(head: Head, window: Window) -> list[_FOUND]:
+def _in_tail(head: Head, window: Window) -> list[_Message]:
     low, high = _bounds(head, window)
-    found: list[_FOUND] = []
+    found: list[_Message] = []
     for entry in head.tail:
         if entry.bodies is None or entry.last < low or entry.seq > high:
             continue
@@ -220,13 +222,13 @@ def _count(pages: Sequence[Page]) -> int:
     return sum([page.count for page in pages])
 
 
-def _is_enough(found: Sequence[_FOUND], size: int, window: Window) -> bool:
+def _is_enough(found: Sequence[_Message], size: int, window: Window) -> bool:
     if window.max_bytes is not None and size >= window.max_bytes:
         return True
     return window.limit is not None and len(found) >= window.limit
 
 
-def _cut(found: list[_FOUND], window: Window) -> list[_FOUND]:
+def _cut(found: list[_Message], window: Window) -> list[_Message]:
     """Return what a window's limit and bytes leave of it."""
     found = found if window.limit is None else found[: window.limit]
     if window.max_bytes is None:
@@ -239,5 +241,5 @@ def _cut(found: list[_FOUND], window: Window) -> list[_FOUND]:
     return found
 
 
-def _with_seq(message: _FOUND) -> bytes:
+def _with_seq(message: _Message) -> bytes:
     return with_seq(message[1], message[0])

@@ -11,7 +11,7 @@ from bson import ObjectId
 from asyncsessions.codec import decode_message
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.history import is_tool_result, messages_to_drop
-from asyncsessions.stores._mongo_cache import Found
+from asyncsessions.stores._mongo_cache import Messages
 from asyncsessions.stores._mongo_pages import Pages
 from asyncsessions.stores._mongo_session import Head, Page, messages_of
 
@@ -100,7 +100,7 @@ class Retention:
             raise CorruptSessionError(detail, session_id=head.session_id) from exc
         front.end = end
 
-    async def _messages(self, head: Head, page: Page | None) -> tuple[Found, int]:
+    async def _messages(self, head: Head, page: Page | None) -> tuple[Messages, int]:
         """Return the messages of a page, or without one those of the tail, and the last seq."""
         if page is not None:
             (found,) = await self._pages.messages(head, [page])

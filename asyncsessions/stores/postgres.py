@@ -342,7 +342,7 @@ class PostgresSessionStore(ServerStore):
                 rows: list[Any] = await connection.fetch(statement, *arguments)
                 return rows
 
-        return await self._reads.run(self._in_turn(attempt))
+        return await self._reads.run(self._in_turn, attempt)
 
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:

@@ -40,7 +40,16 @@ class _Call(Generic[T]):
     threads, which makes a call take 1.6 times as long.
     """
 
-    __slots__ = ("_coroutine", "_error", "_has_begun", "_is_done", "_loop", "_result", "_task")
+    __slots__ = (
+        "_coroutine",
+        "_error",
+        "_has_begun",
+        "_is_done",
+        "_is_left",
+        "_loop",
+        "_result",
+        "_task",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
         self._loop = loop
@@ -48,7 +57,7 @@ class _Call(Generic[T]):
         self._task: asyncio.Task[None]  # From the loop's first step on.
         self._result: T
         self._error: BaseException | None = None
-        self._has_begun = False
+        self._has_begun = self._is_left = False
         self._is_done = threading.Lock()
         self._is_done.acquire()
         loop.call_soon_threadsafe(self._start)
@@ -63,18 +72,21 @@ class _Call(Generic[T]):
         try:
             self._result = await self._coroutine
         except BaseException as exc:
-            self._error = exc
+            if not self._is_left:
+                self._error = exc
             if not isinstance(exc, Exception):
                 raise
         finally:
             self._is_done.release()
 
-    def _end(self, _: asyncio.Task[None]) -> None:
+    def _end(self, task: asyncio.Task[None]) -> None:
         if not self._has_begun:
             # It was cancelled before its first step.
             self._coroutine.close()
             self._error = asyncio.CancelledError()
             self._is_done.release()
+        if not task.cancelled():
+            task.exception()  # The thread has it.
 
     def _cancel(self) -> None:
         self._task.cancel()
@@ -87,6 +99,7 @@ class _Call(Generic[T]):
             is_done = self._is_done.acquire(timeout=limit)
         finally:
             if not is_done:
+                self._is_left = True
                 with suppress(RuntimeError):  # The loop is closed.
                     self._loop.call_soon_threadsafe(self._cancel)
         if not is_done:
@@ -98,7 +111,7 @@ class _Call(Generic[T]):
             raise error
         finally:
             # Or an error would hold itself, and all that its caller holds, by its traceback.
-            del error
+            del error, self._task
 
 
 class LoopThread:

@@ -41,6 +41,6 @@ async def import_time(run: Run) -> list[Check]:
     times, loaded = await asyncio.to_thread(_measure, 5 if run.is_quick else 15)
     count = float(len(loaded.split()))
     return [
-        at_most(run, "import asyncsessions", times, 100.0, smoke=400.0, unit=" ms"),
+        at_most(run, "import asyncsessions", times, 100.0, smoke=4_000.0, unit=" ms"),
         at_most(run, "drivers loaded by the import", [count], 0.0, unit="", detail=loaded),
     ]

@@ -60,7 +60,7 @@ async def sync_bridge(run: Run) -> list[Check]:
         costs = await asyncio.to_thread(measure)
     name = "cost of a call from sync code, beyond awaiting it"
     return [
-        at_most(run, name, [ours for ours, _ in costs], 60.0, smoke=2_000.0, unit=" µs"),
+        at_most(run, name, [ours for ours, _ in costs], 60.0, smoke=20_000.0, unit=" µs"),
         at_most(
             run,
             "the same to run_coroutine_threadsafe",

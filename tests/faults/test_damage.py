@@ -76,6 +76,20 @@ async def test_a_damaged_line_among_the_newest_is_named(
         assert (caught.value.path, caught.value.line) == (str(path), line)
 
 
+async def test_zeros_in_place_of_the_newest_message_are_named(tmp_path: Path) -> None:
+    """They are more than the newest message takes on average."""
+    path = await fill(tmp_path, 9)
+    async with JSONLinesSessionStore(tmp_path) as store:
+        await store.add_message("chat", "user", "x" * 4000)
+        await store.set_state("chat", "key", 1)
+        data = path.read_bytes()
+        end = data.index(b"\n", data.index(b"x" * 4000)) + 1
+        path.write_bytes(data[: end - 2000] + bytes(2000) + data[end:])
+        with pytest.raises(CorruptSessionError) as caught:
+            await store.get_messages("chat", limit=1)
+        assert caught.value.path == str(path)
+
+
 @pytest.mark.parametrize("line", [4, 10])
 async def test_a_damaged_commit_line_at_the_end_stops_writers(tmp_path: Path, line: int) -> None:
     path = await fill(tmp_path)

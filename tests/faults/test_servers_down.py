@@ -95,6 +95,22 @@ async def test_stalled_server_fails_calls_in_time_and_recovers(
             assert said in (["before", "after"], ["before", "during", "after"])
 
 
+async def test_stalled_server_holds_up_no_close(server: Callable[[], Server]) -> None:
+    with server() as running:
+        timeout = 2 * slowness()
+        store = open_store(running.url, timeout=timeout)
+        await store.add_message("s", "user", "before")
+        running.pause()
+        try:
+            calls = [store.add_message("s", "user", "during"), store.get_messages("s")]
+            await asyncio.gather(*calls, return_exceptions=True)
+            start = time.monotonic()
+            await store.aclose()
+            assert time.monotonic() - start < 10 * timeout
+        finally:
+            running.resume()
+
+
 @pytest.mark.parametrize("url", UNREACHABLE)
 async def test_unreachable_server_is_one_clear_error(url: str) -> None:
     url = url.format(port=free_port())

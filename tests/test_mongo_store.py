@@ -26,6 +26,7 @@ from pymongo.monitoring import (
 
 from asyncsessions import CorruptSessionError, InvalidMessageError, MessageTooLargeError, open_store
 from asyncsessions.protocols import SessionStore
+from asyncsessions.stores import _mongo_moves
 from asyncsessions.stores._mongo_cache import PageCache
 from asyncsessions.stores._mongo_session import Head, Page
 from asyncsessions.stores.mongo import MongoSessionStore
@@ -160,6 +161,29 @@ async def test_more_stays_in_the_document_of_a_session_that_is_read(
     # All that a reader of twenty messages wants, or as little as an append has to rewrite.
     assert min(lengths[30:]) >= 20 if is_read else max(lengths) <= 24
     assert await said(store, "s") == [f"{n}" for n in range(150)]
+
+
+async def test_pages_of_quiet_sessions_are_named_where_many_wait(
+    store: MongoSessionStore,
+    client: AsyncMongoClient[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_mongo_moves, "_MOST_WAITING", 6)
+    monkeypatch.setattr(_mongo_moves, "_LEFT_WAITING", 2)
+    sessions = [f"s{k}" for k in range(20)]
+    texts = [f"{n}" for n in range(17)]
+    for session_id in sessions:
+        for text in texts:
+            await store.append(session_id, [user(text)])
+        await store._commits.finish()
+    assert len(store._commits._moves.sessions()) <= 6
+    documents = client[database_of(tmp_path)]["x.sessions"]
+    tails = [len(each["tail"]) async for each in documents.find()]
+    assert sorted(tails)[:14] == [2] * 14
+    for session_id in sessions:
+        assert await said(store, session_id) == texts
+        assert [m.seq for m in await store.append(session_id, [user("next")])] == [18]
 
 
 async def test_many_pages_make_no_long_list_and_are_all_found(

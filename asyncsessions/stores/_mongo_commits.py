@@ -47,7 +47,7 @@ _LONGEST_PAUSE = 0.05
 
 
 class Writer:
-    """Stands for one sequence of writes of this store, of which one at a time is under way."""
+    """Stands for writes of this store, of which one at a time is under way in each session."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,6 +62,7 @@ class Commits:
         sessions: The collection of sessions.
         pages: Pages of sessions.
         leftovers: Removes what sessions have let go of.
+        mover: Names pages in sessions that aren't written otherwise.
         clock: The server's clock; None where the time of requests decides.
     """
 
@@ -72,6 +73,7 @@ class Commits:
         *,
         pages: Pages,
         leftovers: Leftovers,
+        mover: Writer,
         clock: ServerClock | None,
     ) -> None:
         self._database = database
@@ -87,6 +89,8 @@ class Commits:
         self._cleaning: set[str] = set()
         self._background = Background()
         self._moves = Moves(database, sessions, pages, self._background)
+        self._mover = mover
+        self._is_naming = False
 
     async def run(self, jobs: Sequence[Job], writer: Writer) -> None:
         """Commit jobs; call it again with the same ones after a lost connection.
@@ -106,6 +110,9 @@ class Commits:
             bases = await self._bases(pending, writer)
             await self._plan_and_send(pending, bases, writer)
             losses += 1
+        if not self._is_naming and (overdue := self._moves.overdue()):
+            self._is_naming = True
+            self._background.spawn(self._name_pages(overdue))
 
     async def _plan_and_send(
         self, jobs: Sequence[Job], bases: dict[str, Head], writer: Writer
@@ -385,9 +392,19 @@ class Commits:
         """Note that somebody reads a session's newest messages."""
         self._moves.note_read(session_id)
 
-    def waiting(self, known: Iterable[str]) -> list[Job]:
-        """Return jobs that name pages which wait, for sessions that aren't known to be written."""
-        return [MoveJob(session_id) for session_id in self._moves.but_of(known)]
+    async def name_all_pages(self) -> None:
+        """Name whatever pages wait for it."""
+        await self._name_pages(self._moves.sessions())
+
+    async def _name_pages(self, session_ids: Iterable[str]) -> None:
+        """Name the pages that wait in sessions, without another write.
+
+        It is no part of a flush, because two flushes would meet in these sessions.
+        """
+        try:
+            await self.run([MoveJob(session_id) for session_id in session_ids], self._mover)
+        finally:
+            self._is_naming = False
 
     async def clean_up(self, session_id: str) -> None:
         """Remove what a session has let go of."""

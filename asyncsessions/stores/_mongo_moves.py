@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -40,6 +41,10 @@ _READ_SESSIONS = 8192
 _TAILS_AT_ONCE = 32
 _BYTES_AT_ONCE = 2 << 20
 _ALL = 1 << 30
+# In how many sessions pages may wait for the next write, and in how many they do after a part of
+# them was named without one.
+_MOST_WAITING = 1024
+_LEFT_WAITING = 512
 
 
 class _Due(NamedTuple):
@@ -85,9 +90,16 @@ class Moves:
         """Return the pages of a session that wait to be named."""
         return self._waiting.get(session_id)
 
-    def but_of(self, known: Iterable[str]) -> set[str]:
-        """Return the other sessions that have pages which wait."""
-        return self._waiting.keys() - known
+    def sessions(self) -> list[str]:
+        """Return the sessions that have pages which wait."""
+        return list(self._waiting)
+
+    def overdue(self) -> list[str]:
+        """Return those of them that nobody has written for longest, where they are too many."""
+        if len(self._waiting) <= _MOST_WAITING:
+            return []
+        quiet = (key for key, move in self._waiting.items() if move.sent_onto is None)
+        return list(islice(quiet, len(self._waiting) - _LEFT_WAITING))
 
     def let_go(self, move: Move) -> None:
         """Remove pages that waited, because no later version will name them."""

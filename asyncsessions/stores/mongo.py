@@ -73,6 +73,8 @@ class MongoSessionStore(ServerStore):
     """
 
     _driver_errors = errors.DRIVER_ERRORS
+    # The server works on one while the client encodes the other.
+    _flushes_at_once = 2
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class MongoSessionStore(ServerStore):
         self._retention = Retention(self._pages)
         self._reads = Reads(self._database, self._sessions, self._pages)
         self._clock = ServerClock(self._database)
-        # For what goes on beside the flushes; each has one write under way at a time.
+        # For what goes on beside the flushes, in sessions that these may write at the same time.
         self._idle_writers: list[Writer] = []
         self._writer_count = 0
         # More connections at a time make no server faster.
@@ -129,6 +131,7 @@ class MongoSessionStore(ServerStore):
             self._sessions,
             pages=self._pages,
             leftovers=self._leftovers,
+            mover=self._new_writer(),
             clock=self._clock if self._expires_by_server else None,
         )
         try:
@@ -150,10 +153,8 @@ class MongoSessionStore(ServerStore):
     async def _close(self) -> None:
         try:
             await self._commits.finish()
-            waiting = self._commits.waiting(())
-            if waiting:
-                await self._commit(waiting, self._writer)
-                await self._commits.finish()
+            await self._retried(self._commits.name_all_pages)
+            await self._commits.finish()
         except self._driver_errors:
             pass  # What isn't tidied up does no harm.
         finally:
@@ -200,10 +201,9 @@ class MongoSessionStore(ServerStore):
 
     async def _flush(self, jobs: Sequence[J], count: int) -> Sequence[Outcome[Any]]:
         """Commit jobs, and return the outcomes of the writes in them."""
-        waiting: list[Job] = self._commits.waiting([job.session_id for job in jobs])
         failure: Exception | None = None
         try:
-            await self._commit([*jobs, *waiting], self._writer)
+            await self._commit(jobs, self._writer)
         except self._driver_errors as exc:
             failure = exc
         outcomes: list[Any] = [failure] * count

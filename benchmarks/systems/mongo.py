@@ -75,14 +75,14 @@ class Collection:
 
 
 class Limit(Collection):
-    """One insert_many for all that waits, and one bulk write of the sessions' records beside it."""
+    """One insert_many for all that waits, a bulk write of the records beside it, in two lanes."""
 
     _name = "batch"
 
     def __init__(self, database: Any) -> None:
         super().__init__(database)
         self._last: dict[str, int] = {}
-        self._batcher = Batcher(self._flush)
+        self._batcher = Batcher(self._flush, lanes=2)
 
     async def _prepare(self) -> None:
         await self._sessions.create_index([("updated_at", -1)])
@@ -155,7 +155,7 @@ DRIVERS = (
         "limit",
         Limit.open,
         _PACKAGES,
-        "insert_many and a bulk write of the records per flush; numbers for one process only.",
+        "insert_many and a bulk write of the records per flush, two under way; one process only.",
         without=_ONE_PROCESS,
     ),
     Contender(

@@ -76,6 +76,11 @@ class AppendJob(Job):
         retention: Finds what to drop.
     """
 
+    _has_keys = False
+    _size = 0
+    # The messages that are in pages already, of which volume, and the pages.
+    _paged: tuple[list[bytes], ObjectId | None, list[Page]] | None = None
+
     def __init__(
         self, session_id: str, pages: Pages, old_keys: OldKeys, retention: Retention
     ) -> None:
@@ -85,10 +90,6 @@ class AppendJob(Job):
         self._retention = retention
         self.appends: list[Append] = []
         self.indexes: list[int] = []
-        self._has_keys = False
-        self._size = 0
-        # The messages that are in pages already, of which volume, and the pages.
-        self._paged: tuple[list[bytes], ObjectId | None, list[Page]] = ([], None, [])
 
     def add(self, index: int, append: Append) -> None:
         """Take one of the flush's appends."""
@@ -192,7 +193,7 @@ class AppendJob(Job):
             head.tail = (*head.tail, *entries)
             return
         tail = await self._pages.read_tail(head)
-        if self._paged[:2] != (bodies, head.volume):
+        if self._paged is None or self._paged[:2] != (bodies, head.volume):
             self._paged = (list(bodies), head.volume, await self._pages.write(head, entries))
         paged = moved_to(seq, self._paged[2])
         self.nodes = await put_in_pages(self._pages, head, tail, paged)

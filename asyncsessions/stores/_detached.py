@@ -30,10 +30,11 @@ class Detached:
         return await answer
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        # It has no answer yet where it was cancelled before its first step.
-        self._answers.pop(task).cancel()
-        if not task.cancelled():
-            task.exception()  # Marks it as seen.
+        answer = self._answers.pop(task)
+        if task.cancelled():
+            answer.cancel()
+        elif (failure := task.exception()) is not None and not answer.done():
+            answer.set_exception(failure)
 
     async def finish(self) -> None:
         """Wait until all of it has ended."""
@@ -44,17 +45,7 @@ class Detached:
 async def _see_through(
     answer: asyncio.Future[T], work: Callable[..., Awaitable[T]], *args: Any
 ) -> None:
-    """Answer with what the work comes to; `asyncio.shield` takes one more turn of the loop."""
-    try:
-        outcome = await work(*args)
-    except asyncio.CancelledError:
-        answer.cancel()
-        raise
-    except BaseException as exc:
-        if not answer.done():
-            answer.set_exception(exc)
-        if not isinstance(exc, Exception):
-            raise
-    else:
-        if not answer.done():
-            answer.set_result(outcome)
+    """Answer with what the work returns, in its last step: the task's end is told a turn later."""
+    outcome = await work(*args)
+    if not answer.done():
+        answer.set_result(outcome)

@@ -163,11 +163,14 @@ async def test_more_stays_in_the_document_of_a_session_that_is_read(
     assert await said(store, "s") == [f"{n}" for n in range(150)]
 
 
+@pytest.mark.parametrize("is_repeated", [False, True], ids=["once", "repeated"])
 async def test_pages_of_quiet_sessions_are_named_where_many_wait(
     store: MongoSessionStore,
     client: AsyncMongoClient[dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_repeated: bool,
 ) -> None:
     monkeypatch.setattr(_mongo_moves, "_MOST_WAITING", 6)
     monkeypatch.setattr(_mongo_moves, "_LEFT_WAITING", 2)
@@ -175,8 +178,12 @@ async def test_pages_of_quiet_sessions_are_named_where_many_wait(
     texts = [f"{n}" for n in range(17)]
     for session_id in sessions:
         for text in texts:
-            await store.append(session_id, [user(text)])
+            await store.append(session_id, [user(text)], idempotency_key=text)
         await store._commits.finish()
+        if is_repeated:
+            # What writes nothing names nothing.
+            await store.append(session_id, [user("16")], idempotency_key="16")
+            await store._commits.finish()
     assert len(store._commits._moves.sessions()) <= 6
     documents = client[database_of(tmp_path)]["x.sessions"]
     tails = [len(each["tail"]) async for each in documents.find()]
@@ -184,6 +191,42 @@ async def test_pages_of_quiet_sessions_are_named_where_many_wait(
     for session_id in sessions:
         assert await said(store, session_id) == texts
         assert [m.seq for m in await store.append(session_id, [user("next")])] == [18]
+
+
+async def test_pages_that_wait_hold_no_record_in_memory(store: MongoSessionStore) -> None:
+    await store.set_state("s", "large", "x" * 1_000_000)
+    for n in range(17):
+        await store.append("s", [user(f"{n}")], idempotency_key=f"{n}")
+    await store._commits.finish()
+    move = store._commits._moves.of("s")
+    assert move is not None
+    assert (len(move.head.record) < 100, move.head.keys) == (True, {})
+    assert await store.get_state("s", "large") == "x" * 1_000_000
+    await store.append("s", [user("next")])
+    assert len(await said(store, "s")) == 18
+    assert await store.get_state("s", "large") == "x" * 1_000_000
+
+
+@pytest.mark.parametrize("count", [1, 17], ids=["nothing", "pages"])
+async def test_closing_asks_the_server_for_nothing_unless_pages_wait(
+    mongo_url: str, tmp_path: Path, count: int
+) -> None:
+    commands = Commands()
+    async with AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[commands]) as client:
+        database = database_of(tmp_path)
+        store = MongoSessionStore(client, database=database)
+        for n in range(count):
+            await store.append("s", [user(f"{n}")])
+        await store._commits.finish()
+        # As long as the server is away, it costs time to ask it for its clock's.
+        store._clock._measured = float("-inf")
+        commands.counts.clear()
+        await store.aclose()
+        assert bool(commands.counts) is (count > 1)
+        document = await client[database].sessions.find_one({"_id": "s"})
+        assert document is not None
+        assert len(document["tail"]) == min(count, 2)
+        await client.drop_database(database)
 
 
 async def test_many_pages_make_no_long_list_and_are_all_found(
@@ -212,15 +255,15 @@ async def test_many_pages_make_no_long_list_and_are_all_found(
     assert await client[database_of(tmp_path)]["x.messages"].count_documents({}) == 0
 
 
-class Finds(CommandListener):
-    """Counts look-ups by collection."""
+class Commands(CommandListener):
+    """Counts commands by their names and collections."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[tuple[str, Any]] = Counter()
 
     def started(self, event: CommandStartedEvent) -> None:
-        if event.command_name == "find":
-            self.counts[event.command["find"]] += 1
+        name = event.command_name
+        self.counts[name, event.command[name]] += 1
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
         pass
@@ -235,13 +278,13 @@ async def test_older_messages_are_fetched_once_and_never_out_of_date(
     """Pages stay with a reader, but only the session's document says which of them count."""
     texts = [f"{n} {'x' * 500}" for n in range(600)]
     await store.append("s", [user(text) for text in texts])
-    finds = Finds()
-    async with AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[finds]) as client:
+    commands = Commands()
+    async with AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[commands]) as client:
         database = database_of(tmp_path)
         async with MongoSessionStore(client, database=database, prefix="x.") as reader:
             for window in ({"limit": 20}, {"limit": 20}, {}, {}, {"before": 300, "limit": 5}):
                 await said(reader, "s", **window)
-            assert finds.counts["x.messages"] == 2  # The newest page, and the others.
+            assert commands.counts["find", "x.messages"] == 2  # The newest page, and the others.
 
             await store.pop_message("s")
             assert await said(reader, "s", limit=2) == texts[597:599]

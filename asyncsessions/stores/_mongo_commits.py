@@ -394,7 +394,8 @@ class Commits:
 
     async def name_all_pages(self) -> None:
         """Name whatever pages wait for it."""
-        await self._name_pages(self._moves.sessions())
+        if sessions := self._moves.sessions():
+            await self._name_pages(sessions)
 
     async def _name_pages(self, session_ids: Iterable[str]) -> None:
         """Name the pages that wait in sessions, without another write.

@@ -98,8 +98,7 @@ class Moves:
         """Return those of them that nobody has written for longest, where they are too many."""
         if len(self._waiting) <= _MOST_WAITING:
             return []
-        quiet = (key for key, move in self._waiting.items() if move.sent_onto is None)
-        return list(islice(quiet, len(self._waiting) - _LEFT_WAITING))
+        return list(islice(self._waiting, len(self._waiting) - _LEFT_WAITING))
 
     def let_go(self, move: Move) -> None:
         """Remove pages that waited, because no later version will name them."""

@@ -49,7 +49,7 @@ class Move(msgspec.Struct, eq=False):
     """Pages that are written, and wait for the session's document to name them.
 
     Attributes:
-        head: The version that they were made from.
+        head: The outline of the version that they were made from.
         entries: How many entries at the start of its tail they hold.
         pages: All pages of the session, with them.
         nodes: The documents written for it.
@@ -146,7 +146,9 @@ class Pages:
         moves = []
         for head, count, added in written:
             pages_now, nodes = await self._fold(head, head.pages + tuple(added))
-            moves.append(Move(head, count, pages_now, (*(page.node for page in added), *nodes)))
+            nodes = [*(page.node for page in added), *nodes]
+            # It may wait for long.
+            moves.append(Move(head.outline(), count, pages_now, tuple(nodes)))
         return moves
 
     async def write(self, head: Head, entries: Iterable[Entry]) -> list[Page]:

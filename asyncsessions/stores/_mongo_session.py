@@ -8,6 +8,7 @@ that it doesn't name is not there for anybody.
 
 from __future__ import annotations
 
+import copy
 import secrets
 import time
 from collections.abc import Iterable
@@ -350,6 +351,12 @@ class Head(msgspec.Struct, gc=False):
         if self.garbage:
             fields["garbage"] = list(self.garbage)
         return fields
+
+    def outline(self) -> Head:
+        """Return which messages it holds and where, without what may be large."""
+        outline = copy.copy(self)
+        outline.record, outline.keys = _EMPTY_RECORD, {}
+        return outline
 
     def committed(self) -> Head:
         """Return it as it is remembered: without the bodies of messages."""

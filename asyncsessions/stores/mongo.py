@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
@@ -47,6 +48,8 @@ _LARGEST_MESSAGE = 15 << 20
 
 
 _AT_ONCE = 16
+# What a closing store may leave undone if the server is away.
+_TIDYING_SECONDS = 2.0
 
 
 class MongoSessionStore(ServerStore):
@@ -153,7 +156,8 @@ class MongoSessionStore(ServerStore):
     async def _close(self) -> None:
         try:
             await self._commits.finish()
-            await self._retried(self._commits.name_all_pages)
+            async with asyncio.timeout(min(self._timeout, _TIDYING_SECONDS)):
+                await self._commits.name_all_pages()
             await self._commits.finish()
         except self._driver_errors:
             pass  # What isn't tidied up does no harm.

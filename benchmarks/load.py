@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+from benchmarks.alarm import Alarm
 from benchmarks.results import Sample
 from benchmarks.watch import Watch, percentiles
 
@@ -17,8 +18,6 @@ Operation = Callable[[int], Awaitable[object]]
 """Takes the number of its caller, or of the arrival."""
 
 _PERCENTILES = (50, 90, 99, 99.9)
-# A timer of the event loop is a millisecond late at worst; what is due sooner is waited for awake.
-_TIMER = 0.002
 OUTSTANDING = 256
 
 
@@ -154,14 +153,14 @@ async def arriving(
             latencies.append(time.perf_counter() - due)
 
     watch = Watch()
-    async with watch:
+    async with Alarm() as alarm, watch:
         due = time.perf_counter()
         end = due + seconds
         number = 0
         while due < end:
             wait = due - time.perf_counter()
             if wait > 0:
-                await asyncio.sleep(wait - _TIMER if wait > _TIMER else 0)
+                await alarm.sleep(wait)
                 continue
             task = asyncio.create_task(call(number, due))
             tasks.add(task)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.alarm import Alarm
 from benchmarks.load import arriving, capacity, closed
 from benchmarks.match import Entrant, Match, Work
 from benchmarks.measure import CountError, Run
@@ -99,6 +100,31 @@ async def test_arrivals_come_at_the_same_moments_again() -> None:
         for each in (1, 1, 1)
     }
     assert len(counts) == 1
+
+
+async def test_waiting_for_an_arrival_leaves_the_interpreter_to_others() -> None:
+    operation = Operation()
+    sample = await arriving(operation, rate=300, seconds=0.5)
+    # Processor seconds a second; to stay awake until the next one takes all of them.
+    assert sample.cpu < 0.7
+
+
+async def test_alarm_never_rings_early() -> None:
+    async with Alarm() as alarm:
+        for seconds in (0.003, 0.0001, 0.002):
+            start = time.monotonic()
+            await alarm.sleep(seconds)
+            assert time.monotonic() - start >= seconds
+
+
+async def test_alarm_that_nobody_waits_for_any_more_does_not_ring_for_the_next() -> None:
+    async with Alarm() as alarm:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await alarm.sleep(0.02)
+        start = time.monotonic()
+        await alarm.sleep(0.05)
+        assert time.monotonic() - start >= 0.05
 
 
 async def test_capacity_keeps_256_under_way() -> None:

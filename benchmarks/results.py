@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Literal
@@ -33,12 +34,20 @@ STORES = {
 }
 """Where messages are kept, by name, with the titles."""
 
+# How likely a median lies beyond one bound of its interval.
+_BEYOND = 0.025
+
 Figure = Literal["rate", "p99"]
 """What of two cases is compared."""
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """A median with its quartiles."""
+    """A median, and between which of the values it lies.
+
+    The bounds are those of a confidence interval of 95 % that supposes nothing about how the values
+    are distributed (Hahn and Meeker, "Statistical Intervals", 1991, section 5.2). Of five values,
+    which are too few for that, they are the lowest and the highest one: 94 %.
+    """
 
     median: float
     low: float
@@ -47,10 +56,17 @@ class Spread(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, values: list[float]) -> Spread:
         """Return it for values, of which there is at least one."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
+        ordered = sorted(values)
+        outside = _outside(len(ordered))
+        return cls(statistics.median(ordered), ordered[outside], ordered[-1 - outside])
+
+
+def _outside(count: int) -> int:
+    """Return how many of so many values lie beyond each bound of a median's interval."""
+    chance, below = 0.0, 0
+    while (chance := chance + math.comb(count, below) / 2**count) <= _BEYOND:
+        below += 1
+    return max(below - 1, 0)
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +180,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         scenario: Which scenario measured it.
         name: What it says.
-        measured: Its median and quartiles.
+        measured: Its median and interval.
         target: What the median is compared with.
         is_floor: Whether it must be at least the target, not at most.
         unit: ``x`` or a unit of measure.

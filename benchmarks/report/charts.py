@@ -21,7 +21,7 @@ _LOADS = (10, 50, 90)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A figure with its quartiles; in a chart of ranges, ``y`` to ``high`` is the range."""
+    """A figure with its interval; in a chart of ranges, ``y`` to ``high`` is the range."""
 
     x: float
     y: float

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -14,7 +15,7 @@ from benchmarks.report import standings, wording
 from benchmarks.report.standings import Cell
 from benchmarks.results import Case, Machine, Results, Spread
 
-__all__ = ["Change", "compare", "differences", "rates", "ratios"]
+__all__ = ["Change", "compare", "differences", "median_change", "rates", "ratios"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,14 @@ class Change:
     """A figure that both runs have.
 
     Attributes:
+        store: The store.
         case: What it is of.
         old: The old run's.
         new: The new run's.
         is_disturbed: Whether other work on the machine took part in one of them.
     """
 
+    store: str
     case: str
     old: Spread
     new: Spread
@@ -40,7 +43,10 @@ class Change:
 
     @property
     def has_moved(self) -> bool:
-        """Whether the quartiles of one run lie all above, or all below, those of the other."""
+        """Whether the interval of one run lies all above, or all below, that of the other.
+
+        Where nothing has changed but by chance, that is so in 1 % of cases with five repetitions.
+        """
         return self.new.low > self.old.high or self.new.high < self.old.low
 
 
@@ -69,7 +75,7 @@ def _changes(
         was, now = figure_of(other), figure_of(cell)
         if was is not None and now is not None:
             is_disturbed = any(standings.is_disturbed(each.case) for each in (other, cell))
-            found.append(Change(_name(cell.case), was, now, is_disturbed))
+            found.append(Change(cell.case.store, _name(cell.case), was, now, is_disturbed))
     return found
 
 
@@ -116,7 +122,7 @@ def compare(old: Results, new: Results, console: Console | None = None) -> None:
     """Print what both runs found, case by case, and what it comes to in all.
 
     First the store's ratios to the other systems of its run, then the rates. A figure has moved
-    where the quartiles of the two runs don't overlap. What differs between the machines, versions
+    where the intervals of the two runs don't overlap. What differs between the machines, versions
     and settings is said before: then a change of a rate is not the code's alone.
     """
     console = console or Console()
@@ -128,9 +134,9 @@ def compare(old: Results, new: Results, console: Console | None = None) -> None:
         return
     of_ratios = ratios(old, new)
     if of_ratios:
-        text = "The store's rate to another system's: median (quartiles)"
+        text = "The store's rate to another system's: median (interval)"
         console.print(_table(text, of_ratios, wording.ratio, ("lower", "higher")))
-    text = "Operations a second: median (quartiles)"
+    text = "Operations a second: median (interval)"
     console.print(_table(text, of_rates, wording.number, ("slower", "faster")))
     if of_ratios:
         console.print(_summary("ratios", of_ratios, ("lower", "higher")))
@@ -173,14 +179,15 @@ def _mark(change: Change, words: tuple[str, str]) -> Text:
 def _summary(what: str, changes: list[Change], words: tuple[str, str]) -> str:
     moved = [change for change in changes if change.has_moved]
     below = sum(change.ratio < 1 for change in moved)
-    spread = Spread.of([change.ratio for change in changes])
     down, up = words
     return (
-        f"{len(changes) - len(moved)} of {len(changes)} {what} agree within the spread, "
+        f"{len(changes) - len(moved)} of {len(changes)} {what} agree within their intervals, "
         f"{up}: {len(moved) - below}, {down}: {below}; the median change is "
-        f"{_percent(spread.median)} (quartiles {_percent(spread.low)} to {_percent(spread.high)})."
+        f"{median_change(changes)}."
     )
 
 
-def _percent(ratio: float) -> str:
+def median_change(changes: Sequence[Change]) -> str:
+    """Return by how much figures have changed in the median: +4.1 %."""
+    ratio = statistics.median(change.ratio for change in changes)
     return f"{(ratio - 1) * 100:+.1f} %"

@@ -59,7 +59,7 @@ def _losses(losses: Sequence[Loss]) -> str:
         )
         for loss in losses
     ]
-    header = ("Store", "Case", "Behind", "Ours", "Theirs", "Ratio (quartiles)")
+    header = ("Store", "Case", "Behind", "Ours", "Theirs", "Ratio (interval)")
     return table(header, rows) if rows else ""
 
 

@@ -164,4 +164,4 @@ def target_table(checks: Sequence[Check]) -> str:
                 "ok" if check.passed else "**missed**",
             )
         )
-    return table(("Scenario", "Figure", "Measured", "Quartiles", "Target", ""), rows)
+    return table(("Scenario", "Figure", "Measured", "Interval", "Target", ""), rows)

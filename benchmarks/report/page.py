@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.report import lost, markdown, standings
+from benchmarks.report.agreement import agreement
 from benchmarks.results import Results
 
-__all__ = ["page", "write_page"]
+__all__ = ["Recorded", "page", "write_page"]
 
 # What people wrote: the page with names in double braces, and a piece for each store.
 _TEXT = Path(__file__).parent / "text"
 _PAGE = "performance.md"
 
 
-def page(results: Results, source: Path, docs: Path) -> str:
+class Recorded(NamedTuple):
+    """A run, and the file that it was read from; linked to where that is among the docs."""
+
+    results: Results
+    source: Path
+
+
+def page(shown: Recorded, docs: Path, again: Recorded | None = None) -> str:
     """Return the page.
 
     Args:
-        results: What it shows.
-        source: The file that they were read from; linked to where it is among the docs.
+        shown: What it shows.
         docs: The directory that the page belongs to.
+        again: Another run, to show how well the two agree.
     """
+    results, source = shown
     parts = {
+        "agreement": _agreement(results, again, docs),
         "contenders": markdown.contenders(results),
         "foreign": f"{standings.FOREIGN_LIMIT * 100:.0f}",
         "lost": lost.not_won(results),
@@ -41,15 +52,23 @@ def page(results: Results, source: Path, docs: Path) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
 
 
-def write_page(results: Results, source: Path, docs: Path) -> Path:
+def write_page(shown: Recorded, docs: Path, again: Recorded | None = None) -> Path:
     """Write the page to ``performance.md`` among the docs; its pictures are drawn apart.
 
     Returns:
         The file.
     """
     path = docs / _PAGE
-    path.write_text(page(results, source, docs), "utf-8")
+    path.write_text(page(shown, docs, again), "utf-8")
     return path
+
+
+def _agreement(results: Results, again: Recorded | None, docs: Path) -> str:
+    if again is None:
+        return "No other run is shown."
+    found = agreement(results, again.results)
+    when = f"{again.results.started}, {again.results.seconds / 60:.0f} minutes"
+    return f"The other run: {_link(again.source, docs)} ({when}).\n\n{found}"
 
 
 def _link(source: Path, docs: Path) -> str:

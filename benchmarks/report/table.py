@@ -80,7 +80,7 @@ def print_check_table(checks: Sequence[Check], console: Console | None = None) -
     table.padding = (0, 1, 0, 0)
     for name in ("Scenario", "Figure"):
         table.add_column(name)
-    for name in ("Measured", "Quartiles", "Target"):
+    for name in ("Measured", "Interval", "Target"):
         table.add_column(name, justify="right")
     table.add_column("", no_wrap=True)
     for check in checks:

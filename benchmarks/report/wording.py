@@ -72,7 +72,7 @@ def ratio(value: float) -> str:
 
 
 def spread(found: Spread) -> str:
-    """Return a ratio with its quartiles."""
+    """Return a ratio with its interval."""
     return f"{ratio(found.median)} ({ratio(found.low)[:-1]} to {ratio(found.high)[:-1]})"
 
 

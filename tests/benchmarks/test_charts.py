@@ -22,7 +22,7 @@ def test_throughput_has_a_panel_for_each_scenario_and_a_line_for_each_system() -
     chart = _chart(run(*cases), "throughput")
     assert [panel.title[:4] for panel in chart.panels] == ["one ", "1,00"]
     assert [line.system for line in chart.panels[0].lines] == ["OurStore", "PeerSession"]
-    assert chart.panels[0].lines[0].points == [Point(1, 200, 150, 250), Point(64, 200, 150, 250)]
+    assert chart.panels[0].lines[0].points == [Point(1, 200, 100, 300), Point(64, 200, 100, 300)]
     assert chart.panels[0].ticks == {1: "1", 64: "64"}
 
 

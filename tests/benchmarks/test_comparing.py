@@ -22,13 +22,13 @@ def _printed(old: Results, new: Results) -> str:
     ("figures", "has_moved"),
     [
         pytest.param([100, 110, 120], False, id="the-same"),
-        pytest.param([112, 122, 132], True, id="quartiles-all-above"),
+        pytest.param([121, 122, 132], True, id="all-above"),
         pytest.param([108, 116, 124], False, id="median-above"),
-        pytest.param([105, 115, 125], False, id="quartiles-touch"),
-        pytest.param([88, 98, 108], True, id="quartiles-all-below"),
+        pytest.param([120, 125, 130], False, id="touching"),
+        pytest.param([79, 88, 99], True, id="all-below"),
     ],
 )
-def test_case_has_moved_where_the_quartiles_do_not_overlap(
+def test_case_has_moved_where_the_intervals_do_not_overlap(
     figures: list[int], has_moved: bool
 ) -> None:
     old = run(case("OurStore", [100, 110, 120]))
@@ -68,8 +68,8 @@ def test_summary_counts_what_agrees_and_what_moved() -> None:
         case("OtherPeer", [110, 110, 110]),
     )
     printed = _printed(old, new)
-    assert "1 of 3 rates agree within the spread, faster: 1, slower: 1" in printed
-    assert "the median change is +0.9 % (quartiles -24.5 % to +5.5 %)" in printed
+    assert "1 of 3 rates agree within their intervals, faster: 1, slower: 1" in printed
+    assert "the median change is +0.9 %." in printed
     assert "64 callers, PeerSession 100 (100 to 100) 50 (50 to 50) 0.50x slower" in printed
     assert "Not compared: 1 case that only one of the runs has figures of." in printed
 
@@ -83,8 +83,8 @@ def test_ratio_to_another_system_stays_where_the_whole_machine_is_slower() -> No
     assert not change.has_moved
     printed = _printed(old, new)
     assert "PeerSession 4.0x (4.0x to 4.0x) 4.0x (4.0x to 4.0x) 1.00x" in printed
-    assert "1 of 1 ratios agree within the spread" in printed
-    assert "0 of 2 rates agree within the spread, faster: 0, slower: 2" in printed
+    assert "1 of 1 ratios agree within their intervals" in printed
+    assert "0 of 2 rates agree within their intervals, faster: 0, slower: 2" in printed
 
 
 def test_ratio_that_is_lower_is_told() -> None:

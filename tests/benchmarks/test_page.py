@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report.page import page, write_page
+from benchmarks.report.page import Recorded, page, write_page
 from benchmarks.results import Results
 from tests.benchmarks.runs import case, check, run
 
@@ -12,7 +12,7 @@ DOCS = Path("docs")
 
 
 def _page(results: Results) -> str:
-    return page(results, DOCS / "results" / "FULL.json", DOCS)
+    return page(Recorded(results, DOCS / "results" / "FULL.json"), DOCS)
 
 
 def _section(results: Results, title: str) -> str:
@@ -37,7 +37,7 @@ def results() -> Results:
 
 
 def test_lost_case_is_listed_with_both_figures(results: Results) -> None:
-    row = "| Redis | `hot`, 64 callers | OtherPeer | 100 /s | 200 /s | 0.50x (0.47 to 0.53) |"
+    row = "| Redis | `hot`, 64 callers | OtherPeer | 100 /s | 200 /s | 0.50x (0.45 to 0.55) |"
     found = _section(results, "Slower than a peer")
     assert row in found.splitlines()
     assert "PeerSession |" not in found
@@ -74,7 +74,7 @@ def test_longer_wait_at_an_own_rate_is_listed_with_the_rates() -> None:
 
 
 def test_page_opens_with_the_nearest_peer(results: Results) -> None:
-    row = "| Redis | 64 callers, one session | 100 | 2.0x (1.90 to 2.1) | 83 % | 0.50x OtherPeer |"
+    row = "| Redis | 64 callers, one session | 100 | 2.0x (1.80 to 2.2) | 83 % | 0.50x OtherPeer |"
     assert row in _section(results, "At a glance").splitlines()
 
 
@@ -95,7 +95,7 @@ def test_page_names_machine_versions_and_the_notes_on_systems(results: Results) 
 
 def test_page_links_to_results_among_the_docs_and_names_others(results: Results) -> None:
     assert "[FULL.json](results/FULL.json)" in _page(results)
-    assert "`new.json`" in page(results, Path("elsewhere/new.json"), DOCS)
+    assert "`new.json`" in page(Recorded(results, Path("elsewhere/new.json")), DOCS)
 
 
 def test_page_shows_each_picture_of_each_store(results: Results) -> None:
@@ -116,9 +116,38 @@ def test_page_without_cases_is_still_a_page() -> None:
     assert _section(run(), "Slower than a peer") == "None."
 
 
+@pytest.fixture
+def again() -> Results:
+    """Another run, in which one of the peers was three times as fast."""
+    return run(
+        case("OurStore", [110, 120, 99]),
+        case("PeerSession", [11, 11, 11]),
+        case("OtherPeer", [600, 600, 600]),
+        checks=[check("a good figure", 0.9), check("one more figure", 3.0)],
+    )
+
+
+def test_page_shows_how_well_another_run_agrees(results: Results, again: Results) -> None:
+    found = page(
+        Recorded(results, DOCS / "results" / "FULL.json"),
+        DOCS,
+        Recorded(again, DOCS / "results" / "AGAIN.json"),
+    )
+    assert "The other run: [AGAIN.json](results/AGAIN.json) (2026-01-02T03:04:05Z, 2 min" in found
+    assert "| Redis | 1 of 2 | +86.4 % |" in found
+    moved = "| redis hot, 64 callers, OtherPeer | 0.18x (0.17 to 0.20) | 0.50x (0.45 to 0.55) |"
+    assert moved in found
+    assert "| hot | a good figure | 0.90x **missed** | 2.0x | at least 1.00x |" in found
+    assert "one more figure" not in found
+
+
+def test_page_without_another_run_says_so(results: Results) -> None:
+    assert "No other run is shown." in _page(results)
+
+
 def test_write_page_replaces_the_page(tmp_path: Path, results: Results) -> None:
     (tmp_path / "performance.md").write_text("old", "utf-8")
-    path = write_page(results, tmp_path / "run.json", tmp_path)
+    path = write_page(Recorded(results, tmp_path / "run.json"), tmp_path)
     assert path == tmp_path / "performance.md"
     assert path.read_text("utf-8").startswith("# Performance\n")
     assert "[run.json](run.json)" in path.read_text("utf-8")

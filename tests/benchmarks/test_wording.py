@@ -30,7 +30,7 @@ def test_latency_has_the_unit_that_suits_it(microseconds: float, text: str) -> N
     assert wording.latency(microseconds) == text
 
 
-def test_spread_shows_the_quartiles() -> None:
+def test_spread_shows_the_interval() -> None:
     assert wording.spread(Spread(4.93, 4.7, 5.72)) == "4.9x (4.7 to 5.7)"
 
 

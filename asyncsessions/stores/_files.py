@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 # Sessions whose file stays open between writes at the most, and what share they are of all that
 # the process may open.
-_OPEN_FILES = 1024
+_OPEN_FILES = 4096
 _SHARE_OF_FILES = 4
 # The limit where the system doesn't tell of one.
 _ALL_FILES = 512

@@ -6,12 +6,13 @@ import asyncio
 import ctypes
 import os
 import sys
-from contextlib import suppress
+import time
 from typing import Self
 
 __all__ = ["Alarm"]
 
-_MONOTONIC = 1
+_CLOCK_MONOTONIC = 1
+_ABSOLUTE = 1
 
 
 class _Time(ctypes.Structure):
@@ -23,44 +24,53 @@ class _Setting(ctypes.Structure):
 
 
 class Alarm:
-    """A timer of the system's that an event loop waits for as it does for a socket.
+    """A timer of the system's (`timerfd`) that an event loop waits for as it does for a socket.
 
     The loop's own timers are up to a millisecond late. To stay awake instead would take the
-    interpreter from the threads of those that are measured. Where the system has no such timer, as
-    only Linux does, the loop's own must do.
+    interpreter from the threads of those that are measured. Only Linux is supported; elsewhere the
+    loop's own timers are used.
     """
 
     def __init__(self) -> None:
         self._fd = -1
+        self._rings = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         if sys.platform == "linux":
-            self._libc = ctypes.CDLL(None, use_errno=True)
-            self._fd = self._libc.timerfd_create(_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-            if self._fd < 0:
-                raise OSError(ctypes.get_errno(), "no timer")
-            self._rings = asyncio.Event()
+            # Its calls take a microsecond, and so don't give up the interpreter, as others do.
+            self._libc = ctypes.PyDLL(None, use_errno=True)
+            flags = os.O_NONBLOCK | os.O_CLOEXEC
+            self._fd = _checked(self._libc.timerfd_create(_CLOCK_MONOTONIC, flags))
             asyncio.get_running_loop().add_reader(self._fd, self._ring)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
 
     def _ring(self) -> None:
-        with suppress(BlockingIOError):
+        try:
             os.read(self._fd, 8)
+        except BlockingIOError:
+            return  # It was for a moment that nobody waits for any more.
         self._rings.set()
 
-    async def sleep(self, seconds: float) -> None:
-        """Return in so many seconds, which are more than none."""
+    async def until(self, moment: float) -> None:
+        """Wait until a moment of `time.monotonic`, which may be over."""
         if self._fd < 0:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(moment - time.monotonic())
             return
         self._rings.clear()
-        whole, part = divmod(max(int(seconds * 1e9), 1), 10**9)
-        setting = _Setting(_Time(0, 0), _Time(whole, part))
-        if self._libc.timerfd_settime(self._fd, 0, ctypes.byref(setting), None):
-            raise OSError(ctypes.get_errno(), "the timer can't be set")
+        whole, part = divmod(max(int(moment * 1e9), 1), 10**9)
+        setting = ctypes.byref(_Setting(_Time(0, 0), _Time(whole, part)))
+        _checked(self._libc.timerfd_settime(self._fd, _ABSOLUTE, setting, None))
         await self._rings.wait()
+
+
+def _checked(returned: int) -> int:
+    if returned < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return returned

@@ -34,7 +34,7 @@ STORES = {
 }
 """Where messages are kept, by name, with the titles."""
 
-# How likely a median lies beyond one bound of its interval.
+# How likely at most a median lies beyond one bound of its interval.
 _BEYOND = 0.025
 
 Figure = Literal["rate", "p99"]
@@ -45,8 +45,8 @@ class Spread(msgspec.Struct, frozen=True):
     """A median, and between which of the values it lies.
 
     The bounds are those of a confidence interval of 95 % that supposes nothing about how the values
-    are distributed (Hahn and Meeker, "Statistical Intervals", 1991, section 5.2). Of five values,
-    which are too few for that, they are the lowest and the highest one: 94 %.
+    are distributed (Hahn and Meeker, "Statistical Intervals", 1991, section 5.2). Where there are
+    too few values for that, they are the lowest and the highest: 94 % with five, 75 % with three.
     """
 
     median: float
@@ -63,10 +63,12 @@ class Spread(msgspec.Struct, frozen=True):
 
 def _outside(count: int) -> int:
     """Return how many of so many values lie beyond each bound of a median's interval."""
-    chance, below = 0.0, 0
-    while (chance := chance + math.comb(count, below) / 2**count) <= _BEYOND:
-        below += 1
-    return max(below - 1, 0)
+    chance = 0.0
+    for below in range(count):
+        chance += math.comb(count, below) / 2**count
+        if chance > _BEYOND:
+            return max(below - 1, 0)
+    return 0
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):

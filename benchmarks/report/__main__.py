@@ -17,12 +17,14 @@ from benchmarks.results import read
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", type=Path, help="what a run wrote")
-    parser.add_argument("--again", type=Path, metavar="FILE", help="another run, to compare")
+    parser.add_argument(
+        "--other", type=Path, metavar="FILE", help="another run, to show how well the two agree"
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page goes")
     parser.add_argument("--table", action="store_true", help="print the run instead")
     options = parser.parse_args()
     shown = _read(parser, options.results)
-    again = None if options.again is None else _read(parser, options.again)
+    other = None if options.other is None else _read(parser, options.other)
     if options.table:
         print_results(shown.results)
         return
@@ -33,7 +35,7 @@ def main() -> None:
         sys.exit(f"{exc}: pictures need matplotlib, which is in the group bench")
     for path in draw_all(shown.results, options.docs / "pictures"):
         print(path)
-    print(write_page(shown, options.docs, again))
+    print(write_page(shown, options.docs, other))
 
 
 def _read(parser: argparse.ArgumentParser, path: Path) -> Recorded:

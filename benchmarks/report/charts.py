@@ -169,8 +169,8 @@ def _percentiles(results: Results, store: str, scenario: str, level: int) -> lis
 
 def _points(case: Case, x: float, spread: Spread) -> _Found:
     """Yield a point; none for nothing at all, which has no place on a logarithmic axis."""
-    if spread.low > 0:
-        yield case, Point(x, spread.median, spread.low, spread.high)
+    if spread.median > 0:
+        yield case, Point(x, spread.median, spread.low or spread.median, spread.high)
 
 
 def _lines(results: Results, store: str, found: Callable[[str], _Found]) -> list[Line]:

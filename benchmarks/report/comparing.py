@@ -45,7 +45,8 @@ class Change:
     def has_moved(self) -> bool:
         """Whether the interval of one run lies all above, or all below, that of the other.
 
-        Where nothing has changed but by chance, that is so in 1 % of cases with five repetitions.
+        By chance alone, that is so in one of a hundred cases with five repetitions, in one of ten
+        with three, and in one of three with two.
         """
         return self.new.low > self.old.high or self.new.high < self.old.low
 

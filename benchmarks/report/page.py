@@ -24,17 +24,17 @@ class Recorded(NamedTuple):
     source: Path
 
 
-def page(shown: Recorded, docs: Path, again: Recorded | None = None) -> str:
+def page(shown: Recorded, docs: Path, other: Recorded | None = None) -> str:
     """Return the page.
 
     Args:
         shown: What it shows.
         docs: The directory that the page belongs to.
-        again: Another run, to show how well the two agree.
+        other: Another run, to show how well the two agree.
     """
     results, source = shown
     parts = {
-        "agreement": _agreement(results, again, docs),
+        "agreement": _agreement(results, other, docs),
         "contenders": markdown.contenders(results),
         "foreign": f"{standings.FOREIGN_LIMIT * 100:.0f}",
         "lost": lost.not_won(results),
@@ -52,23 +52,23 @@ def page(shown: Recorded, docs: Path, again: Recorded | None = None) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
 
 
-def write_page(shown: Recorded, docs: Path, again: Recorded | None = None) -> Path:
+def write_page(shown: Recorded, docs: Path, other: Recorded | None = None) -> Path:
     """Write the page to ``performance.md`` among the docs; its pictures are drawn apart.
 
     Returns:
         The file.
     """
     path = docs / _PAGE
-    path.write_text(page(shown, docs, again), "utf-8")
+    path.write_text(page(shown, docs, other), "utf-8")
     return path
 
 
-def _agreement(results: Results, again: Recorded | None, docs: Path) -> str:
-    if again is None:
+def _agreement(results: Results, other: Recorded | None, docs: Path) -> str:
+    if other is None:
         return "No other run is shown."
-    found = agreement(results, again.results)
-    when = f"{again.results.started}, {again.results.seconds / 60:.0f} minutes"
-    return f"The other run: {_link(again.source, docs)} ({when}).\n\n{found}"
+    found = agreement(results, other.results)
+    when = f"{other.results.started}, {other.results.seconds / 60:.0f} minutes"
+    return f"The other run: {_link(other.source, docs)} ({when}).\n\n{found}"
 
 
 def _link(source: Path, docs: Path) -> str:

@@ -9,6 +9,13 @@
     ├── CorruptSessionError
     ├── SessionFileError           (also a ValueError)
     ├── SessionNotFoundError       (also a LookupError)
+    ├── MessageNotFoundError       (also a LookupError)
+    ├── SnapshotNotFoundError      (also a LookupError)
+    ├── SessionExistsError         (also a ValueError)
+    ├── SessionCycleError          (also a ValueError)
+    ├── UnrelatedSessionsError     (also a ValueError)
+    ├── SessionChangedError
+    ├── SessionSharedError
     ├── LockTimeoutError           (also a TimeoutError)
     ├── CallTimeoutError           (also a TimeoutError)
     ├── StoreUnavailableError

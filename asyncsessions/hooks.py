@@ -47,7 +47,7 @@ SHARED = "asyncsessions:shared"
 """The key in a session's metadata of who else reads its messages: for each its newest ``seq``."""
 
 KEY_LIFETIME = 24 * 3600.0
-"""Seconds that an idempotency key outlives its messages."""
+"""Seconds that an idempotency key is kept at least; it is kept as long as its messages, too."""
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):

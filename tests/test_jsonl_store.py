@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asyncsessions import IdempotencyConflictError, Message, open_store
+from asyncsessions import CorruptSessionError, IdempotencyConflictError, Message, open_store
 from asyncsessions.hooks import Append
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._logfile import SessionFile
@@ -135,6 +137,59 @@ async def test_a_large_batch_leaves_later_reads_cheap(tmp_path: Path) -> None:
         disk.take()
         await store.get_messages("chat", limit=1)
         assert disk.take()[0] < 600_000
+
+
+async def test_turn_that_went_on_behind_a_removed_message_is_read_as_it_ended(
+    tmp_path: Path,
+) -> None:
+    async with JSONLinesSessionStore(tmp_path, durability="os") as store:
+        await store.append("chat", turns(300, "x" * 1000))
+        await store.upsert_partial_assistant_message("chat", "piece")
+        await store.add_message("chat", "user", "taken back")
+        await store.pop_message("chat")
+        for number in range(100):
+            await store.upsert_partial_assistant_message("chat", f"piece {number} " + "x" * 1000)
+        await store.upsert_partial_assistant_message("chat", "the end", finalize=True)
+        newest = (await store.get_messages("chat"))[-1]
+        assert (newest.seq, newest.content) == (301, "the end")
+        for before in (302, 303):
+            assert await store.get_messages("chat", before=before, limit=1) == [newest]
+        await store.append("chat", turns(3))
+        for before in (302, 303):
+            assert await store.get_messages("chat", before=before, limit=1) == [newest]
+
+
+async def test_damaged_message_past_retention_is_told_as_such(tmp_path: Path) -> None:
+    async with JSONLinesSessionStore(tmp_path) as store:
+        await store.append("chat", turns(3))
+        await store.append("chat", turns(1))
+    path = tmp_path / "chat.jsonl"
+    damaged = path.read_bytes().replace(b'{"seq":1,"role":"user"', b'{"seq":1,"role":user*"', 1)
+    path.write_bytes(damaged)
+    async with JSONLinesSessionStore(tmp_path, max_messages=2) as store:
+        with pytest.raises(CorruptSessionError) as caught:
+            await store.append("chat", turns(1))
+        assert caught.value.path == str(path)
+
+
+def test_event_loop_that_ends_while_a_session_is_locked_ends(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = JSONLinesSessionStore(tmp_path)
+        await store.add_message("chat", "user", "Hello")
+        with (tmp_path / "chat.jsonl").open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            waiting = asyncio.create_task(store.add_message("chat", "user", "Hello again"))
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+            locks.append(os.dup(file.fileno()))
+
+    locks: list[int] = []
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    thread.join(60)
+    for lock in locks:
+        os.close(lock)
+    assert not thread.is_alive()
 
 
 async def test_dead_records_are_compacted_away(tmp_path: Path) -> None:

@@ -360,15 +360,32 @@ class DocumentFile(SessionWriter):
 
     @override
     def sync(self) -> None:
-        """Put the new document in place of the old one; on failure the old one stays."""
+        """Put the new document in place of the old one; on failure the old one stays.
+
+        Where there is none, the old one becomes durable, because answers rest on it: whoever wrote
+        it may have ended before they synced it.
+        """
         data, self._data = self._data, None
         is_synced = self._is_synced or bool(self._spills)
         if data is not None:
             self._put(data, is_synced=is_synced)
+        elif is_synced and self._document is not None:
+            self._sync_as_it_is()
         for path in self._spills:
             # Where it stays, the document says that its messages were taken over.
             with contextlib.suppress(OSError):
                 self._disk.unlink(path)
+
+    def _sync_as_it_is(self) -> None:
+        try:
+            fd = self._disk.open(self._place.path)
+        except FileNotFoundError:
+            return  # It was removed just now.
+        try:
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+        self._disk.sync_directory(self._directory)
 
     def _put(self, data: Sequence[bytes], *, is_synced: bool) -> None:
         temp = self._directory / self._names.temp

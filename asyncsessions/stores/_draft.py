@@ -10,7 +10,7 @@ from asyncsessions.codec import encode_json
 from asyncsessions.hooks import Append, Appended, KeyRecord, Replace, Update, renewed
 from asyncsessions.models import SessionInfo
 from asyncsessions.pacing import Breather
-from asyncsessions.stores._log import HEADER, RECORD, Commit, sealed
+from asyncsessions.stores._log import HEADER, RECORD, Commit, flushed
 
 __all__ = ["Draft", "header_line", "plain_flush", "record_line"]
 
@@ -66,7 +66,7 @@ def plain_flush(
         updated_at=append.now,
         expires_at=renewed(commit.expires_at, append),
     )
-    return sealed(commit, body), commit, outcomes
+    return flushed(commit, body), commit, outcomes
 
 
 class Draft:

@@ -237,16 +237,18 @@ class FileStore(BaseSessionStore):
         futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in job.request]
 
         async def finish() -> None:
-            await self._wait_for_lock(job)
-            for index, future in enumerate(futures):
-                if job.error is not None:
-                    future.set_exception(job.error)
-                else:
-                    result = None if job.result is None else job.result[index]
-                    if isinstance(result, Exception):
-                        future.set_exception(result)
+            try:
+                await self._wait_for_lock(job)
+                outcomes = self._results(job, is_busy=False)
+                for future, outcome in zip(futures, outcomes, strict=True):
+                    if isinstance(outcome, Exception):
+                        future.set_exception(outcome)
                     else:
-                        future.set_result(result)
+                        future.set_result(outcome)
+            finally:
+                # Where the event loop shuts down, no caller may wait for ever.
+                for future in futures:
+                    future.cancel()
 
         task = loop.create_task(finish())
         self._waiting.add(task)

@@ -46,6 +46,7 @@ __all__ = [
     "RECORD",
     "Commit",
     "LogReader",
+    "flushed",
     "sealed",
     "with_counters",
 ]
@@ -58,7 +59,7 @@ COMMIT = b'{"commit":'
 _KNOWN = (MESSAGE, COMMIT, RECORD, KEY, HEADER)
 
 FLUSH_BYTES = 1 << 18
-"""A reader checks the last flush, so a larger one is followed by an empty one."""
+"""A reader checks the last flush, so a larger one, when it is durable, gets an empty one after it."""
 
 _SMALL_BLOCK = 1 << 13
 _BLOCK = 1 << 16
@@ -100,6 +101,13 @@ class Commit(msgspec.Struct, omit_defaults=True, gc=False):
         """Whether a message was removed."""
         return any(first <= seq <= last for first, last in self.gaps)
 
+    def first_kept(self, seq: int) -> int:
+        """Return the first ``seq``, from one on, that wasn't removed."""
+        for first, last in sorted(self.gaps):
+            if first <= seq <= last:
+                seq = last + 1
+        return seq
+
 
 class _CommitLine(msgspec.Struct):
     commit: Commit
@@ -111,12 +119,17 @@ _decode_commit = msgspec.json.Decoder(_CommitLine).decode
 _decode_record = msgspec.json.Decoder(dict[str, SessionInfo]).decode
 
 
-def sealed(commit: Commit, body: bytes) -> bytes:
+def flushed(commit: Commit, body: bytes) -> bytes:
     """Return a whole flush: ``body``, all its other lines, and the line that commits them."""
     commit.size = len(body)
     line = b'{"commit":%b' % _encode(commit)
-    flush = b'%b%b,"crc":"%08x"}\n' % (body, line, zlib.crc32(line, zlib.crc32(body)))
-    return flush if len(body) <= FLUSH_BYTES else flush + sealed(commit, b"")
+    return b'%b%b,"crc":"%08x"}\n' % (body, line, zlib.crc32(line, zlib.crc32(body)))
+
+
+def sealed(commit: Commit, body: bytes) -> bytes:
+    """Return a flush of a file that nobody reads before it is durable as a whole."""
+    flush = flushed(commit, body)
+    return flush if len(body) <= FLUSH_BYTES else flush + flushed(commit, b"")
 
 
 def with_counters(info: SessionInfo, commit: Commit) -> SessionInfo:
@@ -264,8 +277,11 @@ class LogReader:
 
     def _read_backward(self, commit: Commit, window: Window) -> list[bytes]:
         end = commit.tail
-        if window.before is not None and window.before <= commit.seq:
-            _, end = self._find(commit, window.before)
+        if window.before is not None:
+            # In front of removed messages, the newest one may have been written anew behind them.
+            stays = commit.first_kept(window.before)
+            if stays <= commit.seq:
+                _, end = self._find(commit, stays)
         lines: list[bytes] = []
         size = 0
         newer = commit.seq + 1 if window.before is None else window.before

@@ -38,6 +38,7 @@ from asyncsessions.stores._log import (
     MESSAGE,
     Commit,
     LogReader,
+    flushed,
     sealed,
     with_counters,
 )
@@ -76,7 +77,9 @@ class SessionFile(SessionWriter):
         self._end = 0  # Past the newest commit line.
         self._synced_end = 0
         self._is_known = False  # Whether the fields above describe the file.
-        self._is_new = False  # Whether its name was never synced.
+        # Whether all that was read of it, and its name, may be lost with the power: whoever wrote
+        # it may have ended before they synced it.
+        self._is_unsure = False
         self._info: SessionInfo | None = None
         self._record_size = 0
         self._keys: dict[str, KeyRecord] = {}
@@ -129,7 +132,7 @@ class SessionFile(SessionWriter):
             self._save_torn(self._end, size)
             self._disk.truncate(self._fd, self._end)
         self._synced_end = self._end
-        self._is_new = found is None
+        self._is_unsure = True
         self._info = None
         self._is_known = True
 
@@ -288,7 +291,10 @@ class SessionFile(SessionWriter):
         def results() -> Iterator[bool]:
             for offset, seq, line in self._live_with(draft):
                 places.append((offset, seq))
-                yield is_tool_result(decode_message(line))
+                try:
+                    yield is_tool_result(decode_message(line))
+                except msgspec.DecodeError as exc:
+                    self._reader().corrupt(offset, f"a message can't be decoded: {exc}")
 
         drop = messages_to_drop(results(), excess)
         if drop:
@@ -338,7 +344,7 @@ class SessionFile(SessionWriter):
         """Write a draft, and take over what it says."""
         if not draft.is_changed:
             return
-        self._write(sealed(draft.commit, b"".join(draft.lines)), draft.commit)
+        self._write(flushed(draft.commit, b"".join(draft.lines)), draft.commit)
         if draft.record_size:
             self._record_size = draft.record_size
             self._info = info
@@ -362,19 +368,33 @@ class SessionFile(SessionWriter):
 
     @override
     def sync(self) -> None:
-        """Make what was written durable; on failure it is removed again."""
-        if self._end == self._synced_end:
+        """Make durable what was written and what answers rest on; on failure the former goes."""
+        is_unsure = self._is_unsure and self._end > 0
+        if self._end == self._synced_end and not is_unsure:
             return
         if self._is_synced:
             try:
                 self._disk.sync(self._fd)
-                if self._is_new:
+                if is_unsure:
                     self._disk.sync_directory(self._path.parent)
             except BaseException:
                 self._undo()
                 raise
         self._synced_end = self._end
-        self._is_new = False
+        self._is_unsure = False
+        if self._commit.size > FLUSH_BYTES:
+            self._follow_large_flush()
+
+    def _follow_large_flush(self) -> None:
+        """Write an empty flush, so that no reader has to check the large one before it.
+
+        In the same write it could survive a power loss that tears the large one, which nobody
+        would check then.
+        """
+        commit = msgspec.structs.replace(self._commit)
+        with suppress(OSError):
+            self._write(flushed(commit, b""), commit)
+            self._synced_end = self._end
 
     def _compact_if_due(self) -> None:
         """Rewrite the file without what is dead in it, if that is most of it."""
@@ -438,9 +458,10 @@ class SessionFile(SessionWriter):
         self._use(fd)
         self._commit, self._end, self._synced_end = draft.commit, end, end
         self._info, self._record_size = info, draft.record_size
-        self._is_known, self._is_new = True, False
+        self._is_known = self._is_unsure = True
         if self._is_synced:
             self._disk.sync_directory(self._path.parent)
+        self._is_unsure = False
 
     def _new_draft(self, info: SessionInfo, replace: Replace | None) -> Draft:
         old = self._commit

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncsessions import open_store
 from asyncsessions.models import Message
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
 from tests.faults.disks import Platters, RecordingDisk
@@ -102,6 +103,48 @@ async def test_power_loss_keeps_everything_acknowledged(tmp_path: Path, seed: in
             directory.mkdir()
             platters.after_power_loss(rng, directory)
             await check(directory, expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_large_batch_that_nobody_was_told_of_is_there_or_not(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    run = Run(tmp_path / "run")
+    async with run.store:
+        await run.append("hot", 2, 100)
+        await run.append("hot", 400, 1000)
+    platters, expected = Platters(), Expected()
+    syncs = 0
+    for event in run.disk.events:
+        if event[0] == "sync":
+            syncs += 1
+            if syncs == 2:
+                break  # The large one was written, and its sync is under way.
+        platters.replay(event)
+        expected.follow(event)
+    directory = tmp_path / "after"
+    directory.mkdir()
+    platters.after_power_loss(rng, directory)
+    await check(directory, expected)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+async def test_what_a_repeated_key_is_told_is_durable(tmp_path: Path, kind: str) -> None:
+    messages = [Message("user", "Hello")]
+    # Whoever wrote it ended before they synced it.
+    async with open_store(f"{kind}://{tmp_path}?durability=os") as store:
+        stored = await store.append("chat", messages, idempotency_key="k")
+    disk = RecordingDisk()
+    async with open_store(f"{kind}://{tmp_path}", disk=disk) as store:
+        assert await store.append("chat", messages, idempotency_key="k") == stored
+        names = [event[0] for event in disk.events]
+        assert names.index("sync") < names.index("sync_directory")
+        assert "write" not in names
+        disk.events.clear()
+        if kind == "jsonl":
+            await store.append("chat", messages, idempotency_key="k")
+            assert not disk.events
 
 
 async def check(directory: Path, expected: Expected) -> None:

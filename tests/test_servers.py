@@ -47,6 +47,20 @@ def test_redis_keeps_what_it_acknowledged_through_a_crash() -> None:
         assert server.command("GET", "key") == "$5\r\nvalue\r\n"
 
 
+def test_redis_forgets_a_transaction_whose_end_a_crash_has_cut_off() -> None:
+    script = "redis.call('RPUSH', 'list', ARGV[1]) redis.call('SET', 'newest', ARGV[1])"
+    with RedisServer() as server:
+        server.command("EVAL", script, "0", "one")
+        server.kill()
+        [file] = server.directory.rglob("*.aof")
+        with file.open("ab") as log:
+            log.write(b"*1\r\n$5\r\nMULTI\r\n*3\r\n$5\r\nRPUSH\r\n$4\r\nlist\r\n$4\r\ntorn\r\n*3")
+        server.start()
+        server.command("EVAL", script, "0", "two")
+        server.restart()
+        assert server.command("LRANGE", "list", "0", "-1") == "*2\r\n$3\r\none\r\n$3\r\ntwo\r\n"
+
+
 def test_cluster_covers_all_slots() -> None:
     with RedisClusterServers() as servers:
         assert all(

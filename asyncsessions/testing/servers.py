@@ -28,6 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from asyncsessions._compat import override
 from asyncsessions.testing.timing import LONG_ENOUGH
 
 __all__ = [
@@ -271,6 +272,12 @@ class RedisServer(Server):
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         return [str(self._binary), *words, *self._settings]
 
+    @override
+    def start(self) -> None:
+        for path in self.directory.rglob("*.aof"):
+            _cut_open_transaction(path)
+        super().start()
+
     def _is_ready(self) -> bool:
         return not self.command("PING").startswith("-LOADING")
 
@@ -282,6 +289,18 @@ class RedisServer(Server):
                 connection.recv(4096)
             connection.sendall(_redis_words(*words))
             return connection.recv(1 << 16).decode(errors="replace")
+
+
+def _cut_open_transaction(path: Path) -> None:
+    """Remove a transaction that a crash left without its end, as ``redis-check-aof --fix`` does.
+
+    Redis leaves it in the file, and at the start after this one applies it together with the next
+    transaction. So did Valkey until https://github.com/valkey-io/valkey/pull/4342.
+    """
+    content = path.read_bytes()
+    begin = content.rfind(_redis_words("MULTI"))
+    if begin >= 0 and content.find(_redis_words("EXEC"), begin) < 0:
+        os.truncate(path, begin)
 
 
 def _redis_words(*words: str) -> bytes:

@@ -51,6 +51,8 @@ class Connections:
         self._size = self._room = size
         self._timeout = timeout
         self._idle: list[Connection] = []
+        # Counts up when none that was made before is used again.
+        self._generation = 0
         self._waiting: deque[_Turn] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -109,6 +111,7 @@ class Connections:
 
     async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
         connection = self._idle.pop() if self._idle else self._make()
+        generation = self._generation
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
@@ -121,9 +124,14 @@ class Connections:
                 await self._drop_idle()
             raise
         self._idle.append(connection)
-        if self._is_closed:
+        if self._is_closed or generation != self._generation:
             await self._drop_idle()
         return replies
+
+    async def renew(self) -> None:
+        """Use no connection again that was made before; those in use end after it."""
+        self._generation += 1
+        await self._drop_idle()
 
     async def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []

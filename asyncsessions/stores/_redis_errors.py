@@ -8,7 +8,7 @@ from redis import exceptions
 
 from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "explain", "is_damage", "is_lost"]
+__all__ = ["DRIVER_ERRORS", "explain", "is_damage", "is_lost", "is_read_only"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
     exceptions.RedisError,
@@ -68,6 +68,13 @@ def is_lost(exc: Exception) -> bool:
     if isinstance(exc, exceptions.RedisClusterException):
         return "mode is not enabled" not in str(exc)
     return isinstance(exc, _LOST) or str(exc).startswith(_PASSING)
+
+
+def is_read_only(reply: object) -> bool:
+    """Whether a reply is the error of a server that is a replica by now."""
+    return isinstance(reply, exceptions.RedisError) and (
+        isinstance(reply, exceptions.ReadOnlyError) or str(reply).startswith("READONLY ")
+    )
 
 
 def is_damage(exc: Exception) -> bool:

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 
 from asyncsessions.stores._redis_connections import Connection, Connections
-from asyncsessions.stores._redis_errors import DRIVER_ERRORS
+from asyncsessions.stores._redis_errors import DRIVER_ERRORS, is_read_only
 from asyncsessions.stores._redis_scripts import Call, Word
 from asyncsessions.stores._servers import connections_for_flushes
 
@@ -77,7 +77,12 @@ class ServerLink(Link):
 
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         """See `Link.send`."""
-        return await (self._flushes if is_flush else self._others).send(calls)
+        replies = await (self._flushes if is_flush else self._others).send(calls)
+        if any(map(is_read_only, replies)):
+            # It was the master, and keeps its connections. A new one may find the next master.
+            await self._flushes.renew()
+            await self._others.renew()
+        return replies
 
     async def close(self) -> None:
         """See `Link.close`."""

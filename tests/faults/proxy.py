@@ -67,6 +67,10 @@ class Proxy:
         for link in tuple(self._links):
             link.cut()
 
+    def redirect(self, port: int) -> None:
+        """Forward new connections to another server; the open ones stay as they are."""
+        self._target = (self._target[0], port)
+
     def stall(self) -> None:
         """Forward nothing more; connections stay open, and new ones are accepted."""
         self._flows.clear()

@@ -50,6 +50,25 @@ async def test_forgotten_scripts_are_sent_again(
         assert await store.get_state(name, "n") == 30
 
 
+async def test_master_that_becomes_a_replica_is_left_for_the_next_one(
+    store: RedisSessionStore, admin: aioredis.Redis, proxy: Proxy, server: RedisServer
+) -> None:
+    await store.append("s", [user("before")])
+    await store.get_messages("s")
+    with RedisServer() as other:
+        async with aioredis.Redis(port=other.port) as next_master:
+            await next_master.replicaof("127.0.0.1", str(server.port))
+            # As soon as the replica has everything.
+            assert await admin.wait(1, int(1000 * LONG_ENOUGH)) == 1
+            await next_master.replicaof("NO", "ONE")
+        await admin.replicaof("127.0.0.1", str(other.port))
+        # The name now stands for the other one, and open connections stay with the first.
+        proxy.redirect(other.port)
+        await store.append("s", [user("after")])
+        assert await said(store, "s") == ["before", "after"]
+        await admin.replicaof("NO", "ONE")
+
+
 FORKED = """
 import asyncio, os, sys
 from asyncsessions import StoreUnavailableError, open_store

@@ -117,6 +117,9 @@ class BaseSessionStore(SessionStore, ABC):
         max_message_bytes: int = 8 << 20,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if clock is not time.time:
+            # What is stored is a float, also where the clock's seconds are whole numbers.
+            given, clock = clock, lambda: float(given())
         self.__policy = Policy(max_messages, ttl_seconds, max_message_bytes, clock)
         # Sessions of which a message is being removed.
         self.__removing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -49,6 +49,7 @@ class Engine:
         self._opening: asyncio.Task[None] | None = None
         self._actions: set[asyncio.Task[Any]] = set()
         self._is_closed = False
+        self._closing: asyncio.Task[None] | None = None
         # Whether calls may go ahead; the hot paths look here before they call `open`.
         self.is_ready: bool = False
         # Returns a write's entry if it could be queued at once, else None. It is
@@ -83,10 +84,18 @@ class Engine:
         self.offer = self._writes.offer
 
     async def aclose(self) -> None:
-        """Complete what is under way and close the store; again is a no-op."""
-        if self._is_closed:
-            return
+        """Complete what is under way and close the store; again is a no-op.
+
+        It goes on where a caller is cancelled, and other callers wait for the same end.
+        """
         self._is_closed = True
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        elif self._closing.done():
+            return
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._opening is not None:
             # What it has opened by then is to be closed.
             await asyncio.wait([self._opening])

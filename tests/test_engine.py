@@ -42,3 +42,42 @@ async def test_a_store_that_is_closed_while_it_opens_leaves_nothing_open() -> No
     await closing
     assert not store.has_connections
     assert not store.is_open
+
+
+class SlowToClose(InMemorySessionStore):
+    """Closes when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_close = asyncio.Event()
+        self.has_connections = True
+
+    @override
+    async def _close(self) -> None:
+        await self.may_close.wait()
+        self.has_connections = False
+
+
+async def test_a_close_that_is_cancelled_goes_on_and_can_be_waited_for() -> None:
+    store = SlowToClose()
+    await store.add_message("s", "user", "x")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await store.aclose()
+    with pytest.raises(StoreClosedError):
+        await store.add_message("s", "user", "x")
+    again = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0)
+    assert not again.done()
+    store.may_close.set()
+    await again
+    assert not store.has_connections
+    await store.aclose()
+
+
+async def test_a_clock_may_count_whole_seconds() -> None:
+    async with InMemorySessionStore(clock=lambda: 1767225600) as store:
+        await store.add_message("s", "user", "x")
+        info = await store.get_session("s", max_messages=0)
+        assert type(info.created_at) is float
+        assert info.created_at == 1767225600

@@ -188,6 +188,18 @@ class TestPostgresTables(PostgresCases):
             session = await store.get_session("s")
             assert (session.message_count, session.last_seq) == (1, 33)
 
+    @pytest.mark.parametrize("gone", [2, 9])
+    async def test_retention_does_with_rows_that_somebody_has_removed(self, gone: int) -> None:
+        async with self.make_store() as store:
+            await store.append("s", [{"role": "tool", "content": "x"}] * 10)
+        async with connected(self.url) as connection:
+            await connection.execute(f"DELETE FROM {self.schema}.messages WHERE seq <= $1", gone)
+        async with self.make_store(max_messages=3) as store:
+            await store.append("s", [{"role": "user", "content": "y"}])
+            seqs = [message.seq for message in await store.get_messages("s")]
+            assert seqs[-1] == 11
+            assert len(seqs) <= 3
+
     async def test_writers_of_long_ago_are_forgotten(self) -> None:
         async with self.make_store() as store:
             await store.append("s", [{"role": "user", "content": "x"}])

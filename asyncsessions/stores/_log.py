@@ -59,7 +59,7 @@ COMMIT = b'{"commit":'
 _KNOWN = (MESSAGE, COMMIT, RECORD, KEY, HEADER)
 
 FLUSH_BYTES = 1 << 18
-"""A reader checks the last flush, so a larger one, when it is durable, gets an empty one after it."""
+"""A reader checks the last flush; a larger one, when it is durable, gets an empty one behind it."""
 
 _SMALL_BLOCK = 1 << 13
 _BLOCK = 1 << 16

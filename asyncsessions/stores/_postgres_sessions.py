@@ -190,12 +190,19 @@ class Oldest:
             Whether that was enough to decide; if not, ask for all that are ``wanted`` now.
         """
         self._stored = [(row["seq"], _is_result(row["is_result"], row["body"])) for row in rows]
+        count = self.held.old_count
+        if len(rows) < self.wanted:
+            # Somebody else has removed rows.
+            self._excess -= count - len(rows)
+            count = len(rows)
+            if self._excess <= 0:
+                return True
         undecided = all(result for _, result in self._stored[self._excess :])
-        if len(self._stored) < self.held.old_count and undecided:
-            self.wanted = self.held.old_count
+        if len(self._stored) < count and undecided:
+            self.wanted = count
             return False
         oldest = self._stored
-        if len(oldest) == self.held.old_count:
+        if len(oldest) == count:
             new = [(seq, _is_result(result, body)) for seq, body, result in self.held.added]
             oldest = oldest + new
         drop = messages_to_drop((result for _, result in oldest), self._excess)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from asyncsessions.errors import CorruptSessionError
+from asyncsessions.errors import CorruptSessionError, InvalidSessionIdError
 from asyncsessions.models import Message, SearchHit, SessionInfo
 from asyncsessions.pacing import Pacer
 
@@ -40,6 +40,10 @@ async def search_newest(
                 messages = await store.get_messages(info.session_id, limit=MESSAGES_SEARCHED)
             except CorruptSessionError as exc:
                 logger.warning("left out of the search: %s", exc)
+                continue
+            except InvalidSessionIdError as exc:
+                # Another program named it, in a directory that it shares with this one.
+                logger.warning("left out of the search: session %r: %s", info.session_id[:40], exc)
                 continue
             hit = await _match(info, messages, phrase, window, pacer)
             if hit is not None:

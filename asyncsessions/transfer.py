@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,7 @@ import msgspec
 from asyncsessions import codec, resume
 from asyncsessions.errors import (
     CorruptSessionError,
+    InvalidSessionIdError,
     SessionNotFoundError,
     SessionStoreError,
     VersionConflictError,
@@ -33,6 +35,8 @@ __all__ = [
     "renumbered",
     "without_metadata",
 ]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.transfer")
 
 EXISTS = "it exists"
 OTHER = "it exists and differs"
@@ -98,44 +102,69 @@ async def export_all(store: SessionStore) -> AsyncIterator[dict[str, Any]]:
     """Iterate over all sessions in parts; see `SessionStore.export_all`."""
     seen: set[str] = set()
     damaged: CorruptSessionError | None = None
-    while True:
-        # A session that is written meanwhile moves to the front of the list, past the cursor,
-        # so the list is read again until it holds nothing new.
+    began: float | None = None
+    found = True
+    # A session that is written meanwhile moves to the front of the list, past the cursor, so the
+    # list is read again until it holds nothing new. What was created since this began is no
+    # reason to go on, or it might never end.
+    while found:
         found = False
-        cursor: str | None = None
-        while True:
-            page = await store.list_sessions(_SESSIONS_PER_PAGE, cursor)
-            for info in page:
-                if info.session_id not in seen:
-                    seen.add(info.session_id)
-                    found = True
-                    try:
-                        async for part in _parts(store, info):
-                            yield part
-                    except CorruptSessionError as exc:
-                        damaged = damaged or exc
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        if not found:
-            break
+        async for info in _listed(store):
+            if info.session_id in seen:
+                continue
+            seen.add(info.session_id)
+            # The last write, by the clock of whoever made it, which may not be this machine's.
+            began = info.updated_at if began is None else began
+            found = found or info.created_at <= began
+            try:
+                async for part in _parts(store, info):
+                    yield part
+            except CorruptSessionError as exc:
+                damaged = damaged or exc
+            except InvalidSessionIdError as exc:
+                # Another program named it, in a directory that it shares with this one.
+                logger.warning("left out of the export: session %r: %s", info.session_id[:40], exc)
     if damaged is not None:
         raise damaged
 
 
+async def _listed(store: SessionStore) -> AsyncIterator[SessionInfo]:
+    """Iterate over the list of all sessions, last written first."""
+    cursor: str | None = None
+    while True:
+        page = await store.list_sessions(_SESSIONS_PER_PAGE, cursor)
+        for info in page:
+            yield info
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+
+
 async def _parts(store: SessionStore, info: SessionInfo) -> AsyncIterator[dict[str, Any]]:
     data: dict[str, Any] = _record(info) | {"messages": []}
-    size = 0
+    size = len(codec.encode_json(data))
     number = 1
     async for message in store.iter_messages(info.session_id, before=info.last_seq + 1):
-        if len(data["messages"]) == _PART_MESSAGES or size > _PART_BYTES:
+        more = _size(message)
+        count = len(data["messages"])
+        if count == _PART_MESSAGES or (count and size + more > _PART_BYTES):
             yield data
             number += 1
             size = 0
             data = {"session_id": info.session_id, "part": number, "messages": []}
         data["messages"].append(message.to_dict())
-        size += len(message.content) if isinstance(message.content, str) else 0
+        size += more
     yield data
+
+
+def _size(message: Message) -> int:
+    """Return about how many bytes a message takes as JSON."""
+    content = message.content
+    if not isinstance(content, str) or not codec.is_large(message):
+        return len(codec.encode_json(message))
+    # To encode so long a text at once would hold up the event loop.
+    text = len(content) if content.isascii() else len(content.encode())
+    return text + _size(msgspec.structs.replace(message, content=None))
 
 
 def _record(info: SessionInfo) -> dict[str, Any]:
@@ -182,12 +211,18 @@ class _Open(NamedTuple):
         position: How many of its messages have come.
         updated_at: When it was last written, by its first part.
         is_found: Whether the store had all of them before.
+        stored: How many of them this import has stored.
+        newest: The ``seq`` of the last of them, if the session began with this import.
+        last: The last message that came, if any did.
     """
 
     session_id: str
     position: int
     updated_at: float
     is_found: bool
+    stored: int
+    newest: int
+    last: Message | None
 
 
 class _Import:
@@ -253,7 +288,6 @@ class _Import:
     async def _store_one(self, data: Mapping[str, Any], part: _Open | None = None) -> _Open | None:
         """Store a session or, where it says of which, a part of it; None where it can't be."""
         session_id = data["session_id"]
-        start = part.position if part else 0
         try:
             info, messages = _parse(data)
             if info.expires_at is not None and info.expires_at <= self._clock():
@@ -261,27 +295,89 @@ class _Import:
                 return None
             if part:
                 info = msgspec.structs.replace(info, updated_at=part.updated_at)
-            end = start + len(messages)
-            if part.is_found if part else await self._is_found(session_id):
-                is_found = await self._complete(info, messages, part)
-                return _Open(session_id, end, info.updated_at, is_found)
-            # Another import may have begun the same session meanwhile.
-            is_first = part is None and bool(messages) and not self._overwrite
-            await self._restore(info, messages, 0 if is_first else None)
+            try:
+                if part.is_found if part else await self._is_found(session_id):
+                    return await self._compare(info, messages, part)
+                return await self._add(info, messages, part)
+            except VersionConflictError:
+                # Another import of the same session may be under way, and have been first.
+                return await self._compare(info, messages, part)
         except (_OtherError, VersionConflictError):
-            self._unskip(part)
+            self._withdraw(part)
             self._skip(session_id, OTHER)
-            return None
         except (ValueError, TypeError, CorruptSessionError) as exc:
             self._skip(session_id, str(exc))
-            return None
         except SessionStoreError as exc:
             # The store fails, not this object; all that were under way end first.
             self._failure = self._failure or exc
-            return None
+        return None
+
+    async def _add(self, info: SessionInfo, messages: list[Message], part: _Open | None) -> _Open:
+        """Store a session that is new, or what comes after the parts that this import stored.
+
+        Raises:
+            VersionConflictError: Somebody else wrote to it.
+        """
+        newest = part.newest if part else 0
+        try:
+            await self._restore(info, messages, newest)
+        except VersionConflictError as exc:
+            if part is None or not await self._is_renumbered(part, exc.last_seq):
+                raise
+            newest = exc.last_seq
+            await self._restore(info, messages, newest)
         self.imported += part is None
-        self.messages += len(messages)
-        return _Open(session_id, end, info.updated_at, is_found=False)
+        newest += len(messages)
+        return self._after(info, messages, part, newest=newest, stored=len(messages))
+
+    async def _is_renumbered(self, part: _Open, last_seq: int) -> bool:
+        """Whether what this import stored is all there is, under higher numbers.
+
+        So it is where forks read on in a deleted session of the same id.
+        """
+        stored = await self._store.get_session(part.session_id, max_messages=1)
+        if stored.last_seq != last_seq or stored.message_count > part.position:
+            return False
+        given = [] if part.last is None else [part.last]
+        return resume.missing(stored.messages, given, last_seq - len(given)) == []
+
+    async def _compare(
+        self, info: SessionInfo, messages: list[Message], part: _Open | None
+    ) -> _Open:
+        """Make sure that a session which is there has what comes; see `_complete`."""
+        stored = await self._complete(info, messages, part)
+        newest = len(messages) + (part.position if part else 0)
+        return self._after(info, messages, part, newest=newest, stored=stored)
+
+    def _after(
+        self,
+        info: SessionInfo,
+        messages: list[Message],
+        part: _Open | None,
+        *,
+        newest: int,
+        stored: int | None,
+    ) -> _Open:
+        """Return what is known of a session when another part of it has come.
+
+        Args:
+            info: The part's record.
+            messages: The part's messages.
+            part: What was known before.
+            newest: As in `_Open`.
+            stored: How many of the messages were stored; None where all were there.
+        """
+        self.messages += stored or 0
+        return _Open(
+            info.session_id,
+            len(messages) + (part.position if part else 0),
+            info.updated_at,
+            # One that this import began stays one that it imported.
+            is_found=stored is None and (part is None or part.is_found),
+            stored=(stored or 0) + (part.stored if part else 0),
+            newest=newest,
+            last=messages[-1] if messages else part.last if part else None,
+        )
 
     async def _is_found(self, session_id: str) -> bool:
         """Whether to compare with a session that exists; one to be replaced is removed."""
@@ -292,11 +388,11 @@ class _Import:
 
     async def _complete(
         self, info: SessionInfo, messages: list[Message], part: _Open | None
-    ) -> bool:
+    ) -> int | None:
         """Add what a session lacks because an import was interrupted, or it has grown since.
 
         Returns:
-            Whether it had everything.
+            How many messages were added; None where it had everything.
 
         Raises:
             _OtherError: It isn't the beginning of what comes.
@@ -316,18 +412,24 @@ class _Import:
         if not (rest or (not part and resume.is_bare(stored, info))):
             if not part:
                 self._skip(sid, EXISTS)
-            return True
+            return None
         info = msgspec.structs.replace(info, updated_at=max(info.updated_at, stored.updated_at))
         await self._restore(info, rest, start + len(found) if rest else None)
         self._unskip(part)
-        self.imported += 1
-        self.messages += len(rest)
-        return False
+        self.imported += part is None or part.is_found
+        return len(rest)
 
     def _unskip(self, part: _Open | None) -> None:
         """Take back that a session exists, which was true of the parts before this one."""
         if part is not None and part.is_found:
             self.skipped.remove({"session_id": part.session_id, "reason": EXISTS})
+
+    def _withdraw(self, part: _Open | None) -> None:
+        """Take back what was said of a session's parts before this one."""
+        self._unskip(part)
+        if part is not None:
+            self.imported -= not part.is_found
+            self.messages -= part.stored
 
     def _skip(self, session_id: str, reason: str) -> None:
         self.skipped.append({"session_id": session_id, "reason": reason})

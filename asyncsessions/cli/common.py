@@ -62,8 +62,20 @@ class CommandError(Exception):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine to its end."""
-    return asyncio.run(main)
+    """Run a command's coroutine to its end.
+
+    Of the errors of tasks that ran side by side, the first one is raised by itself.
+    """
+    try:
+        return asyncio.run(main)
+    except ExceptionGroup as group:
+        raise _first(group) from group
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def safe_url(url: str) -> str:

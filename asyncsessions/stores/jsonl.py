@@ -100,7 +100,12 @@ class JSONLinesSessionStore(FileStore):
             if len(page) == scan.limit:
                 break
             info = self._read_listed(self._path(brief.session_id))
-            if info is not None:
+            if info is None:
+                continue
+            # One that was written since it was sorted keeps its place, for the next page begins
+            # where the last one of this page stands.
+            info = msgspec.structs.replace(info, updated_at=brief.updated_at)
+            if scan.matches(info):
                 page.append(info)
         return page
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -18,8 +19,9 @@ from asyncsessions import BaseSessionStore, Message
 from asyncsessions.batching import Outcome
 from asyncsessions.cli import verify
 from asyncsessions.cli.common import safe_url
-from asyncsessions.hooks import Append, Appended
+from asyncsessions.hooks import Append, Appended, Tail, Window
 from asyncsessions.registry import STORES
+from asyncsessions.stores._docplace import names_of
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
 from tests.cli.helpers import DATA, bad, call, good, records, with_store
 
@@ -173,6 +175,43 @@ def test_an_import_that_reads_back_differently_fails(
     assert result.code == 1
     assert result.json["different"] == ["cafe-2"]
     assert "1 session read back differently from what was sent: 'cafe-2'" in result.err
+
+
+class UnreadableStore(JSONLinesSessionStore):
+    """Takes messages and can't give those of some sessions back."""
+
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        if session_id.startswith("cafe"):
+            raise OSError(errno.EIO, "Input/output error")
+        return await super()._tail(session_id, window)
+
+
+def test_an_error_while_reading_back_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STORES, "jsonl", f"{__name__}:UnreadableStore")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[UnreadableStore.__module__])
+
+    line = bad(1, "import", DATA, "--store", f"jsonl://{tmp_path / 'store'}")
+
+    assert "Input/output error" in line
+    assert "for session 'cafe" in line
+
+
+def test_a_session_whose_id_is_too_long_stops_no_export(tmp_path: Path) -> None:
+    url = f"json://{tmp_path}"
+    odd = "🙂" * 140
+    good("add", "a", "user", "needle", "--store", url)
+    document = json.loads((tmp_path / "a.json").read_text()) | {"session_id": odd}
+    (tmp_path / names_of(odd).suffixed).write_text(json.dumps(document))
+
+    result = call("export", "--store", url)
+
+    assert [json.loads(line)["session_id"] for line in result.out.splitlines()] == ["a"]
+    assert result.code == 1
+    assert "asyncsessions: warning: left out of the export: session" in result.err
+    assert "Traceback" not in result.err
+    assert call("search", "needle", "--store", url).code == 0
 
 
 async def test_verification_sees_every_kind_of_change(tmp_path: Path) -> None:

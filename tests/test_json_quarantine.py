@@ -49,6 +49,23 @@ async def test_a_damaged_document_is_moved_aside_as_it_is(tmp_path: Path, conten
         assert await store.quarantine("s") is None
 
 
+@pytest.mark.parametrize("session_id", ["s", "user:42", "群/7"])
+async def test_damaged_numbers_of_messages_are_damage_for_any_id(
+    tmp_path: Path, session_id: str
+) -> None:
+    async with JSONSessionStore(tmp_path) as store:
+        await store.add_message(session_id, "user", "x")
+        (path,) = tmp_path.glob("*.json")
+        damaged = path.read_bytes().replace(b'"seqs": "1"', b'"seqs": "one"')
+        assert damaged != path.read_bytes()
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptSessionError):
+            await store.get_messages(session_id)
+        aside = await store.quarantine(session_id)
+        assert aside is not None
+        assert aside.read_bytes() == damaged
+
+
 @pytest.mark.parametrize("content", SOUND.values(), ids=SOUND)
 async def test_a_document_that_somebody_understands_stays(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "s.json").write_bytes(content)

@@ -27,12 +27,25 @@ from asyncsessions.stores._docformat import (
 )
 from asyncsessions.stores._document import Document
 
-__all__ = ["Names", "Place", "find", "free_name", "names_of", "read_place"]
+__all__ = [
+    "Names",
+    "Place",
+    "find",
+    "free_name",
+    "id_of",
+    "is_suffixed",
+    "lock_of",
+    "names_of",
+    "read_place",
+]
 
 _LOCK = ".lock"
 _MAX_NAME = 255
 # What Windows gives to devices, whatever their extension.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\Z", re.IGNORECASE)
+_SUFFIXED = re.compile(r"(.*)~[0-9a-f]{32}\.json\Z", re.DOTALL)
+# What may be left of an id's safe name in a suffixed one that was cut off.
+_CUT = _MAX_NAME - len(f"~{32 * '0'}.json{_LOCK}") - 3
 
 
 class Names(NamedTuple):
@@ -67,6 +80,30 @@ def names_of(session_id: str) -> Names:
     return Names(primary, suffixed, (primary or suffixed) + _LOCK, f"tmp{digest}.tmp")
 
 
+def id_of(name: str) -> str | None:
+    """Return the one id whose document has this name; None where several may have it."""
+    # Any character may have become a "_".
+    stem = name.removesuffix(".json")
+    is_plain = stem and all(char.isalnum() or char == "-" for char in stem)
+    return stem if is_plain and names_of(stem).primary == name else None
+
+
+def is_suffixed(name: str) -> bool:
+    """Whether it is the name of a document of one id that can't be told from it."""
+    return _SUFFIXED.match(name) is not None
+
+
+def lock_of(name: str) -> str | None:
+    """Return the lock of the ids whose document has this name; None where the name can't tell."""
+    suffixed = _SUFFIXED.match(name)
+    if suffixed is None:
+        return name + _LOCK
+    safe = suffixed[1]
+    if sys.platform == "win32" and _DEVICE.match(safe):
+        return name + _LOCK
+    return None if len(os.fsencode(safe)) >= _CUT else f"{safe}.json{_LOCK}"
+
+
 class Place(NamedTuple):
     """Where a session's document is, or would be.
 
@@ -97,6 +134,12 @@ class Place(NamedTuple):
             return owner_of_damaged(self.data or b"")
         return owner(self.top, self.path.stem)
 
+    def inside(self) -> str | None:
+        """Return the id that stands in it; None where that can't be told."""
+        if self.top is None:
+            return owner_of_damaged(self.data or b"")
+        return owner(self.top, "") or None
+
     def document(self, session_id: str) -> Document | None:
         """Return the document; None where there is none.
 
@@ -119,8 +162,10 @@ class Place(NamedTuple):
     def is_damaged(self) -> bool:
         """Whether nobody can understand it, a later version of this library included."""
         try:
-            document = self.document(self.path.stem)
-            with self.understanding(self.path.stem):
+            # What is this library's counts only for the id that it was written for.
+            session_id = self.owner() or self.path.stem
+            document = self.document(session_id)
+            with self.understanding(session_id):
                 for _ in () if document is None else document.bodies():
                     pass
         except CorruptSessionError as exc:

@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -133,7 +133,7 @@ def _examine_file(disk: Disk, path: Path, lock_timeout: float) -> list[Finding]:
         return findings
     # It may be a write under way, so look when nobody writes.
     try:
-        with _locked(disk, path, lock_timeout, to_write=False) as fd:
+        with _locked(disk, path, None, lock_timeout, to_write=False) as fd:
             return _inspect(disk, fd, path)
     except LockTimeoutError:
         return [finding for finding in findings if finding.kind not in {"torn", "empty"}]
@@ -191,8 +191,17 @@ def _salvage(disk: Disk, fd: int, path: Path, size: int) -> Salvage:
 
 
 @contextmanager
-def _locked(disk: Disk, path: Path, timeout: float, *, to_write: bool = True) -> Iterator[int]:
+def _locked(
+    disk: Disk, path: Path, session_id: str | None, timeout: float, *, to_write: bool = True
+) -> Iterator[int]:
     """Open a session's file and hold its lock.
+
+    Args:
+        disk: The file operations.
+        path: The file.
+        session_id: The session, for errors; None where it can't be told.
+        timeout: How long to wait, in seconds.
+        to_write: Whether to open it to write, too.
 
     Raises:
         LockTimeoutError: Somebody else held it for all that time.
@@ -209,7 +218,7 @@ def _locked(disk: Disk, path: Path, timeout: float, *, to_write: bool = True) ->
         finally:
             disk.close(fd)
         if time.monotonic() >= deadline:
-            raise LockTimeoutError(path.stem, timeout=timeout)
+            raise LockTimeoutError(session_id or path.name, timeout=timeout)
         time.sleep(_POLL)
 
 
@@ -233,14 +242,14 @@ def repair(finding: Finding, *, disk: Disk | None = None, lock_timeout: float = 
         OSError: The disk refuses.
     """
     disk = disk or Disk()
-    path = Path(finding.path)
+    path, sid = Path(finding.path), finding.session_id
     try:
         if finding.kind == "damaged":
-            return _rebuild(disk, path, lock_timeout)
+            return _rebuild(disk, path, sid, lock_timeout)
         if finding.kind in {"torn", "empty"}:
-            return _tidy(disk, path, lock_timeout)
+            return _tidy(disk, path, sid, lock_timeout)
         if finding.kind == "misnamed":
-            return _rename(disk, path, lock_timeout)
+            return _rename(disk, path, sid, lock_timeout)
         if finding.kind == "leftover":
             return _put_aside(disk, path, lock_timeout)
     except FileNotFoundError:
@@ -250,8 +259,8 @@ def repair(finding: Finding, *, disk: Disk | None = None, lock_timeout: float = 
     return None
 
 
-def _rebuild(disk: Disk, path: Path, lock_timeout: float) -> str | None:
-    with _locked(disk, path, lock_timeout) as fd:
+def _rebuild(disk: Disk, path: Path, session_id: str | None, lock_timeout: float) -> str | None:
+    with _locked(disk, path, session_id, lock_timeout) as fd:
         found = _salvage(disk, fd, path, os.fstat(fd).st_size)
         if not found.faults:
             return None
@@ -265,7 +274,7 @@ def _rebuild(disk: Disk, path: Path, lock_timeout: float) -> str | None:
             # Locked before it gets the name, so nobody writes to it before the name is durable.
             disk.try_lock(draft)
             disk.truncate(draft, 0)
-            write_salvaged(found, LogReader(disk, fd, path, path.stem), disk, draft)
+            write_salvaged(found, LogReader(disk, fd, path, found.session_id), disk, draft)
             disk.sync(draft)
             _check(disk, draft, new, found)
             kept = keep_copy(disk, path)
@@ -281,7 +290,8 @@ def _check(disk: Disk, fd: int, path: Path, expected: Salvage) -> None:
     """Read a new file back before it takes the place of the old one."""
     assert expected.session_id is not None  # noqa: S101  # `_rebuild` has refused that
     size = os.fstat(fd).st_size
-    again = salvage(LogReader(disk, fd, path, path.stem), size, file_stem(expected.session_id))
+    reader = LogReader(disk, fd, path, expected.session_id)
+    again = salvage(reader, size, file_stem(expected.session_id))
     if again.faults or list(again.places) != list(expected.places):
         raise RepairError(f"{path} was written, but doesn't read back as it should")
 
@@ -312,15 +322,15 @@ def keep_copy(disk: Disk, path: Path) -> Path:
         return kept
 
 
-def _tidy(disk: Disk, path: Path, lock_timeout: float) -> str | None:
+def _tidy(disk: Disk, path: Path, session_id: str | None, lock_timeout: float) -> str | None:
     """Let the store itself remove what a crash left at the end of a file."""
     was = path.stat().st_size
-    file = SessionFile(disk, path, path.stem, is_synced=True)
+    file = SessionFile(disk, path, session_id or path.name, is_synced=True)
     deadline = time.monotonic() + lock_timeout
     try:
         while not file.acquire(create=False):
             if time.monotonic() >= deadline:
-                raise LockTimeoutError(path.stem, timeout=lock_timeout)
+                raise LockTimeoutError(session_id or path.name, timeout=lock_timeout)
             time.sleep(_POLL)
         file.release()
     finally:
@@ -331,8 +341,8 @@ def _tidy(disk: Disk, path: Path, lock_timeout: float) -> str | None:
     return f"removed the unfinished write; its bytes are in {path.stem}.torn"
 
 
-def _rename(disk: Disk, path: Path, lock_timeout: float) -> str | None:
-    with _locked(disk, path, lock_timeout) as fd:
+def _rename(disk: Disk, path: Path, session_id: str | None, lock_timeout: float) -> str | None:
+    with _locked(disk, path, session_id, lock_timeout) as fd:
         found = _salvage(disk, fd, path, os.fstat(fd).st_size)
         if found.session_id is None or file_stem(found.session_id) == path.stem:
             return None
@@ -353,11 +363,17 @@ def _rename(disk: Disk, path: Path, lock_timeout: float) -> str | None:
 
 
 def _put_aside(disk: Disk, path: Path, lock_timeout: float) -> str | None:
-    """Move a temporary file away, while its session's lock keeps its writers out."""
+    """Move a temporary file away, unless a writer took its name into use again.
+
+    Its session's lock keeps writers out meanwhile.
+    """
     session = path.with_suffix(".jsonl")
-    if not session.exists():
-        return _renamed_aside(disk, path)
-    with _locked(disk, session, lock_timeout, to_write=False):
+    with ExitStack() as stack:
+        if session.exists():
+            sid = _id_of(session)
+            stack.enter_context(_locked(disk, session, sid, lock_timeout, to_write=False))
+        if not is_left_behind(path.stat()) or _is_live(disk, path):
+            return None
         return _renamed_aside(disk, path)
 
 

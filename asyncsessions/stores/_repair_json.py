@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -18,14 +18,25 @@ import msgspec
 from asyncsessions.codec import decode_message
 from asyncsessions.errors import CorruptSessionError, LockTimeoutError
 from asyncsessions.stores._disk import Disk
-from asyncsessions.stores._docformat import DamageError
-from asyncsessions.stores._docplace import Names, Place, find, names_of, read_place
+from asyncsessions.stores._docformat import DamageError, owner_of_damaged
+from asyncsessions.stores._docplace import (
+    Place,
+    find,
+    id_of,
+    is_suffixed,
+    lock_of,
+    names_of,
+    read_place,
+)
 from asyncsessions.stores._repair import Finding, RepairError, is_left_behind, keep_copy
 from asyncsessions.stores._salvage_json import salvage
 
 __all__ = ["examine", "repair"]
 
 _KEPT = re.compile(r"\.(damaged|corrupt)-\d+(-\d+)?\Z")
+_TEMP = re.compile(r"tmp[0-9a-f]{32}\.tmp\Z")
+# As much of a document as holds the id at its start.
+_HEAD = 4096
 # How often a lock that somebody holds is tried, in seconds.
 _POLL = 0.02
 
@@ -72,16 +83,19 @@ def _examine_document(disk: Disk, path: Path) -> Iterator[Finding]:
     place = read_place(disk, path)
     if place.data is None:
         return
-    sid = place.owner()
     if not place.data.strip():
-        yield Finding(str(path), "empty", "it holds nothing", session_id=path.stem)
+        yield Finding(str(path), "empty", "it holds nothing", session_id=id_of(path.name))
         return
+    # Without an id it is never misnamed where it has a suffixed name, by which the store finds it.
+    sid = place.inside() if is_suffixed(path.name) else place.owner()
     fault = _fault(place)
     if fault is not None:
         line, detail = fault
-        count = len(salvage(place).messages)
+        found = salvage(place)
+        count = len(found.messages)
         text = f"{f'line {line}: ' if line else ''}{detail}; {count} messages can be recovered"
-        yield Finding(str(path), "damaged", text, session_id=sid or path.stem, line=line)
+        yield Finding(str(path), "damaged", text, session_id=found.session_id, line=line)
+        sid = None if sid is None else found.session_id
     if sid is not None:
         right = _right_name(disk, path, sid)
         if right != path.name:
@@ -121,13 +135,23 @@ def _exists(path: Path, name: str) -> bool:
 
 
 @contextmanager
-def _locked(disk: Disk, path: Path, names: Names, timeout: float) -> Iterator[None]:
+def _locked(disk: Disk, path: Path, session_id: str | None, timeout: float) -> Iterator[None]:
     """Hold a session's lock.
+
+    Args:
+        disk: The file operations.
+        path: Where the session is, or something of it.
+        session_id: The session; None where only the file's name tells which lock it is.
+        timeout: How long to wait, in seconds.
 
     Raises:
         LockTimeoutError: Somebody else held it for all that time.
+        RepairError: The file's name doesn't tell.
     """
-    lock = path.with_name(names.lock)
+    name = lock_of(path.name) if session_id is None else names_of(session_id).lock
+    if name is None:
+        raise RepairError(_untold(path))
+    lock = path.with_name(name)
     deadline = time.monotonic() + timeout
     while True:
         fd = disk.open(lock, create=True)
@@ -138,8 +162,15 @@ def _locked(disk: Disk, path: Path, names: Names, timeout: float) -> Iterator[No
         finally:
             disk.close(fd)
         if time.monotonic() >= deadline:
-            raise LockTimeoutError(path.stem, timeout=timeout)
+            raise LockTimeoutError(session_id or path.name, timeout=timeout)
         time.sleep(_POLL)
+
+
+def _untold(path: Path) -> str:
+    return (
+        f"{path} can't be repaired: nothing tells for sure whose session it is; "
+        'write {"session_id": "<its id>", at its start, and repair it again'
+    )
 
 
 def repair(finding: Finding, *, disk: Disk | None = None, lock_timeout: float = 5.0) -> str | None:
@@ -167,29 +198,35 @@ def repair(finding: Finding, *, disk: Disk | None = None, lock_timeout: float = 
         raise RepairError(f"{path} can't be repaired: {finding.detail}")
     if finding.kind == "kept":
         return None
-    names = names_of(finding.session_id or path.stem)
     try:
         if finding.kind == "leftover":
-            return _renamed_aside(disk, path)
-        with _locked(disk, path, names, lock_timeout):
+            return _put_aside(disk, path, lock_timeout)
+        with _locked(disk, path, finding.session_id, lock_timeout):
             if finding.kind == "misnamed":
                 return _rename(disk, path, finding.session_id or path.stem)
             if finding.kind == "empty":
-                return None if path.stat().st_size else _renamed_aside(disk, path)
-            return _rebuild(disk, path, names)
+                place = read_place(disk, path)
+                return None if (place.data or b"").strip() else _renamed_aside(disk, path)
+            return _rebuild(disk, path)
     except FileNotFoundError:
         return None  # Somebody else removed it, which is as good.
 
 
-def _rebuild(disk: Disk, path: Path, names: Names) -> str | None:
+def _rebuild(disk: Disk, path: Path) -> str | None:
     place = read_place(disk, path)
     if place.data is None or _fault(place) is None:
         return None
     found = salvage(place)
-    if found.document is None:
+    if found.is_foreign:
         return _renamed_aside(disk, path)
+    sid = found.session_id
+    if found.document is None or sid is None:
+        raise RepairError(_untold(path))
+    if place.inside() is None and _right_name(disk, path, sid) != path.name:
+        # The session that its name stands for has another file, so this one is of somebody else.
+        raise RepairError(_untold(path))
     data = b"".join(found.document.dump())
-    new = path.with_name(names.temp)
+    new = path.with_name(names_of(sid).temp)
     fd = disk.open(new, create=True)
     try:
         disk.truncate(fd, 0)
@@ -208,6 +245,8 @@ def _rebuild(disk: Disk, path: Path, names: Names) -> str | None:
 
 
 def _rename(disk: Disk, path: Path, session_id: str) -> str | None:
+    if read_place(disk, path).owner() != session_id:
+        return None  # It was replaced, or repaired, meanwhile.
     right = _right_name(disk, path, session_id)
     if right == path.name:
         return None
@@ -224,6 +263,43 @@ def _rename(disk: Disk, path: Path, session_id: str) -> str | None:
     disk.unlink(path)
     disk.sync_directory(path.parent)
     return done
+
+
+def _put_aside(disk: Disk, path: Path, lock_timeout: float) -> str | None:
+    """Move a temporary file away, unless a writer took its name into use again."""
+    with ExitStack() as stack:
+        sid = _writer_of(disk, path)
+        if sid is not None:
+            stack.enter_context(_locked(disk, path, sid, lock_timeout))
+        if not is_left_behind(path.stat()):
+            return None
+        return _renamed_aside(disk, path)
+
+
+def _writer_of(disk: Disk, temp: Path) -> str | None:
+    """Return the session whose temporary file has this name; None where no other file tells."""
+    if _TEMP.match(temp.name):
+        for path in temp.parent.iterdir():
+            with suppress(OSError, UnicodeError):
+                for sid in _ids_of(disk, path):
+                    if names_of(sid).temp == temp.name:
+                        return sid
+    return None
+
+
+def _ids_of(disk: Disk, path: Path) -> Iterator[str]:
+    """Iterate over the ids that a document or its lock may be of."""
+    if path.name.endswith(".json.lock"):
+        yield path.name.removesuffix(".json.lock")
+    elif path.name.endswith(".json"):
+        yield path.stem
+        fd = disk.open_to_read(path)
+        try:
+            sid = owner_of_damaged(disk.read(fd, _HEAD, 0))
+        finally:
+            disk.close(fd)
+        if sid is not None:
+            yield sid
 
 
 def _renamed_aside(disk: Disk, path: Path) -> str:

@@ -318,6 +318,40 @@ def test_the_temporary_file_of_a_live_writer_stays(directory: Path) -> None:
     assert draft.exists()
 
 
+def test_a_temporary_file_that_a_writer_uses_again_stays(directory: Path) -> None:
+    for draft in (directory / f"{HOT}.tmp", directory / "not-yet.tmp"):
+        draft.write_bytes(b"half a rewrite")
+        make_old(draft)
+    first, second = _repair.examine(directory)
+    (directory / f"{HOT}.tmp").write_bytes(b"new")
+    assert _repair.repair(first) is None
+    with (directory / "not-yet.tmp").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert _repair.repair(second) is None
+
+    assert (directory / f"{HOT}.tmp").read_bytes() == b"new"
+    assert (directory / "not-yet.tmp").exists()
+
+
+@pytest.mark.parametrize("kind", ["damaged", "torn"])
+def test_a_lock_that_is_held_names_the_session(directory: Path, kind: str) -> None:
+    session_id = "群/7: Änne@example.com"
+    path = directory / f"{file_stem(session_id)}.jsonl"
+    data = path.read_bytes()
+    path.write_bytes(garble_message(data) if kind == "damaged" else data + b"{")
+    (finding,) = _repair.examine(directory)
+    assert finding.kind == kind
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(LockTimeoutError) as caught:
+            _repair.repair(finding, lock_timeout=0.1)
+    finally:
+        os.close(fd)
+
+    assert caught.value.session_id == session_id
+
+
 def test_files_that_a_writer_may_just_have_made_stay(directory: Path) -> None:
     """Between making its file and locking it, a writer leaves it empty and unlocked."""
     made = [directory / "new.jsonl", directory / f"{HOT}.tmp"]

@@ -7,11 +7,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asyncsessions import LockTimeoutError, Message
 from asyncsessions.stores import _repair_json
+from asyncsessions.stores._docplace import lock_of, names_of
 from tests.cli.helpers import DATA, call, good, with_store
 
 NAME = "cafe-1.json"
@@ -152,6 +154,251 @@ def test_keys_of_praisonai_survive_a_repair(tmp_path: Path) -> None:
         assert repaired[key] == document[key]
 
 
+def said(count: int, *, start: int = 0) -> list[dict[str, object]]:
+    """Return messages as PraisonAI stores them."""
+    return [
+        {"role": "user", "content": f"m{number}", "timestamp": 1.0 + number, "metadata": {}}
+        for number in range(start, start + count)
+    ]
+
+
+def contents_of(entries: list[dict[str, object]]) -> list[object]:
+    return [entry["content"] for entry in entries]
+
+
+def repaired(directory: Path, name: str, data: bytes) -> dict[str, Any]:
+    """Return a damaged document as it is after its repair, without what is this library's."""
+    path = directory / name
+    path.write_bytes(data)
+    (finding,) = _repair_json.examine(directory)
+    assert _repair_json.repair(finding) is not None
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    document["metadata"].pop("asyncsessions", None)
+    return document
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "indented by two": {"indent": 2},
+    "indented by four": {"indent": 4},
+    "in one line": {},
+    "compact": {"separators": (",", ":")},
+}
+
+
+def praisonai(layout: str, **values: object) -> bytes:
+    """Return a document of PraisonAI, with two kinds of messages that aren't the session's."""
+    document = {
+        "session_id": "p",
+        "messages": said(10),
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "agent_name": "Bot",
+        "metadata": {"agent_histories": {"a:b": said(2, start=200)}},
+        "runtime_state": {"a": {"role": "x"}},
+        "archived_messages": said(50, start=100),
+        "snapshots": [{"id": "1", "session_id": "p", "transcript": said(2, start=300)}],
+        **values,
+    }
+    return json.dumps(document, **LAYOUTS[layout]).encode()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("old", "new"), [(b'"m130"', b"m130"), (b"m130", b"m\xff130")])
+def test_one_damaged_archived_message_leaves_the_others(
+    tmp_path: Path, layout: str, old: bytes, new: bytes
+) -> None:
+    document = repaired(tmp_path, "p.json", praisonai(layout).replace(old, new))
+
+    expected = contents_of(said(50, start=100))
+    expected.remove("m130")
+    assert contents_of(document["archived_messages"]) == expected
+    assert document["messages"] == said(10)
+    assert document["agent_name"] == "Bot"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_damaged_message_leaves_the_others(tmp_path: Path, layout: str) -> None:
+    data = praisonai(layout).replace(b'"m3"', b"m3")
+
+    document = repaired(tmp_path, "p.json", data)
+
+    assert contents_of(document["messages"]) == ["m0", "m1", "m2", *contents_of(said(6, start=4))]
+    assert document["metadata"] == json.loads(praisonai(layout))["metadata"]
+    assert document["archived_messages"] == said(50, start=100)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("start", [0, 1, 14])
+@pytest.mark.parametrize("junk", [b"\0", b"\xff", b" ", b"x"])
+def test_messages_behind_a_damaged_start_are_kept(
+    tmp_path: Path, layout: str, start: int, junk: bytes
+) -> None:
+    data = praisonai(layout)
+    end = data.index(b"[") + 1
+    data = data[:start] + junk * (end - start) + data[end:]
+
+    document = repaired(tmp_path, "p.json", data)
+
+    assert document["session_id"] == "p"
+    assert document["messages"] == said(10)
+    for key in ("created_at", "agent_name", "metadata", "archived_messages", "snapshots"):
+        assert document[key] == json.loads(praisonai(layout))[key], key
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("key", [b'"messages"', b'"archived_messages"'])
+def test_messages_behind_a_damaged_key_stay_where_they_belong(
+    tmp_path: Path, layout: str, key: bytes
+) -> None:
+    data = praisonai(layout).replace(key, b'"\xff' + key[2:])
+
+    document = repaired(tmp_path, "p.json", data)
+
+    assert document["messages"] == said(10)
+    assert document["archived_messages"] == said(50, start=100)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_messages_inside_of_damaged_metadata_are_not_the_sessions(
+    tmp_path: Path, layout: str
+) -> None:
+    data = praisonai(layout).replace(b'"m200"', b"m200")
+
+    document = repaired(tmp_path, "p.json", data)
+
+    assert document["messages"] == said(10)
+    assert document["archived_messages"] == said(50, start=100)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_value_without_its_end_does_not_take_the_archive_along(
+    tmp_path: Path, layout: str
+) -> None:
+    data = praisonai(layout)
+    at = data.rindex(b"}", 0, data.index(b'"archived_messages"'))
+
+    document = repaired(tmp_path, "p.json", data[:at] + b" " + data[at + 1 :])
+
+    assert document["messages"] == said(10)
+    assert document["archived_messages"] == said(50, start=100)
+    assert document["runtime_state"]["a"] == {"role": "x"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_message_without_its_end_does_not_take_the_archive_along(
+    tmp_path: Path, layout: str
+) -> None:
+    data = praisonai(layout)
+    start = data.index(b"etadata", data.index(b'"m5"'))
+
+    document = repaired(tmp_path, "p.json", data[:start] + data[data.index(b"gent_name") :])
+
+    assert document["messages"][:5] == said(5)
+    assert document["archived_messages"] == said(50, start=100)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_an_older_document_left_behind_the_end_is_no_part(tmp_path: Path, layout: str) -> None:
+    older = praisonai(layout, agent_name="Old")
+
+    document = repaired(tmp_path, "p.json", praisonai(layout) + older[40:])
+
+    assert document == json.loads(praisonai(layout)) | {"agent_name": "Bot"} | {
+        key: document[key] for key in document.keys() - json.loads(older).keys()
+    }
+
+
+def test_a_list_of_messages_of_another_program_is_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(said(2), indent=2), encoding="utf-8")
+
+    doctor(tmp_path, "--repair")
+
+    assert not path.exists()
+    assert (tmp_path / "log.json.damaged-1").exists()
+
+
+def garble_any_id(data: bytes) -> bytes:
+    return data.replace(b'"session_id": "', b'"session_id": ', 1)
+
+
+def name_of(directory: Path, session_id: str) -> Path:
+    """Return the file of a session."""
+    names = names_of(session_id)
+    suffixed = directory / names.suffixed
+    return suffixed if suffixed.exists() else directory / str(names.primary)
+
+
+@pytest.mark.parametrize("order", [("user:42", "user_42"), ("user_42", "user:42")])
+def test_messages_stay_with_an_id_that_needs_escaping(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    for session_id in order:
+        good("add", session_id, "user", f"of {session_id}", "--store", f"json://{tmp_path}")
+    path = name_of(tmp_path, "user:42")
+    path.write_bytes(garble_any_id(path.read_bytes()))
+
+    (finding,) = doctor(tmp_path, "--repair")
+
+    assert (finding["session_id"], finding["error"]) == ("user:42", None)
+    assert [found["kind"] for found in doctor(tmp_path)] == ["kept"]
+    for session_id in order:
+        assert [m.content for m in messages(tmp_path, session_id)] == [f"of {session_id}"]
+
+
+def test_messages_whose_id_is_lost_go_to_nobody(tmp_path: Path) -> None:
+    """The name is that of ``user:42``, ``user.42`` and others."""
+    path = tmp_path / "user_42.json"
+    damaged = garble_any_id(praisonai("indented by two", session_id="user:42"))
+    path.write_bytes(damaged)
+
+    (finding,) = doctor(tmp_path, "--repair")
+
+    assert finding["session_id"] is None
+    assert "whose session it is" in str(finding["error"])
+    assert path.read_bytes() == damaged
+    assert not (tmp_path / "user_42.json.damaged-1").exists()
+
+    path.write_bytes(b'{"session_id": "user:42", ' + damaged)
+    doctor(tmp_path, "--repair")
+    assert len(messages(tmp_path, "user:42")) == 10
+
+
+def test_a_copy_under_another_name_becomes_nobody_elses(directory: Path) -> None:
+    damaged = garble_any_id((directory / NAME).read_bytes())
+    (directory / "copy.json").write_bytes(damaged)
+
+    (finding,) = doctor(directory, "--repair")
+
+    assert (finding["session_id"], finding["repaired"]) == (None, None)
+    assert (directory / "copy.json").read_bytes() == damaged
+
+
+def test_a_name_whose_session_has_another_file_tells_no_id(tmp_path: Path) -> None:
+    good("add", "a", "user", "mine", "--store", f"json://{tmp_path}")
+    (tmp_path / "a.json").rename(tmp_path / names_of("a").suffixed)
+    damaged = garble_any_id(praisonai("indented by two", session_id="a"))
+    (tmp_path / "a.json").write_bytes(damaged)
+
+    (finding,) = doctor(tmp_path, "--repair")
+
+    assert "whose session it is" in str(finding["error"])
+    assert (tmp_path / "a.json").read_bytes() == damaged
+    assert [message.content for message in messages(tmp_path, "a")] == ["mine"]
+
+
+def test_a_document_without_an_id_stays_under_its_suffixed_name(tmp_path: Path) -> None:
+    for session_id in ("a_b", "a.b"):
+        good("add", session_id, "user", session_id, "--store", f"json://{tmp_path}")
+    path = tmp_path / names_of("a.b").suffixed
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["session_id"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+    assert doctor(tmp_path, "--repair") == []
+
+    assert [message.content for message in messages(tmp_path, "a.b")] == ["a.b"]
+
+
 @pytest.mark.parametrize("text", ["[]", "5", "nonsense", '{"foo": 1'])
 def test_what_is_no_session_is_put_aside(directory: Path, text: str) -> None:
     (directory / "other.json").write_text(text, encoding="utf-8")
@@ -171,6 +418,28 @@ def test_an_empty_file_is_put_aside(directory: Path) -> None:
 
     assert not (directory / "empty.json").exists()
     assert (directory / "empty.json.damaged-1").exists()
+
+
+def test_a_file_of_only_spaces_is_put_aside(directory: Path) -> None:
+    path = directory / "blank.json"
+    path.write_bytes(b" \n\n")
+
+    assert [finding["kind"] for finding in doctor(directory)] == ["empty"]
+    doctor(directory, "--repair")
+
+    assert not path.exists()
+    assert (directory / "blank.json.damaged-1").read_bytes() == b" \n\n"
+
+
+def test_a_file_that_is_no_longer_empty_stays(directory: Path) -> None:
+    path = directory / "empty.json"
+    path.touch()
+    (finding,) = _repair_json.examine(directory)
+    path.write_bytes(b'{"session_id": "empty"}')
+
+    assert _repair_json.repair(finding) is None
+
+    assert path.exists()
 
 
 def test_a_misnamed_document_gets_its_name(directory: Path) -> None:
@@ -217,6 +486,28 @@ def test_old_temporary_files_are_put_aside(directory: Path) -> None:
     assert (directory / "tmpold.tmp.damaged-1").read_bytes() == b"half"
 
 
+@pytest.mark.parametrize("session_id", ["user:42", "cafe-1"])
+def test_a_temporary_file_that_a_writer_uses_again_stays(directory: Path, session_id: str) -> None:
+    good("add", session_id, "user", "x", "--store", f"json://{directory}")
+    temp = directory / names_of(session_id).temp
+    temp.write_bytes(b"half")
+    os.utime(temp, (0, 0))
+    (finding,) = _repair_json.examine(directory)
+    fd = os.open(directory / names_of(session_id).lock, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(LockTimeoutError) as caught:
+            _repair_json.repair(finding, lock_timeout=0.1)
+        assert caught.value.session_id == session_id
+        temp.write_bytes(b"new")
+    finally:
+        os.close(fd)
+
+    assert _repair_json.repair(finding) is None
+
+    assert temp.read_bytes() == b"new"
+
+
 def test_what_praisonai_put_aside_is_named(directory: Path) -> None:
     (directory / "x.json.corrupt-1767225600000").write_bytes(b"?")
 
@@ -236,3 +527,31 @@ def test_repair_waits_for_the_lock_and_says_so(directory: Path) -> None:
         os.close(fd)
 
     assert _repair_json.repair(finding) is not None
+
+
+@pytest.mark.parametrize("kind", ["damaged", "empty"])
+def test_the_lock_is_that_of_the_session_and_not_of_the_name(tmp_path: Path, kind: str) -> None:
+    for session_id in ("a_b", "a.b"):
+        good("add", session_id, "user", session_id, "--store", f"json://{tmp_path}")
+    path = tmp_path / names_of("a.b").suffixed
+    path.write_bytes(b"nonsense" if kind == "damaged" else b"")
+    (finding,) = _repair_json.examine(tmp_path)
+    assert (finding.kind, finding.session_id) == (kind, None)
+    fd = os.open(tmp_path / names_of("a.b").lock, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(LockTimeoutError):
+            _repair_json.repair(finding, lock_timeout=0.1)
+    finally:
+        os.close(fd)
+
+    assert _repair_json.repair(finding) is not None
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("session_id", ["a", "a.b", "x" * 100, "x" * 230, "x" * 250, "äöü " * 40])
+def test_a_name_tells_the_lock_or_nothing(session_id: str) -> None:
+    names = names_of(session_id)
+    if names.primary is not None:
+        assert lock_of(names.primary) == names.lock
+    assert lock_of(names.suffixed) in {names.lock, None}

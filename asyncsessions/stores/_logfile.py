@@ -389,7 +389,7 @@ class SessionFile(SessionWriter):
         """Write an empty flush, so that no reader has to check the large one before it.
 
         In the same write it could survive a power loss that tears the large one, which nobody
-        would check then.
+        would check then. Where it can't be written, readers have more to check, and that is all.
         """
         commit = msgspec.structs.replace(self._commit)
         with suppress(OSError):

@@ -25,6 +25,8 @@ def main() -> None:
     options = parser.parse_args()
     shown = _read(parser, options.results)
     other = None if options.other is None else _read(parser, options.other)
+    if options.table and other:
+        parser.error("--table shows one run; compare two with python -m benchmarks --compare")
     if options.table:
         print_results(shown.results)
         return

@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from asyncsessions import codec, history, transfer
+from asyncsessions import codec, exporting, history, importing
 from asyncsessions.batching import Outcome
 from asyncsessions.engine import Engine
 from asyncsessions.errors import (
@@ -839,11 +839,11 @@ class BaseSessionStore(SessionStore, ABC):
 
     async def export_session(self, session_id: str) -> dict[str, Any]:
         check_session_id(session_id)
-        return await transfer.export_session(self, session_id)
+        return await exporting.export_session(self, session_id)
 
     @final
     async def export_all(self) -> AsyncIterator[dict[str, Any]]:
-        async for part in transfer.export_all(self):
+        async for part in exporting.export_all(self):
             yield part
 
     async def import_sessions(
@@ -854,7 +854,7 @@ class BaseSessionStore(SessionStore, ABC):
         max_sessions: int | None = None,
     ) -> ImportReport:
         limit = check_limit("max_sessions", max_sessions)
-        return await transfer.import_sessions(
+        return await importing.import_sessions(
             self,
             sessions,
             self.__restore,
@@ -877,14 +877,14 @@ class BaseSessionStore(SessionStore, ABC):
             start = self.__policy.clock() if self._expires_by_server else now
             left = max(info.expires_at - start, 0.0)
         options = {"now": now, "ttl_seconds": left}
-        changes = transfer.record_changes(info)
+        changes = importing.record_changes(info)
         update, size = make_update(self.__policy, info.session_id, changes, **options)
         append = msgspec.structs.replace(append, now=now)
         if messages:
             done = await self.__engine.write(append, sum(map(len, append.bodies)))
-            moved = transfer.renumbered(info, done.first_seq - 1 - (expected_seq or 0))
+            moved = importing.renumbered(info, done.first_seq - 1 - (expected_seq or 0))
             if moved is not info:
-                changes = transfer.record_changes(moved)
+                changes = importing.record_changes(moved)
                 update, size = make_update(self.__policy, info.session_id, changes, **options)
         # A session without messages is one, too.
         if update.changes or left is not None or not messages:

@@ -246,7 +246,7 @@ async def test_an_export_ends_while_sessions_are_created_all_the_time() -> None:
 async def test_an_export_has_what_is_written_and_created_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("asyncsessions.transfer._SESSIONS_PER_PAGE", 2)
+    monkeypatch.setattr("asyncsessions.exporting._SESSIONS_PER_PAGE", 2)
     async with InMemorySessionStore(clock=Clock()) as store:
         for number in range(8):
             await store.add_message(f"s{number}", "user", "x")
@@ -282,7 +282,7 @@ async def test_a_session_whose_id_is_too_long_is_left_out_of_an_export(
 
     assert exported == ["a"]
     (record,) = caplog.records
-    assert (record.levelno, record.name) == (logging.WARNING, "asyncsessions.transfer")
+    assert (record.levelno, record.name) == (logging.WARNING, "asyncsessions.exporting")
     text = record.getMessage()
     assert "🙂" * 40 in text
     assert "🙂" * 41 not in text

@@ -41,10 +41,10 @@ from asyncsessions.cli.mermaid import export_flowchart
 from asyncsessions.cli.verify import Ledger, check
 from asyncsessions.codec import encode_json
 from asyncsessions.errors import CorruptSessionError, SessionFileError
+from asyncsessions.importing import EXISTS, EXPIRED, OTHER
 from asyncsessions.models import ImportReport
 from asyncsessions.protocols import SessionStore
 from asyncsessions.streams import read_sessions, write_sessions
-from asyncsessions.transfer import EXISTS, EXPIRED, OTHER
 
 __all__ = ["export", "import_"]
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
-from asyncsessions import transfer
+from asyncsessions import importing
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.batching import Outcome
@@ -106,7 +106,7 @@ class BranchedStore(BaseSessionStore):
         self, sessions: Sessions, *, overwrite: bool = False, max_sessions: int | None = None
     ) -> ImportReport:
         """Do as every store does; what a session shows of others isn't for an import to say."""
-        own = transfer.without_metadata(sessions, frozenset({TREE, SHARED}))
+        own = importing.without_metadata(sessions, frozenset({TREE, SHARED}))
         return await super().import_sessions(own, overwrite=overwrite, max_sessions=max_sessions)
 
     # Writes.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asyncsessions.history import is_tool_result
+from asyncsessions.importing import EXISTS, OTHER
 from asyncsessions.models import Message, SessionInfo
 from asyncsessions.models import SessionData as StoredSession
 from asyncsessions.protocols import SessionStore
@@ -22,7 +23,6 @@ from asyncsessions.sync.records import (
     SessionData,
     SessionMessage,
 )
-from asyncsessions.transfer import EXISTS, OTHER
 
 __all__ = ["AnyStore"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from pymongo.errors import OperationFailure, WriteConcernError
 from asyncsessions.errors import CorruptSessionError, SessionStoreError
 from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_background import Background
+from asyncsessions.stores._mongo_beliefs import Beliefs
 from asyncsessions.stores._mongo_clock import ServerClock
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_errors import DUPLICATE_KEY, is_lost
@@ -33,14 +33,9 @@ from asyncsessions.stores._mongo_updates import Updates
 
 __all__ = ["Commits", "Writer"]
 
-# How many sessions' heads are remembered, and how large a record may be for that.
-_HEADS = 8192
-_RECORD_BYTES = 4096
 # How many sessions of one flush are joined, each in a command of its own.
 _JOINS = 4
 _JOINED_BYTES = 256 << 10
-# How often a join that met no other writer is the last one for now.
-_STOPS_JOINING = 1 / 16
 # How long the loser of a race waits at first, at random, so that it doesn't lose for ever.
 _PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -81,11 +76,7 @@ class Commits:
         self._pages = pages
         self._leftovers = leftovers
         self._clock = clock
-        # What this store believes about sessions; only a commit proves that it is so.
-        self._heads: OrderedDict[str, Head] = OrderedDict()
-        # Sessions that others write, too, each with the version that this store made last. What is
-        # believed about them is out of date most of the time, so they are read first.
-        self._contested: dict[str, int] = {}
+        self._beliefs = Beliefs()
         self._cleaning: set[str] = set()
         self._background = Background()
         self._moves = Moves(database, sessions, pages, self._background)
@@ -104,7 +95,7 @@ class Commits:
             if losses > 1:
                 longest = min(_PAUSE * 2**losses, _LONGEST_PAUSE)
                 await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret
-            if self._contested:
+            if self._beliefs.has_contested:
                 await self._join_all(pending, writer)
                 pending = [job for job in pending if not job.is_done]
             bases = await self._bases(pending, writer)
@@ -137,8 +128,8 @@ class Commits:
         bases: dict[str, Head] = {}
         unknown: list[Job] = []
         for job in jobs:
-            is_unsure = job.is_stale or job.session_id in self._contested
-            head = None if is_unsure else self._heads.get(job.session_id)
+            is_unsure = job.is_stale or self._beliefs.is_contested(job.session_id)
+            head = None if is_unsure else self._beliefs.head(job.session_id)
             if head is None:
                 unknown.append(job)
                 job.is_stale = True
@@ -146,10 +137,8 @@ class Commits:
                 bases[job.session_id] = head
         if unknown:
             found = await self._load([job for job in unknown if not job.needs_bodies], HEAD_FIELDS)
-            for session_id, head in found.items():
-                self._remember(head)
-                if self._contested.get(session_id) == head.version:
-                    del self._contested[session_id]
+            for head in found.values():
+                self._beliefs.remember_read(head)
             bases |= found
             bases |= await self._load([job for job in unknown if job.needs_bodies], {})
         for job in unknown:
@@ -204,10 +193,10 @@ class Commits:
         """Have the server place what may stand anywhere, in sessions that others write, too."""
         joins: list[Coroutine[Any, Any, None]] = []
         for job in jobs:
-            head = self._heads.get(job.session_id)
+            head = self._beliefs.head(job.session_id)
             if (
                 head is not None
-                and job.session_id in self._contested
+                and self._beliefs.is_contested(job.session_id)
                 and self._moves.of(job.session_id) is None
                 and writer.name in head.writers
                 and isinstance(job, AppendJob)
@@ -251,15 +240,15 @@ class Commits:
         job.settle_join(attempt, head, first_seq)
         self._settle(job, attempt, first_seq=first_seq)
         is_alone = attempt.base is not None and head.version == attempt.base.version + 1
-        if is_alone and random.random() < _STOPS_JOINING:  # noqa: S311  # no secret
-            self._contested.pop(job.session_id, None)
+        if is_alone:
+            self._beliefs.calm_down(job.session_id)
 
     async def _plan(self, job: Job, bases: dict[str, Head]) -> bool:
         """Plan a job; return whether there is something to send."""
         base = bases.get(job.session_id)
         moment = None if self._clock is None else self._clock.now()
         job.move = self._moves.of(job.session_id)
-        job.is_contested = job.session_id in self._contested
+        job.is_contested = self._beliefs.is_contested(job.session_id)
         try:
             job.head = await job.plan(base, moment)
         except StaleError:
@@ -344,7 +333,7 @@ class Commits:
         """Note that the server has refused a job's write, which is only this job's affair."""
         job.answer, job.is_done = failure, True
         # It may hold something else by now than what is believed.
-        self._heads.pop(job.session_id, None)
+        self._beliefs.forget(job.session_id)
 
     def _settle(self, job: Job, attempt: Attempt, *, first_seq: int = 0) -> None:
         """Note that an attempt has become its session's version.
@@ -358,11 +347,9 @@ class Commits:
         job.is_done = True
         job.answer = attempt.answer
         session_id, head = job.session_id, attempt.head
-        self._remember(head.committed())
-        if len(job.attempts) > 1 or session_id in self._contested:
-            self._contested[session_id] = head.version
-            if len(self._contested) > _HEADS:
-                self._contested.clear()
+        self._beliefs.remember(head.committed())
+        if len(job.attempts) > 1 or self._beliefs.is_contested(session_id):
+            self._beliefs.contest(head)
         for other in job.attempts:
             if other.nodes and (unnamed := set(other.nodes).difference(attempt.nodes)):
                 self._background.spawn(self._pages.remove(other.head, list(unnamed)))
@@ -370,23 +357,11 @@ class Commits:
             head,
             attempt.move,
             first_seq=first_seq,
-            is_contested=session_id in self._contested,
+            is_contested=self._beliefs.is_contested(session_id),
         )
         if head.garbage and not job.cleans_up and session_id not in self._cleaning:
             self._cleaning.add(session_id)
             self._background.spawn(self.clean_up(session_id))
-
-    def _remember(self, head: Head) -> None:
-        session_id, heads = head.session_id, self._heads
-        if head.updated_at is None or len(head.record) > _RECORD_BYTES:
-            heads.pop(session_id, None)
-            return
-        is_new = session_id not in heads
-        heads[session_id] = head
-        if not is_new:
-            heads.move_to_end(session_id)
-        elif len(heads) > _HEADS:
-            heads.popitem(last=False)
 
     def note_read(self, session_id: str) -> None:
         """Note that somebody reads a session's newest messages."""
@@ -413,7 +388,7 @@ class Commits:
             garbage = await self._leftovers.remove(session_id)
         finally:
             self._cleaning.discard(session_id)
-        head = self._heads.get(session_id)
+        head = self._beliefs.head(session_id)
         if head is not None and head.garbage == garbage:
             head.garbage = ()
 

@@ -155,7 +155,8 @@ async def test_pages_named_late_are_there(
     texts = [f"m{n}" for n in range(16)]
     for text in texts:
         await store.append("s", [user(text)])
-    moves, head = store._commits._moves, store._commits._heads["s"]
+    moves, head = store._commits._moves, store._commits._beliefs.head("s")
+    assert head is not None
     [move] = await store._pages.move_tails([(head, 10)])
     move.sent_onto = head.version
     await other.append("s", [user("meanwhile")])

@@ -36,9 +36,10 @@ def open_store(url: str, **options: Any) -> BaseSessionStore:
 
     ``memory://``, ``jsonl://DIRECTORY`` and ``json://DIRECTORY`` need no server; ``jsonl://data``
     is relative to the working directory, ``jsonl:///var/data`` is absolute. On servers there are
-    ``redis://``, ``rediss://`` (TLS), ``redis+cluster://``, ``unix://``, ``postgresql://``,
-    ``mongodb://`` and ``mongodb+srv://``, each with what its driver takes. Options may also stand
-    in the URL's query, as in ``jsonl://data?durability=os&max_messages=200``.
+    ``redis://``, ``redis+cluster://`` (with TLS ``rediss://``, ``rediss+cluster://``), ``unix://``,
+    ``postgresql://`` or ``postgres://``, ``mongodb://`` and ``mongodb+srv://``, each with what its
+    driver takes. Options may also stand in the URL's query, as in
+    ``jsonl://data?durability=os&max_messages=200``.
 
     Args:
         url: Where the sessions are.

@@ -239,8 +239,7 @@ class Commits:
         first_seq = head.writers[writer.name][2]
         job.settle_join(attempt, head, first_seq)
         self._settle(job, attempt, first_seq=first_seq)
-        is_alone = attempt.base is not None and head.version == attempt.base.version + 1
-        if is_alone:
+        if attempt.base is not None and first_seq == attempt.base.last_seq + 1:
             self._beliefs.calm_down(job.session_id)
 
     async def _plan(self, job: Job, bases: dict[str, Head]) -> bool:

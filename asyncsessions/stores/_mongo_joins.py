@@ -13,7 +13,7 @@ import msgspec
 
 from asyncsessions.hooks import Append
 from asyncsessions.stores._mongo_database import Document
-from asyncsessions.stores._mongo_session import Entry, Head
+from asyncsessions.stores._mongo_session import Entry, Head, step
 
 __all__ = ["FIRST_SEQ", "join_fields", "join_filter"]
 
@@ -59,7 +59,7 @@ def join_fields(entries: Sequence[Entry], append: Append, moment: float | None) 
         for entry in entries
     ]
     fields: Document = {
-        "version": {"$add": ["$version", 1]},
+        "version": {"$add": ["$version", step()]},
         "last_seq": {"$add": ["$last_seq", count]},
         "message_count": {"$add": ["$message_count", count]},
         "updated_at": append.now,

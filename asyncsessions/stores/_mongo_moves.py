@@ -17,7 +17,7 @@ import msgspec
 from asyncsessions.stores._mongo_background import Background
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_pages import Move, Pages
-from asyncsessions.stores._mongo_session import Entry, Head, size_of
+from asyncsessions.stores._mongo_session import Entry, Head, size_of, step
 
 __all__ = ["Moves"]
 
@@ -114,20 +114,20 @@ class Moves:
             head: The version.
             named: The move whose pages it names.
             first_seq: Of several processes, the one whose messages from here on have made the tail
-                too long moves it.
+                too long moves it, or if it doesn't, whoever makes it that much longer again.
             is_contested: Whether other processes write to the session as well.
         """
         session_id = head.session_id
         move = self._waiting.get(session_id)
         if move is not None and named is move:
             del self._waiting[session_id]
-        elif move is not None and head.version >= move.head.version and not move.fits(head):
+        elif move is not None and _is_past(head, move.head) and not move.fits(head):
             self.let_go(move)
         elif move is None and session_id not in self._moving:
             bounds = _BOUNDS_IF_READ if session_id in self._read else _BOUNDS
             count = _entries_to_move(head.tail, bounds)
             before = [entry for entry in head.tail if entry.seq < first_seq] if count else ()
-            if count and not _entries_to_move(before, bounds):
+            if count and _steps(head.tail) > _steps(before):
                 self._moving.add(session_id)
                 self._queue.append(_Due(head, count, is_contested))
                 if not self._is_busy:
@@ -188,6 +188,16 @@ class Moves:
                 self._waiting[move.head.session_id] = move
 
 
+def _is_past(head: Head, other: Head) -> bool:
+    """Whether a version came after another one; a session that was made anew counts afresh."""
+    return head.incarnation != other.incarnation or head.version >= other.version
+
+
+def _steps(tail: Sequence[Entry]) -> int:
+    """Return how many times as long as it should be a tail is."""
+    return max(len(tail) // (_BOUNDS.entries + 1), size_of(tail) // (_BOUNDS.size + 1))
+
+
 def _entries_to_move(tail: Sequence[Entry], bounds: _Bounds) -> int:
     """Return how many entries of a tail move into pages; 0 where it is short enough."""
     if len(tail) <= bounds.entries and size_of(tail) <= bounds.size:
@@ -220,7 +230,7 @@ def _filter(move: Move) -> Document:
 def _fields(move: Move) -> Document:
     """Return the fields of a session that names the pages of a move."""
     return {
-        "version": {"$add": ["$version", 1]},
+        "version": {"$add": ["$version", step()]},
         "tail": {"$slice": ["$tail", move.entries, _ALL]},
         "pages": {"$literal": [msgspec.structs.asdict(page) for page in move.pages]},
     }

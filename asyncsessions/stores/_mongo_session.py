@@ -35,6 +35,7 @@ __all__ = [
     "info_of",
     "messages_of",
     "size_of",
+    "step",
 ]
 
 T = TypeVar("T")
@@ -84,6 +85,15 @@ _size = attrgetter("size")
 def size_of(entries: Iterable[Entry]) -> int:
     """Return the bytes of messages in entries."""
     return sum(map(_size, entries))
+
+
+def step() -> int:
+    """Return by how much a version is above the one before, at random.
+
+    A server that fails may undo a version that was never acknowledged, but was read. Whoever read
+    it must not take the version that comes in its place for the same.
+    """
+    return 1 + secrets.randbits(20)
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
@@ -299,7 +309,7 @@ class Head(msgspec.Struct, gc=False):
     def sign(self, writer: str, counter: int) -> None:
         """Make it the next version, by a writer that will know it again."""
         now = time.time()
-        self.version += 1
+        self.version += step()
         writers = self.writers
         if len(writers) >= _MANY_WRITERS:
             recent = now - _WRITER_LIFETIME

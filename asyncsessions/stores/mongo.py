@@ -249,7 +249,9 @@ class MongoSessionStore(ServerStore):
                 self._idle_writers.append(writer)
         if isinstance(job.answer, Exception):
             raise job.answer
-        await self._in_turn(lambda: self._commits.clean_up(job.session_id))
+        has_garbage = job.head is not None and job.head.garbage
+        if has_garbage or isinstance(job, DeleteJob):
+            await self._in_turn(lambda: self._commits.clean_up(job.session_id))
         return job.answer
 
     def _new_writer(self) -> Writer:

@@ -11,6 +11,8 @@ from pymongo import AsyncMongoClient
 
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.stores import _servers
+from asyncsessions.stores._mongo_plans import MoveJob
+from asyncsessions.stores._mongo_session import HEAD_FIELDS
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing._cases import settled
 from asyncsessions.testing.servers import MongoServer
@@ -165,6 +167,62 @@ async def test_pages_named_late_are_there(
     await moves._name(move)
     assert moves.of("s") is None
     assert await said(other, "s") == [*texts, "meanwhile"]
+
+
+async def test_a_move_of_a_deleted_session_holds_up_no_later_one(
+    store: MongoSessionStore, other: MongoSessionStore
+) -> None:
+    """Whether the later session's versions are above the earlier one's or below."""
+    for session_id in map(str, range(12)):
+        for n in range(17):
+            await store.append(session_id, [user(f"old {n}")])
+        await store._commits.finish()
+        waiting = store._commits._moves.of(session_id)
+        assert waiting is not None
+        assert await other.delete_session(session_id)
+        for n in range(3):
+            await store.append(session_id, [user(f"new {n}")])
+        assert store._commits._moves.of(session_id) is None
+        assert await said(other, session_id) == ["new 0", "new 1", "new 2"]
+
+
+async def test_a_tail_stays_short_where_only_one_store_reads(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+) -> None:
+    """The one that doesn't read would move it sooner than the one that does."""
+    longest = 0
+    for n in range(150):
+        await store.get_messages("s", limit=20)
+        for each in (store, other):
+            await each.append("s", [user(f"m{n}")])
+            await each._commits.finish()
+        document = await admin[database]["sessions"].find_one({"_id": "s"}, {"tail.seq": 1})
+        assert document is not None
+        longest = max(longest, len(document["tail"]))
+    assert longest < 60
+
+
+async def test_a_version_that_was_undone_is_not_taken_for_the_one_in_its_place(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+) -> None:
+    """As where a primary fails after somebody has read what no majority has."""
+    documents = admin[database]["sessions"]
+    await other.increment_state("s", "n", 1)
+    before = await documents.find_one({"_id": "s"})
+    assert before is not None
+    await other.increment_state("s", "n", 100)
+    heads = await store._commits._load([MoveJob("s")], HEAD_FIELDS)
+    store._commits._beliefs.remember_read(heads["s"])
+    await documents.replace_one({"_id": "s"}, before)
+    other._commits._beliefs.forget("s")
+    assert await other.increment_state("s", "n", 1) == 2
+    assert await store.increment_state("s", "n", 1) == 3
 
 
 @pytest.mark.parametrize("callers", [1, 20])

@@ -633,6 +633,10 @@ class BaseSessionStore(SessionStore, ABC):
             raise InvalidMessageError("summary is text that isn't blank", field="summary")
         codec.encode_message(Message(role, summary), self.__policy.max_message_bytes)
         codec.check_json_object(metadata or {}, "metadata")
+        for field, tokens in (("tokens_before", tokens_before), ("tokens_after", tokens_after)):
+            if type(tokens) is not int:
+                text = f"{field} is a whole number, not {type(tokens).__name__}"
+                raise InvalidMessageError(text, field=field)
         if check_limit("seq", seq) is None:
             # Read first: a message that comes in meanwhile isn't covered, and stays visible.
             info = await self.__info(session_id)
@@ -787,6 +791,8 @@ class BaseSessionStore(SessionStore, ABC):
         if isinstance(by, bool) or not isinstance(by, int | float):
             text = f"by is a number, not {type(by).__name__}"
             raise InvalidMessageError(text, field="by", session_id=session_id)
+        if not codec.is_finite(by):
+            raise InvalidMessageError("by isn't finite", field="by", session_id=session_id)
         values = await self.__change(session_id, *make_changes("increment", "state", {key: by}))
         total: float = values[0]
         return total

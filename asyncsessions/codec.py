@@ -32,6 +32,7 @@ __all__ = [
     "encode_json",
     "encode_large_message",
     "encode_message",
+    "is_finite",
     "is_large",
     "message_from",
     "seq_of",
@@ -73,6 +74,14 @@ def seq_of(body: bytes) -> int:
         ValueError: There is none.
     """
     return int(body[len(b'{"seq":') : body.index(b",")])
+
+
+def is_finite(number: float) -> bool:
+    """Whether a float can hold a number; the largest whole numbers are beyond all of them."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def check_json(value: object, field: str) -> None:
@@ -188,15 +197,15 @@ def _check_rest(message: Message) -> None:
     if type(timestamp) is not float and type(timestamp) is not int:
         text = f"timestamp is in seconds since the epoch, not {type(timestamp).__name__}"
         raise InvalidMessageError(text, field="timestamp")
-    if not math.isfinite(timestamp):
-        raise InvalidMessageError(f"timestamp is {timestamp}", field="timestamp")
+    if not is_finite(timestamp):
+        raise InvalidMessageError("timestamp isn't a finite number of seconds", field="timestamp")
     if message.tool_calls is not None:
         _check_list(message.tool_calls, "tool_calls", "a list or None")
     if message.tool_call_id is not None and not isinstance(message.tool_call_id, str):
         raise InvalidMessageError("tool_call_id is text or None", field="tool_call_id")
     if message.name is not None and not isinstance(message.name, str):
         raise InvalidMessageError("name is text or None", field="name")
-    if message.extra:
+    if message.extra or type(message.extra) is not dict:
         check_json_object(message.extra, "extra")
 
 

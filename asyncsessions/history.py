@@ -6,7 +6,7 @@ parts of the types ``tool_use`` and ``tool_result`` (Anthropic).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from asyncsessions.models import Message
@@ -22,21 +22,27 @@ def is_tool_result(message: Message) -> bool:
     return bool(_part_ids(message.content, "tool_result", "tool_use_id"))
 
 
-def _part_ids(content: object, kind: str, key: str) -> list[Any]:
+def _part_ids(content: object, kind: str, key: str) -> list[str | None]:
     if not isinstance(content, list):
         return []
     return [
-        part.get(key) for part in content if isinstance(part, dict) and part.get("type") == kind
+        _id(part, key) for part in content if isinstance(part, dict) and part.get("type") == kind
     ]
 
 
-def _called_ids(message: Message) -> list[Any]:
+def _id(part: Mapping[str, Any], key: str) -> str | None:
+    """Return the id of a call; None where there is none, or it isn't text."""
+    value = part.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _called_ids(message: Message) -> list[str | None]:
     calls = message.tool_calls or ()
-    ids = [call.get("id") for call in calls if isinstance(call, dict)]
+    ids = [_id(call, "id") for call in calls if isinstance(call, dict)]
     return ids + _part_ids(message.content, "tool_use", "id")
 
 
-def _answered_ids(message: Message) -> list[Any]:
+def _answered_ids(message: Message) -> list[str | None]:
     if message.tool_call_id is not None:
         return [message.tool_call_id]
     return _part_ids(message.content, "tool_result", "tool_use_id")
@@ -54,7 +60,7 @@ class PairFilter:
 
     def __init__(self, window: Sequence[Message]) -> None:
         self._is_cut = bool(window) and window[0].seq != 1
-        self._called: set[Any] = set()
+        self._called: set[str | None] = set()
 
     def keeps(self, message: Message) -> bool:
         """Whether the next message belongs in the window."""

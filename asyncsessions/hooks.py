@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from asyncsessions.codec import is_finite
 from asyncsessions.errors import (
     IdempotencyConflictError,
     InvalidMessageError,
@@ -374,8 +375,11 @@ def _sum(old: JSONValue, change: Change) -> float:
     if isinstance(old, bool) or not isinstance(old, int | float):
         text = f"{field} holds {type(old).__name__}, not a number; set it to a number first"
         raise InvalidMessageError(text, field=field)
-    total: float = old + change.value
-    if not math.isfinite(total):
+    try:
+        total: float = old + change.value
+    except OverflowError:  # Of a float and a whole number beyond all of them.
+        total = math.inf
+    if not is_finite(total):
         raise InvalidMessageError(f"{field} would overflow", field=field)
     return total
 

@@ -145,7 +145,7 @@ async def append_all(
 
 def _stamped(message: Message, now: float) -> Message:
     """Return a message with a time, and without a ``seq`` that another store gave it."""
-    if message.timestamp and not message.seq:
+    if message.timestamp and _is_unnumbered(message):
         return message
     # Not `structs.replace`, which takes three times as long.
     return Message(
@@ -162,7 +162,12 @@ def _stamped(message: Message, now: float) -> Message:
 
 
 def _unstored(message: Message) -> Message:
-    return msgspec.structs.replace(message, seq=0) if message.seq else message
+    return message if _is_unnumbered(message) else msgspec.structs.replace(message, seq=0)
+
+
+def _is_unnumbered(message: Message) -> bool:
+    """Whether a message has no ``seq``; what a caller gave as one may be None, say."""
+    return type(message.seq) is int and not message.seq
 
 
 def make_changes(kind: Any, area: str, values: Mapping[str, JSONValue], *keys: str) -> list[Change]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -67,7 +68,10 @@ _BAD_MESSAGES: dict[str, tuple[Any, str]] = {
     "timestamp is text": (user("x") | {"timestamp": "now"}, "timestamp"),
     "timestamp is True": (user("x") | {"timestamp": True}, "timestamp"),
     "timestamp is NaN": (user("x") | {"timestamp": math.nan}, "timestamp"),
+    "timestamp is beyond every float": (user("x") | {"timestamp": 10**400}, "timestamp"),
     "unknown key isn't JSON": (user("x") | {"other": object()}, "extra.other"),
+    "extra is None": (Message("user", "x", extra=cast("Any", None)), "extra"),
+    "extra is a list": (Message("user", "x", extra=cast("Any", [])), "extra"),
     "it is text": ("x", "messages[0]"),
     "it is None": (None, "messages[0]"),
 }
@@ -203,6 +207,45 @@ class BadInputCases(StoreCases):
             await store.set_gateway_info("s", _SURROGATE)
         with pytest.raises(InvalidMessageError):
             await store.update_session_metadata("s", agent_name=bad)
+        assert await is_absent(store, "s")
+
+    @pytest.mark.parametrize("seq", [None, "", "x", 0.0, False, 7])
+    async def test_seq_is_the_stores_own(self, store: SessionStore, seq: Any) -> None:
+        """What a client's JSON or another store gave as ``seq`` counts for nothing."""
+        given = user("x") | {"timestamp": 1.0, "seq": seq}
+        first = await store.append("s", [given], idempotency_key="k")
+        assert [message.seq for message in first] == [1]
+        assert await store.append("s", [given], idempotency_key="k") == first
+        await store.set_chat_history("t", [given])
+        assert await store.get_messages("s") == first
+        assert texts(await store.get_messages("t")) == ["x"]
+
+    async def test_increment_beyond_every_number_fails_alone(self, store: SessionStore) -> None:
+        await store.set_state("a", "n", 1)
+        bad, good = await asyncio.gather(
+            store.increment_state("b", "n", 10**400),
+            store.increment_state("a", "n", 1),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, InvalidMessageError)
+        assert good == 2
+        assert await store.get_state("a") == {"n": 2}
+
+    async def test_odd_ids_of_calls_can_be_read(self, store: SessionStore) -> None:
+        """An id that isn't text answers nothing, and makes nothing unreadable."""
+        result = {"type": "tool_result", "tool_use_id": ["x"], "content": "r"}
+        await store.append("s", [user("x"), {"role": "user", "content": [result]}])
+        await store.add_message("s", "assistant", None, tool_calls=[{"id": {"a": 1}}])
+        await fill(store, "s", 2)
+        for limit in range(1, 6):
+            assert await store.get_chat_history("s", limit)
+
+    @pytest.mark.parametrize("tokens", [12.5, "12", None, True])
+    async def test_tokens_are_whole_numbers(self, store: SessionStore, tokens: Any) -> None:
+        for field in ("tokens_before", "tokens_after"):
+            with pytest.raises(InvalidMessageError) as caught:
+                await store.append_compaction_checkpoint("s", "text", **{field: tokens})
+            assert caught.value.field == field
         assert await is_absent(store, "s")
 
     @pytest.mark.parametrize("summary", ["", " \n", None, 3, _SURROGATE])

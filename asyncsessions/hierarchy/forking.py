@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from asyncsessions.errors import (
-    InvalidMessageError,
-    MessageNotFoundError,
     SessionChangedError,
     SessionCycleError,
-    SessionNotFoundError,
     UnrelatedSessionsError,
 )
 from asyncsessions.hierarchy.lineage import (
@@ -62,20 +59,25 @@ class Forking:
         await self._records.amend(
             session_id, shared(child_id, EVERYTHING), Lineage.child(child_id, now)
         )
-        try:
+        async with self._records.letting_go(session_id, child_id):
             lineage = await self._records.known(session_id)
             parts = await self._reader.parts_upto(lineage, seq)
             beginning = self._begin_as(child_id, lineage, parts, seq, title)
-            if self._shares(lineage.info):
+            shares = self._shares(lineage.info)
+            reached = None
+            if shares:
                 # Of at least one message, or the parent could be removed, and what it reads.
                 reach = self._reach(session_id, child_id, max(1, lineage.own_upto(parts)))
-                await _both(beginning, reach)
+                begun, reached = await asyncio.gather(beginning, reach, return_exceptions=True)
+                if begun is not None:
+                    raise begun
             else:
                 await beginning
-                await self._reach(session_id, child_id, None)
-        except (MessageNotFoundError, SessionNotFoundError, InvalidMessageError):
-            await self._records.release(session_id, child_id)
-            raise
+        # The fork is there by now, so what it reads stays, whatever fails.
+        if reached is not None:
+            raise reached
+        if not shares:
+            await self._reach(session_id, child_id, None)
         return child_id
 
     async def _reach(self, session_id: str, child_id: str, upto: int | None) -> None:
@@ -174,12 +176,10 @@ class Forking:
             UnrelatedSessionsError: They have no common ancestor.
         """
         lines = [await self._line(left), await self._line(right)]
-        places = [
-            {each.info.session_id: place for place, each in enumerate(line)} for line in lines
-        ]
-        for session_id, place in places[0].items():
-            if session_id in places[1]:
-                return lines[0][: place + 1], lines[1][: places[1][session_id] + 1]
+        places = [{key: place for place, key in enumerate(_lives(line))} for line in lines]
+        for key, place in places[0].items():
+            if key in places[1]:
+                return lines[0][: place + 1], lines[1][: places[1][key] + 1]
         raise UnrelatedSessionsError(left.info.session_id, right.info.session_id)
 
     async def _line(self, lineage: Lineage) -> list[Lineage]:
@@ -197,10 +197,16 @@ class Forking:
         return line
 
 
-async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
-    for outcome in await asyncio.gather(first, second, return_exceptions=True):
-        if outcome is not None:
-            raise outcome
+def _lives(line: Sequence[Lineage]) -> Iterator[tuple[str, bool]]:
+    """Iterate over what tells sessions of a line apart, also from later ones of the same id.
+
+    A session that was made anew knows its own forks, and none of the one that was deleted.
+    """
+    below = None
+    for each in line:
+        is_this = below is None or each.is_gone or below in each.noted_children
+        yield each.info.session_id, is_this
+        below = each.info.session_id
 
 
 def _inherited(lineage: Lineage, seq: int, title: str | None) -> list[Change]:

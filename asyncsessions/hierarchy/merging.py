@@ -15,13 +15,14 @@ from asyncsessions.hierarchy.lineage import (
     Lineage,
     SavedMerge,
     SavedRecord,
+    new_token,
 )
 from asyncsessions.hierarchy.models import MergeConflict, MergeResult
 from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Plan, Rewriting
 from asyncsessions.hierarchy.snapshotting import Snapshotting
 from asyncsessions.hierarchy.threeway import Merge, interleave
-from asyncsessions.hooks import Window
+from asyncsessions.hooks import Change, Window
 from asyncsessions.models import Message
 
 __all__ = ["Merging", "Strategy"]
@@ -72,12 +73,11 @@ class Merging:
         target = await self._records.known(into)
         if into == fork_id:
             raise UnrelatedSessionsError(fork_id, into)
-        base = await self._base(fork, target)
-        if resolve is None:
-            count = await self._append(fork, target)
-        else:
-            count = await self._resolve(fork, into, resolve)
-        return MergeResult(count, await self._merge_records(fork, into, base))
+        await self._forking.lines(fork, target)  # Or nothing is written.
+        if resolve is not None and await self._new_messages(fork, target):
+            return await self._resolve(fork, into, resolve)
+        count = await self._append(fork, target) if resolve is None else 0
+        return MergeResult(count, await self._merge_records(fork, into))
 
     async def _base(self, fork: Lineage, target: Lineage) -> SavedRecord:
         """Return what both records were when the sessions parted, or were merged last."""
@@ -108,41 +108,54 @@ class Merging:
             after = max(after, merged.seq)
         return await self._reader.read_at(fork, Window(after=after))
 
-    async def _resolve(self, fork: Lineage, session_id: str, resolve: Resolve) -> int:
-        count = 0
+    async def _resolve(self, fork: Lineage, session_id: str, resolve: Resolve) -> MergeResult:
+        """Merge messages and records in one step."""
+        result = MergeResult(0, [])
+        merge = Merge()
 
         async def plan(target: Lineage) -> Plan:
-            nonlocal count
+            nonlocal result, merge
             new = await self._new_messages(fork, target)
             common = tuple(target.in_common(fork))
             after = common[-1].upto if common else 0
             own = await self._reader.read_at(target, Window(after=after))
-            count = len(new)
+            merge = await self._merged_record(fork, target)
+            result = MergeResult(len(new), merge.conflicts)
             return common, resolve(own, new)
 
-        target = await self._records.known(session_id)
-        if await self._new_messages(fork, target):
-            automatic = self._snapshotting.automatic
-            await self._rewriting.put(session_id, plan, automatic, keeps_late=True)
-        return count
+        def changes(target: Lineage, snapshot_id: str, upto: int) -> list[Change]:
+            automatic = self._snapshotting.automatic(target, snapshot_id)
+            return [*automatic, *merge.changes, _note(fork, upto)]
 
-    async def _merge_records(
-        self, fork: Lineage, session_id: str, base: SavedRecord
-    ) -> list[MergeConflict]:
-        theirs = SavedRecord.of(fork.info)
+        await self._rewriting.put(session_id, plan, changes, keeps_late=True)
+        return result
+
+    async def _merge_records(self, fork: Lineage, session_id: str) -> list[MergeConflict]:
         while True:
             target = await self._records.known(session_id)
-            mine = SavedRecord.of(target.info)
-            merge = Merge()
-            merge.add("metadata", *map(_untitled, (base, mine, theirs)))
-            merge.add("state", base.state, mine.state, theirs.state)
-            merged = SavedMerge(fork.info.last_seq, theirs, at=target.info.last_seq)
-            done = merged.change(fork.info.session_id)
+            merge = await self._merged_record(fork, target)
+            # Or two merges at the same time would both count what the fork has changed.
+            once = (target.unless_changed(), new_token(), _note(fork, target.info.last_seq))
             try:
-                await self._records.amend(session_id, *merge.changes, done)
+                await self._records.amend(session_id, *once, *merge.changes)
             except SessionChangedError:
                 continue
             return merge.conflicts
+
+    async def _merged_record(self, fork: Lineage, target: Lineage) -> Merge:
+        """Return what merges a fork's record into another."""
+        base = await self._base(fork, target)
+        mine, theirs = SavedRecord.of(target.info), SavedRecord.of(fork.info)
+        merge = Merge()
+        merge.add("metadata", *map(_untitled, (base, mine, theirs)))
+        merge.add("state", base.state, mine.state, theirs.state)
+        return merge
+
+
+def _note(fork: Lineage, at: int) -> Change:
+    """Return what notes that a fork was merged, after which the newest message had a ``seq``."""
+    merged = SavedMerge(fork.info.last_seq, SavedRecord.of(fork.info), at)
+    return merged.change(fork.info.session_id)
 
 
 def _untitled(record: SavedRecord) -> dict[str, Any]:

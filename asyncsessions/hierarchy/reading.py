@@ -10,7 +10,7 @@ import msgspec
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import decode_messages, seq_of
-from asyncsessions.errors import MessageNotFoundError
+from asyncsessions.errors import MessageNotFoundError, SessionStoreError
 from asyncsessions.hierarchy.lineage import Lineage, Part, View, count_of, cut
 from asyncsessions.hooks import Tail, Window
 from asyncsessions.models import Message
@@ -84,9 +84,11 @@ class Reader:
 
         Raises:
             MessageNotFoundError: It shows no such message.
+            ValueError: It isn't a number.
         """
         if seq is None:
             return lineage.parts
+        _check_number("seq", seq)
         parts = tuple(cut(lineage.parts, before=seq + 1))
         last = parts[-1] if parts else None
         if last is None or last.upto != seq:
@@ -107,14 +109,18 @@ class Reader:
 
         Raises:
             MessageNotFoundError: There aren't so many.
+            ValueError: It isn't a number.
         """
+        _check_number("index", index)
         session_id = lineage.info.session_id
         left = index
+        # Retention removes messages without a word to whoever counted them.
+        is_counted = self._store.policy.max_messages is None
         for part in lineage.parts:
-            if 0 <= left < part.count == part.upto - part.after:
-                return part.after + 1 + left
-            if part.count != part.upto - part.after:
+            if not is_counted or part.count != part.upto - part.after:
                 break
+            if 0 <= left < part.count:
+                return part.after + 1 + left
             left -= part.count
         else:
             raise MessageNotFoundError(session_id, index)
@@ -167,17 +173,17 @@ class Reader:
         self, session_id: str, parts: Sequence[Part], live: Window
     ) -> Sequence[bytes]:
         bodies: list[bytes] = []
-        limit, room = live.limit, live.max_bytes
+        limit = live.limit
         windows = [_window(part, oldest=True) for part in parts]
         sources = [part.source for part in parts]
         for source, window in zip([*sources, session_id], [*windows, live], strict=True):
             left = None if limit is None else limit - len(bodies)
-            wanted = msgspec.structs.replace(window, limit=left, max_bytes=room, oldest=True)
-            found = await self._fetch(source, wanted)
-            bodies += found
-            if room is not None:
-                room -= sum(map(len, found))
-            if (limit is not None and len(bodies) >= limit) or (room is not None and room <= 0):
+            bounds = {"limit": left, "max_bytes": live.max_bytes, "oldest": True}
+            bodies += await self._fetch(source, msgspec.structs.replace(window, **bounds))
+            if limit is not None and len(bodies) >= limit:
+                break
+            if live.max_bytes is not None and bodies:
+                # Only the store knows whether it has stopped before the end of this source.
                 break
         return bodies
 
@@ -187,12 +193,23 @@ class Reader:
     async def _fetch(self, session_id: str, window: Window) -> Sequence[bytes]:
         if window.before is not None and window.before <= window.after + 1:
             return ()
-        tail = await self._store._tail(session_id, window)
+        store = self._store
+        try:
+            tail = await store._tail(session_id, window)
+        except SessionStoreError:
+            raise
+        except store._driver_errors as exc:
+            raise store._failure(exc, session_id) from exc
         return () if tail is None else tail.messages
 
 
 def _window(part: Part, *, limit: int | None = None, oldest: bool = False) -> Window:
     return Window(limit, part.after, part.upto + 1, oldest)
+
+
+def _check_number(name: str, value: object) -> None:
+    if type(value) is not int:
+        raise ValueError(f"{name}={value!r}: give a whole number")
 
 
 async def _decoded(bodies: Sequence[bytes]) -> list[Message]:

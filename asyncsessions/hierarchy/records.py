@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import (
-    InvalidMessageError,
     SessionChangedError,
     SessionNotFoundError,
     SessionSharedError,
+    SessionStoreError,
+    StoreUnavailableError,
 )
 from asyncsessions.hierarchy.lineage import (
     Lineage,
@@ -111,7 +113,7 @@ class Records:
         """
         pin = str(uuid.uuid4())
         await self.amend(session_id, shared(pin, EVERYTHING))
-        try:
+        async with self.letting_go(session_id, pin):
             while True:
                 lineage = await self.known(session_id)
                 changes = await make(lineage, pin)
@@ -120,9 +122,22 @@ class Records:
                 except SessionChangedError:
                     await asyncio.sleep(0)
                 else:
-                    return lineage, pin
-        except (LookupError, InvalidMessageError):
-            await self.release(session_id, pin)
+                    break
+        return lineage, pin
+
+    @asynccontextmanager
+    async def letting_go(self, session_id: str, reader: str) -> AsyncIterator[None]:
+        """Release a session for somebody for whom what needed it fails.
+
+        Where the store can't be reached, nobody knows what came of it, so the note stays.
+        """
+        try:
+            yield
+        except StoreUnavailableError:
+            raise
+        except Exception:
+            with suppress(SessionStoreError):  # The first failure is the one to tell.
+                await self.release(session_id, reader)
             raise
 
     async def release(self, session_id: str, reader: str) -> None:

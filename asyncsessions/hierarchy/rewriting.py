@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import msgspec
 
 from asyncsessions.errors import (
-    InvalidMessageError,
     SessionChangedError,
     SessionNotFoundError,
     SessionSharedError,
@@ -111,7 +110,7 @@ class Rewriting:
         async def plan(_: Lineage) -> Plan:
             return (), messages
 
-        def changes(_: Lineage, pin: str) -> list[Change]:
+        def changes(_: Lineage, pin: str, __: int) -> list[Change]:
             return [Change(("checkpoint",), "set", None), shared(pin)]
 
         await self.put(session_id, plan, changes, revives=True)
@@ -130,7 +129,7 @@ class Rewriting:
         self,
         session_id: str,
         plan: Callable[[Lineage], Awaitable[Plan]],
-        changes: Callable[[Lineage, str], Sequence[Change]],
+        changes: Callable[[Lineage, str, int], Sequence[Change]],
         *,
         keeps_late: bool = False,
         revives: bool = False,
@@ -141,7 +140,7 @@ class Rewriting:
             session_id: The session.
             plan: Says which.
             changes: What else to change in the same step; gets who keeps the session's messages
-                until then.
+                until then, and the ``seq`` of the newest message that it puts there.
             keeps_late: Whether to show, before the new ones, what comes after it was planned.
             revives: Whether to make a session again that was deleted.
 
@@ -151,18 +150,19 @@ class Rewriting:
         pin = str(uuid.uuid4())
         await self._records.amend(session_id, shared(pin, EVERYTHING))
         find = self._reader.record if revives else self._reader.lineage
-        try:
-            await self._put(session_id, find, plan, lambda now: changes(now, pin), keeps_late)
-        except (SessionNotFoundError, InvalidMessageError):
-            await self._records.release(session_id, pin)
-            raise
+
+        def more(now: Lineage, upto: int) -> Sequence[Change]:
+            return changes(now, pin, upto)
+
+        async with self._records.letting_go(session_id, pin):
+            await self._put(session_id, find, plan, more, keeps_late)
 
     async def _put(
         self,
         session_id: str,
         find: Callable[[str], Awaitable[Lineage | None]],
         plan: Callable[[Lineage], Awaitable[Plan]],
-        changes: Callable[[Lineage], Sequence[Change]],
+        changes: Callable[[Lineage, int], Sequence[Change]],
         keeps_late: bool,  # noqa: FBT001  # see `put`
     ) -> None:
         is_first = True
@@ -187,9 +187,10 @@ class Rewriting:
             view = View((*parts, annex), annex.upto, info.message_count - newer.count)
             shown = view_changes(view)
             try:
-                await self._records.amend(session_id, *guards, *shown, noted, *changes(lineage))
+                async with self._records.letting_go(annex.source, session_id):
+                    more = (*shown, noted, *changes(lineage, annex.upto))
+                    await self._records.amend(session_id, *guards, *more)
             except (SessionChangedError, SessionNotFoundError):
-                await self._records.release(annex.source, session_id)
                 is_first = False
             else:
                 return
@@ -219,11 +220,8 @@ class Rewriting:
         upto = after + len(messages)
         changes = [in_tree("gone", upto), shared(session_id, upto), skip(after)]
         await self._store.amend_session(annex_id, changes, create=True)
-        try:
+        async with self._records.letting_go(annex_id, session_id):
             await self._store.append(annex_id, messages)
-        except InvalidMessageError:
-            await self._records.release(annex_id, session_id)
-            raise
         await self._store.expire_session(annex_id, None)
         info = await self._store.get_info(annex_id)
         part = Part(annex_id, after, upto, 0 if info is None else info.message_count)
@@ -256,7 +254,8 @@ def _without(parts: Sequence[Part], seq: int) -> tuple[Part, ...]:
     left = list(cut(parts, before=seq + 1))
     last = left.pop()
     whole = next(part for part in parts if part.after == last.after)
-    count = min(whole.count, seq - last.after) - 1
-    if count > 0:
+    if last.after < seq - 1:
+        # Where retention has removed some, the count may be too low, but never is the part empty.
+        count = max(0, min(whole.count, seq - last.after) - 1)
         left.append(msgspec.structs.replace(last, upto=seq - 1, count=count))
     return tuple(left)

@@ -295,7 +295,7 @@ class LogReader:
                 continue
             newer = seq
             lines.append(line[:-1])
-            size += len(line)
+            size += len(line) - 1
             if len(lines) == window.limit or (window.max_bytes and size >= window.max_bytes):
                 break
         lines.reverse()
@@ -310,7 +310,7 @@ class LogReader:
                 break
             if len(lines) == window.limit or (window.max_bytes and size >= window.max_bytes):
                 break
-            size += len(line)
+            size += len(line) - 1
             lines.append(line[:-1])
         return lines
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 
 from asyncsessions.base import BaseSessionStore
+from asyncsessions.codec import encode_json, with_seq
 from asyncsessions.errors import (
     InvalidMessageError,
     SessionChangedError,
@@ -17,8 +18,9 @@ from asyncsessions.errors import (
 )
 from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.hooks import SHARED, Change
-from asyncsessions.testing._branch_cases import Hierarchy, HierarchyCases, shown_in
-from asyncsessions.testing._cases import ManualClock, fill, ids, seqs, user
+from asyncsessions.models import Message
+from asyncsessions.testing._branch_cases import Hierarchy, HierarchyCases, add, shown_in
+from asyncsessions.testing._cases import ManualClock, fill, ids, seqs, texts, user
 from asyncsessions.testing.cancelling import cancelled_at
 from asyncsessions.testing.properties import any_id, property_settings
 
@@ -210,6 +212,43 @@ class _ImportCases(HierarchyCases):
         assert await tree.delete_session("t")
 
 
+class _ReadingCases(HierarchyCases):
+    """What is stored in several places is read whole, one message at a time, too."""
+
+    async def test_a_long_fork_is_read_whole(self, tree: Hierarchy) -> None:
+        """Also where a page of its parent's messages ends with the last byte that it may have."""
+        frames = [len(with_seq(encode_json(Message("user", "", 1.0)), n)) for n in range(1, 701)]
+        # The codec leaves out an empty text's default, and each line has an end.
+        whole = [Message("user", "x" * (8191 - size), 1.0) for size in frames]
+        for start in range(0, 700, 100):
+            await tree.append("s", whole[start : start + 100])
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "last")
+        numbers = [message.seq async for message in tree.iter_messages(fork)]
+        assert numbers == list(range(1, 702))
+        exported = await tree.export_session(fork)
+        assert len(exported["messages"]) == 701
+
+    async def test_retention_after_a_revert_hides_nothing_else(self, clock: ManualClock) -> None:
+        plain = cast("BaseSessionStore", self.make_store(clock=clock, max_messages=10))
+        async with HierarchicalSessionStore(plain) as tree:
+            await fill(tree, "s", 10)
+            await tree.revert_to_message("s", 8)
+            await add(tree, "s", "n1", "n2", "n3")
+            popped = await tree.pop_message("s")
+            assert popped is not None
+            assert popped.content == "n3"
+            left = texts(await tree.get_messages("s"))
+            assert left[-2:] == ["n1", "n2"]
+            await tree.upsert_partial_assistant_message("s", "begun")
+            await tree.discard_partial_assistant_message("s")
+            left = texts(await tree.get_messages("s"))
+            assert left[-2:] == ["n1", "n2"]
+            for index, text in enumerate(left):
+                fork = await tree.fork_session("s", from_message_index=index)
+                assert texts(await tree.get_messages(fork))[-1] == text
+
+
 class _LeftoverCases(HierarchyCases):
     """What is refused or cancelled leaves nothing behind, and nothing that is needed goes."""
 
@@ -226,6 +265,15 @@ class _LeftoverCases(HierarchyCases):
         ):
             with pytest.raises(InvalidMessageError):
                 await refused
+        number: Any = "2"
+        calls: list[Awaitable[object]] = [
+            tree.fork_session("s", from_seq=number),
+            tree.fork_session("s", from_message_index=number),
+            tree.revert_to_message("s", number),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="number"):
+                await call
         assert await plain.get_messages("s") == before
         assert await tree.get_children("s") == []
         # Nobody reads it, so that a store alone may remove it.
@@ -295,5 +343,5 @@ _CANCELLED: list[Callable[[Hierarchy, str], Awaitable[object]]] = [
 ]
 
 
-class BranchEdgeCases(_ReusedIdCases, _RecordCases, _ImportCases, _LeftoverCases):
+class BranchEdgeCases(_ReusedIdCases, _RecordCases, _ImportCases, _ReadingCases, _LeftoverCases):
     """Ids that are used again, imports, and what must not be left behind."""

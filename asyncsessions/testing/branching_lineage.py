@@ -370,6 +370,53 @@ class MergeCases(HierarchyCases):
         for session_id in ("s", "other", fork):
             assert await shown_in(tree, session_id) == ["m1"]
 
+    async def test_a_later_session_of_the_same_id_is_no_relative(self, tree: Hierarchy) -> None:
+        await add(tree, "s", "secret")
+        fork, sibling = [await tree.fork_session("s") for _ in range(2)]
+        await tree.delete_session("s")
+        await add(tree, "s", "new")
+        for refused in (
+            tree.merge_sessions(fork),
+            tree.merge_sessions(fork, into="s"),
+            tree.merge_sessions(await tree.fork_session("s"), into=fork),
+            tree.diff("s", fork),
+        ):
+            with pytest.raises(UnrelatedSessionsError):
+                await refused
+        assert await shown_in(tree, "s") == ["new"]
+        await add(tree, fork, "f")
+        await tree.merge_sessions(fork, into=sibling)
+        assert await shown_in(tree, sibling) == ["secret", "f"]
+
+    @pytest.mark.parametrize("strategy", ["append", "interleave"])
+    async def test_the_same_merge_twice_at_once_is_one(
+        self, tree: Hierarchy, strategy: Any
+    ) -> None:
+        await fill(tree, "s", 1)
+        for number in range(1, 6):
+            fork = await tree.fork_session("s")
+            await add(tree, fork, f"f{number}")
+            await tree.increment_state(fork, "n", 10)
+            await asyncio.gather(*(tree.merge_sessions(fork, strategy=strategy) for _ in range(3)))
+            assert await tree.get_state("s", "n") == 10 * number
+            said = [f"f{each}" for each in range(1, number + 1)]
+            assert await shown_in(tree, "s") == ["m1", *said]
+
+    async def test_a_merge_that_fails_keeps_nothing(
+        self, tree: Hierarchy, plain: BaseSessionStore
+    ) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f")
+        with pytest.raises(ZeroDivisionError):
+            await tree.merge_sessions(fork, strategy=lambda _, __: cast("Any", 1 / 0))
+        with pytest.raises(TypeError):
+            await tree.merge_sessions(fork, strategy=lambda _, __: cast("Any", None))
+        await tree.delete_session(fork)
+        # Nobody reads it, so that a store alone may remove it.
+        assert await plain.delete_session("s")
+        assert ids(await plain.list_sessions()) == []
+
     async def test_merges_and_appends_at_once_lose_nothing(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 1)
         forks = [await tree.fork_session("s") for _ in range(3)]

@@ -135,17 +135,28 @@ class Moving:
         common = await _common(own, messages)
         parts = [Part(session_id, 0, own[common - 1].seq, common)] if common else []
         changes: list[Change] = []
+        numbers = [message.seq for message in own[:common]]
         if messages[common:]:
             annex, noted = await self._rewriting.store_beside(session_id, messages[common:])
             parts.append(annex)
             changes.append(noted)
+            numbers += range(annex.after + 1, annex.upto + 1)
+        record = snapshot.record
+        if record.checkpoint is not None:
+            # It stands for as many of the messages as before, which have other numbers now.
+            upto = record.checkpoint.seq
+            covered = sum(0 < message.seq <= upto for message in messages)
+            moved = msgspec.structs.replace(
+                record.checkpoint, seq=numbers[covered - 1] if covered else 0
+            )
+            record = msgspec.structs.replace(record, checkpoint=moved)
 
         def keep(lineage: Lineage) -> list[Change]:
             saved = SavedSnapshot(
                 parts[-1].upto if parts else 0,
                 snapshot.created_at,
                 tuple(parts),
-                snapshot.record,
+                record,
                 snapshot.label,
                 snapshot.metadata,
             )

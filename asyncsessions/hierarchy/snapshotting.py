@@ -22,6 +22,8 @@ __all__ = ["Snapshotting"]
 
 # All of them are in the session's record, which most calls read.
 _MOST_REVERTS = 32
+# What comes after something is so many seconds later at least; every store tells that apart.
+_MOMENT = 0.001
 
 
 class Snapshotting:
@@ -97,8 +99,12 @@ class Snapshotting:
 
     def automatic(self, lineage: Lineage, snapshot_id: str) -> list[Change]:
         """Return what remembers a session as it is, so that what comes now can be undone."""
-        snapshot = lineage.snapshot(lineage.parts, self._records.now(), is_automatic=True)
-        old = [each for each, saved in lineage.snapshots.items() if saved.is_automatic]
+        before = {each: saved for each, saved in lineage.snapshots.items() if saved.is_automatic}
+        old = list(before)
+        # The newest is the one to undo, whatever clock the one before was made by.
+        after = before[old[-1]].created_at + _MOMENT if old else 0.0
+        now = max(self._records.now(), after)
+        snapshot = lineage.snapshot(lineage.parts, now, is_automatic=True)
         return [
             *Lineage.forget(old[: max(0, len(old) + 1 - _MOST_REVERTS)]),
             *lineage.keep(snapshot_id, snapshot),

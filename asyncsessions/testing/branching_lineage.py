@@ -212,6 +212,22 @@ class MoveCases(HierarchyCases):
         assert await tree.get_parent(fork) == "s"
         assert fork in await tree.get_children("s")
 
+    async def test_a_snapshots_checkpoint_moves_along(self, tree: Hierarchy) -> None:
+        """It stands for as many messages as before, which get other numbers."""
+        await fill(tree, "s", 9)
+        await tree.clear_session("s")
+        await add(tree, "s", "a", "b", "c", "d")
+        await tree.append_compaction_checkpoint("s", "summary", seq=11)
+        snapshot = await tree.create_snapshot("s")
+        await tree.pop_message("s")
+        data = await tree.export_session("s", include_lineage=True)
+        await tree.import_session(data, new_session_id="copy")
+        for session_id, kept in (("s", ["c", "d"]), ("copy", ["c", "d"])):
+            await tree.revert_to_snapshot(session_id, snapshot)
+            await add(tree, session_id, "e")
+            history = await tree.get_working_history(session_id)
+            assert [each["content"] for each in history] == ["summary", *kept, "e"]
+
     async def test_bad_lineage_is_refused_before_anything_is_written(
         self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:

@@ -82,6 +82,17 @@ class SnapshotCases(HierarchyCases):
             await tree.undo_revert("s")
         assert await shown_in(tree, "s") == ["m1", "m2", "m6", "m7"]
 
+    async def test_the_last_revert_is_undone_whatever_the_clock(
+        self, tree: Hierarchy, clock: ManualClock
+    ) -> None:
+        await fill(tree, "s", 5)
+        await tree.revert_to_message("s", 4)
+        await add(tree, "s", "m6")
+        clock.advance(-50)
+        await tree.revert_to_message("s", 2)
+        await tree.undo_revert("s")
+        assert await shown_in(tree, "s") == ["m1", "m2", "m3", "m4", "m6"]
+
     async def test_reverts_go_back_and_forth(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 3)
         early = await tree.create_snapshot("s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC
 
@@ -28,18 +29,27 @@ class ServerClock:
         self._offset = 0.0
         self._measured = float("-inf")
         self._wall_offset = 0.0
+        self._lock = asyncio.Lock()
 
     async def refresh(self) -> None:
         """Compare the clocks, unless that was done within the last minute."""
-        start = time.monotonic()
-        wall_offset = time.time() - start
-        has_jumped = abs(wall_offset - self._wall_offset) > _TOLERANCE
-        if start - self._measured < _FRESH_SECONDS and not has_jumped:
+        if self._is_fresh():
             return
-        # The fastest of some round trips says most: the first may have made a connection.
-        _, self._offset = min([await self._compare() for _ in range(_COMPARISONS)])
-        self._measured = start
-        self._wall_offset = wall_offset
+        # One caller for all, or their round trips would hold each other up, and say less.
+        async with self._lock:
+            if self._is_fresh():
+                return
+            start = time.monotonic()
+            wall_offset = time.time() - start
+            # The fastest of some round trips says most: the first may have made a connection.
+            _, self._offset = min([await self._compare() for _ in range(_COMPARISONS)])
+            self._measured = start
+            self._wall_offset = wall_offset
+
+    def _is_fresh(self) -> bool:
+        now = time.monotonic()
+        has_jumped = abs(time.time() - now - self._wall_offset) > _TOLERANCE
+        return now - self._measured < _FRESH_SECONDS and not has_jumped
 
     async def _compare(self) -> tuple[float, float]:
         """Return how long a round trip took, and how far the server's clock is ahead."""

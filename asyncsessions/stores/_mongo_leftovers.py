@@ -8,7 +8,7 @@ to the session finds the note, and so does `MongoSessionStore.purge_expired`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
 
 from bson import ObjectId
 
@@ -21,6 +21,8 @@ from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head
 __all__ = ["Leftovers"]
 
 _SESSIONS_AT_A_TIME = 100
+# By then nobody is still about to name pages in a session's document.
+_FORGOTTEN_SECONDS = 3600.0
 # What tells whether a damaged session is the same still.
 _IDENTITY: Document = {"incarnation": 1, "version": 1}
 
@@ -60,6 +62,7 @@ class Leftovers:
             match piece:
                 case {"pages": ObjectId() as volume}:
                     await self._pages.remove_all(session_id, volume)
+                    await self._remove_forgotten(head)
                 case {"keys": ObjectId() as incarnation}:
                     await self._old_keys.remove_all(session_id, incarnation)
                 case {"node": ObjectId() as node, "level": int(level)}:
@@ -75,6 +78,16 @@ class Leftovers:
             update = {"q": same, "u": {"$unset": {"garbage": ""}}}
             (await self._database.update(self._sessions, [update])).check()
         return head.garbage
+
+    async def _remove_forgotten(self, head: Head) -> None:
+        """Remove volumes that no version of a session has ever named, as killed processes leave.
+
+        What somebody is about to name is younger.
+        """
+        for volume in await self._pages.volumes(head.session_id):
+            age = time.time() - volume.generation_time.timestamp()
+            if volume != head.volume and age > _FORGOTTEN_SECONDS:
+                await self._pages.remove_all(head.session_id, volume)
 
     async def remove_damaged(self, session_id: str, *, expired_at: float | None = None) -> bool:
         """Remove a session whose document can't be read, so that nobody can write to it.
@@ -104,11 +117,11 @@ class Leftovers:
     async def sweep(self) -> None:
         """Remove all garbage that interrupted writers have left."""
         where = {"garbage": {"$exists": True}}
-        done: Sequence[str] = ()
+        damaged: list[str] = []
         while True:
             found = await self._database.find(
                 self._sessions,
-                where | {"_id": {"$nin": list(done)}},
+                where | {"_id": {"$nin": damaged}},
                 limit=_SESSIONS_AT_A_TIME,
                 projection={"_id": 1},
             )
@@ -117,9 +130,9 @@ class Leftovers:
                     await self.remove(document["_id"])
                 except CorruptSessionError as exc:
                     logger.warning("its garbage stays: %s", exc)
+                    damaged.append(document["_id"])
             if len(found) < _SESSIONS_AT_A_TIME:
                 return
-            done = [document["_id"] for document in found]
 
     def index(self) -> Document:
         """Return the index that finds garbage."""

@@ -26,6 +26,7 @@ from asyncsessions.hooks import (
     apply_changes,
     check_unshared,
 )
+from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_entries import entries_of
 from asyncsessions.stores._mongo_jobs import Attempt, Job
 from asyncsessions.stores._mongo_keys import OldKeys
@@ -216,7 +217,9 @@ class UpdateJob(Job):
         """See `Job.plan`."""
         self.answer = []
         head = base
+        pacer = Pacer()
         for update in self.updates:
+            await pacer.pause()
             now = update.now if moment is None else moment
             # The update before may have ended the session.
             is_there = head is not None and not head.has_vanished(now)

@@ -269,22 +269,29 @@ class MongoSessionStore(ServerStore):
 
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:
-        info = await self._in_turn(lambda: self._reads.info(session_id))
-        if info is None or not self._expires_by_server:
-            return info
-        return None if info.is_expired(await self._moment(0.0)) else info
+        async def attempt() -> SessionInfo | None:
+            info = await self._reads.info(session_id)
+            if info is None or not self._expires_by_server:
+                return info
+            return None if info.is_expired(await self._moment(0.0)) else info
+
+        return await self._in_turn(attempt)
 
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
         if window.limit and not window.oldest and window.before is None:
             self._commits.note_read(session_id)
-        found = await self._in_turn(lambda: self._reads.messages(session_id, window))
-        if found is None:
-            return None
-        head, bodies = found
-        if not self._expires_by_server:
-            return Tail(bodies, head.expires_at)
-        return None if head.has_vanished(await self._moment(0.0)) else Tail(bodies)
+
+        async def attempt() -> Tail | None:
+            found = await self._reads.messages(session_id, window)
+            if found is None:
+                return None
+            head, bodies = found
+            if not self._expires_by_server:
+                return Tail(bodies, head.expires_at)
+            return None if head.has_vanished(await self._moment(0.0)) else Tail(bodies)
+
+        return await self._in_turn(attempt)
 
     @override
     async def _scan(self, scan: Scan) -> list[SessionInfo]:

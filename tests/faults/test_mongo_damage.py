@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from pymongo import AsyncMongoClient, MongoClient
 
 from asyncsessions import CorruptSessionError, StoreUnavailableError
 from asyncsessions.protocols import SessionStore
+from asyncsessions.stores import _mongo_leftovers
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing import DamageConformance
 from asyncsessions.testing.servers import MongoServer
@@ -57,6 +60,36 @@ DAMAGES: dict[str, dict[str, Any]] = {
     "time": {"$set": {"updated_at": 1.0, "expires_at": "never"}},
     "all of it": {"$set": {"version": None, "tail": None, "writers": [1], "keys": "none"}},
 }
+
+
+async def test_garbage_that_stays_is_passed_over(
+    other: MongoSessionStore, admin: Admin, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_mongo_leftovers, "_SESSIONS_AT_A_TIME", 2)
+    for n in range(7):
+        await other.append(f"s{n}", [user("x")])
+    garbage = {"$set": {"garbage": [{"bad": 1}]}}
+    await admin[database]["sessions"].update_many({}, garbage)
+    async with asyncio.timeout(LONG_ENOUGH):
+        assert await other.purge_expired() == 0
+
+
+async def test_pages_that_were_never_named_go_with_their_session(
+    other: MongoSessionStore, admin: Admin, database: str
+) -> None:
+    """A process that is killed before its large write is committed leaves some."""
+    pages = admin[database]["messages"]
+    await other.append("s", [user("x")])
+    hours_ago = datetime.now(UTC) - timedelta(hours=2)
+    for session_id, moment in [("s", hours_ago), ("t", hours_ago), ("s", datetime.now(UTC))]:
+        volume = ObjectId.from_datetime(moment)
+        page = {"_id": {"s": session_id, "i": volume, "n": ObjectId()}, "bodies": b"secret"}
+        await pages.insert_one(page)
+    assert await other.delete_session("s")
+    left = [(each["_id"]["s"], each["_id"]["i"].generation_time) async for each in pages.find()]
+    # The young one may be about to be named.
+    assert sorted(session_id for session_id, _ in left) == ["s", "t"]
+    assert max(left)[0] == "t"
 
 
 @pytest.mark.parametrize("what", DAMAGES)

@@ -215,7 +215,7 @@ class Commits:
         where = join_filter(head, writer.name, last.now if moment is None else moment)
         writer.counter += 1
         job.attempts.append(Attempt(writer.counter, head, head, is_join=True))
-        slot = [writer.counter, time.time(), FIRST_SEQ]
+        slot = [writer.counter, self._now(), FIRST_SEQ]
         fields = join_fields(entries, last, moment) | {f"writers.{writer.name}": slot}
         job.is_stale = job.needs_proof = True
         try:
@@ -284,11 +284,14 @@ class Commits:
             if attempt.nodes and not attempt.may_still_succeed(base):
                 self._background.spawn(self._pages.remove(attempt.head, attempt.nodes))
 
-    @staticmethod
-    def _sign(job: Job, writer: Writer) -> None:
+    def _now(self) -> float:
+        """Return the time by which writers are forgotten: no machine's own, which may be wrong."""
+        return time.time() if self._clock is None else self._clock.now()
+
+    def _sign(self, job: Job, writer: Writer) -> None:
         assert job.head is not None  # noqa: S101  # it has a plan
         writer.counter += 1
-        job.head.sign(writer.name, writer.counter)
+        job.head.sign(writer.name, writer.counter, self._now())
         job.attempts.append(
             Attempt(writer.counter, job.base, job.head, job.answer, job.nodes, job.named)
         )

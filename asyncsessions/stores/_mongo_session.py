@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import secrets
-import time
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
@@ -306,9 +305,14 @@ class Head(msgspec.Struct, gc=False):
         self.created_at, self.updated_at = info.created_at, info.updated_at
         self.expires_at = info.expires_at
 
-    def sign(self, writer: str, counter: int) -> None:
-        """Make it the next version, by a writer that will know it again."""
-        now = time.time()
+    def sign(self, writer: str, counter: int, now: float) -> None:
+        """Make it the next version, by a writer that will know it again.
+
+        Args:
+            writer: The writer.
+            counter: Its number for this version.
+            now: The time, by a clock that all writers share.
+        """
         self.version += step()
         writers = self.writers
         if len(writers) >= _MANY_WRITERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -223,6 +224,30 @@ async def test_a_version_that_was_undone_is_not_taken_for_the_one_in_its_place(
     other._commits._beliefs.forget("s")
     assert await other.increment_state("s", "n", 1) == 2
     assert await store.increment_state("s", "n", 1) == 3
+
+
+async def test_a_wrong_clock_forgets_no_writer(
+    store: MongoSessionStore,
+    other: MongoSessionStore,
+    admin: AsyncMongoClient[dict[str, Any]],
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever was forgotten doesn't know its own write again, and repeats it."""
+    documents = admin[database]["sessions"]
+    await store.append("s", [user("x")])
+    document = await documents.find_one({"_id": "s"})
+    assert document is not None
+    [(name, slot)] = document["writers"].items()
+    many = {f"writers.w{n}": slot for n in range(20)}
+    await documents.update_one({"_id": "s"}, {"$set": many})
+    ahead = time.time() + 7200
+    monkeypatch.setattr("time.time", lambda: ahead)
+    await other.append("s", [user("y")])
+    document = await documents.find_one({"_id": "s"})
+    assert document is not None
+    assert name in document["writers"]
+    assert len(document["writers"]) == 22
 
 
 @pytest.mark.parametrize("callers", [1, 20])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from asyncsessions.codec import check_json_object
 from asyncsessions.errors import (
     SnapshotNotFoundError,
@@ -88,8 +90,12 @@ class Snapshotting:
         async def revert(lineage: Lineage, automatic_id: str) -> list[Change]:
             parts = await self._reader.parts_upto(lineage, seq)
             changes = [*lineage.show(parts), *self.automatic(lineage, automatic_id)]
-            kept = {each: merge for each, merge in lineage.merges.items() if merge.at <= seq}
-            changes += lineage.only_merged(kept)
+            # What a merge did to metadata and state stays, so it is not to be done again.
+            merges = {
+                each: merge if merge.at <= seq else msgspec.structs.replace(merge, seq=0)
+                for each, merge in lineage.merges.items()
+            }
+            changes += lineage.only_merged(merges)
             checkpoint = lineage.checkpoint_at(seq)
             if checkpoint is not lineage.info.checkpoint:
                 changes.append(Change(("checkpoint",), "set", checkpoint))

@@ -312,6 +312,18 @@ class MergeCases(HierarchyCases):
         assert await shown_in(tree, "s") == ["m1", "m2", "f"]
         assert (await tree.merge_sessions(fork)).messages == 0
 
+    async def test_only_messages_that_were_undone_are_merged_again(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 2)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f")
+        await tree.increment_state(fork, "n", 5)
+        for _ in range(3):
+            await tree.merge_sessions(fork)
+            assert await shown_in(tree, "s") == ["m1", "m2", "f"]
+            assert await tree.get_state("s") == {"n": 5}
+            await tree.revert_to_message("s", 2)
+            assert await shown_in(tree, "s") == ["m1", "m2"]
+
     async def test_records_are_merged_by_what_changed(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 1)
         start: dict[str, Any] = {

@@ -85,9 +85,11 @@ class Merging:
         line, other = await self._forking.lines(fork, target)
         if merged is not None:
             return merged.record
-        # Whichever was forked from the common ancestor.
-        below = line[-2] if len(line) > 1 else other[-2]
-        return below.origin or SavedRecord({}, {})
+        # Whichever was forked from the common ancestor, and of two the one that was so first: the
+        # other one began with what the ancestor had changed by then.
+        below = [each[-2] for each in (line, other) if len(each) > 1]
+        first = min(below, key=lambda each: each.info.created_at)
+        return first.origin or SavedRecord({}, {})
 
     async def _append(self, fork: Lineage, target: Lineage) -> int:
         session_id = target.info.session_id

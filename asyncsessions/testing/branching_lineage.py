@@ -366,6 +366,27 @@ class MergeCases(HierarchyCases):
         assert (await tree.merge_sessions(fork)).conflicts == []
         assert await tree.get_state("s", "count") == 10
 
+    @pytest.mark.parametrize("is_later_into_earlier", [True, False])
+    async def test_forks_of_different_times_are_merged(
+        self, tree: Hierarchy, clock: ManualClock, *, is_later_into_earlier: bool
+    ) -> None:
+        """What their parent has changed between them comes along with its messages."""
+        await fill(tree, "s", 1)
+        await tree.set_state("s", "topic", "old")
+        forks = [await tree.fork_session("s")]
+        clock.advance(1)
+        await add(tree, "s", "s1")
+        await tree.set_state("s", "topic", "new")
+        await tree.increment_state("s", "n", 5)
+        forks.append(await tree.fork_session("s"))
+        earlier, later = forks
+        await tree.increment_state(earlier, "n", 10)
+        into, fork = (earlier, later) if is_later_into_earlier else (later, earlier)
+        result = await tree.merge_sessions(fork, into=into)
+        assert result.conflicts == []
+        assert await shown_in(tree, into) == ["m1", "s1"]
+        assert await tree.get_state(into) == {"topic": "new", "n": 15}
+
     async def test_a_parent_can_be_merged_into_its_fork(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 2)
         fork = await tree.fork_session("s")

@@ -54,6 +54,7 @@ _MODULES = (
     "branching",
     "branching_edges",
     "branching_lineage",
+    "branching_merges",
     "branching_properties",
     "branching_rewrites",
     "cancelling",

@@ -31,7 +31,8 @@ from asyncsessions.testing._cases import (
     user,
 )
 from asyncsessions.testing.branching_edges import BranchEdgeCases
-from asyncsessions.testing.branching_lineage import LineageCases, MergeCases, MoveCases
+from asyncsessions.testing.branching_lineage import LineageCases, MoveCases
+from asyncsessions.testing.branching_merges import MergeCases
 from asyncsessions.testing.branching_properties import BranchModelCases
 from asyncsessions.testing.branching_rewrites import (
     BranchingTogetherCases,

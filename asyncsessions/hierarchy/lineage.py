@@ -261,11 +261,16 @@ class Lineage:
         keys = [key for key in self._tree if key.startswith(_MERGED)]
         return {key.removeprefix(_MERGED): self._read(key, SavedMerge) for key in keys}
 
+    @staticmethod
+    def unmerged(fork_id: str) -> Change:
+        """Return what forgets that a session was merged into this one."""
+        return in_tree(_MERGED + fork_id)
+
     def only_merged(self, merges: Mapping[str, SavedMerge]) -> list[Change]:
         """Return what makes these all that was merged, as far as it shows now."""
         gone = self.merges.keys() - merges.keys()
         return [
-            *(in_tree(_MERGED + fork_id) for fork_id in gone),
+            *map(self.unmerged, gone),
             *(merge.change(fork_id) for fork_id, merge in merges.items()),
         ]
 

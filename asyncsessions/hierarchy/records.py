@@ -147,7 +147,7 @@ class Records:
 
     async def _let_go(self, session_id: str, reader: str) -> bool:
         """Note that somebody doesn't read a session any more; return whether it exists."""
-        changes = [shared(reader), Lineage.child(reader, None)]
+        changes = [shared(reader), Lineage.child(reader, None), Lineage.unmerged(reader)]
         return await self.store.amend_session(session_id, changes) is not None
 
     async def delete(self, session_id: str) -> bool:
@@ -164,6 +164,7 @@ class Records:
                 in_tree("origin"),
                 in_tree("is_shared"),
                 *Lineage.forget(now.snapshots),
+                *now.only_merged({}),
                 *SavedRecord({}, {}).changes(info),
                 *(Change((field,), "set", None) for field in TEXTS if getattr(info, field)),
             ]

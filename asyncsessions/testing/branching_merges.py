@@ -228,6 +228,22 @@ class MergeCases(HierarchyCases):
             said = [f"f{each}" for each in range(1, number + 1)]
             assert await shown_in(tree, "s") == ["m1", *said]
 
+    @pytest.mark.parametrize("strategy", ["append", "interleave"])
+    async def test_a_deleted_fork_leaves_no_trace_of_its_merge(
+        self, tree: Hierarchy, plain: BaseSessionStore, strategy: Any
+    ) -> None:
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f")
+        await tree.set_state(fork, "secret", 1)
+        await tree.merge_sessions(fork, strategy=strategy)
+        await tree.set_state("s", "secret", None)
+        await tree.purge_reverts("s")
+        await tree.delete_session(fork)
+        info = await plain.get_info("s")
+        assert info is not None
+        assert "secret" not in str(info.metadata)
+
     async def test_a_merge_that_fails_keeps_nothing(
         self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:

@@ -193,7 +193,7 @@ class Lineage:
 
     @property
     def token(self) -> str | None:
-        """What changes with all that it shows, with its snapshots, and when it is deleted."""
+        """What changes with what it shows, its snapshots and merges, and when it is deleted."""
         token = self._tree.get("token")
         return token if isinstance(token, str) else None
 

@@ -96,8 +96,9 @@ class Merging:
         new = await self._new_messages(fork, target)
         if new:
             # A merge that is repeated because its answer was lost appends nothing; one that is
-            # because the target was brought back does.
-            name = f"{fork.info.session_id} {new[0].seq} {new[-1].seq} {target.token}".encode()
+            # because the target was brought back does, which shows other messages since.
+            since = target.view.after
+            name = f"{fork.info.session_id} {new[0].seq} {new[-1].seq} {since}".encode()
             key = "merge:" + hashlib.blake2b(name, digest_size=16).hexdigest()
             await self._store.append(session_id, new, idempotency_key=key)
         return len(new)
@@ -118,6 +119,8 @@ class Merging:
         async def plan(target: Lineage) -> Plan:
             nonlocal result, merge
             new = await self._new_messages(fork, target)
+            if not new:
+                raise _NothingNewError
             common = tuple(target.in_common(fork))
             after = common[-1].upto if common else 0
             own = await self._reader.read_at(target, Window(after=after))
@@ -129,12 +132,18 @@ class Merging:
             automatic = self._snapshotting.automatic(target, snapshot_id)
             return [*automatic, *merge.changes, _note(fork, upto)]
 
-        await self._rewriting.put(session_id, plan, changes, keeps_late=True)
+        try:
+            await self._rewriting.put(session_id, plan, changes, keeps_late=True)
+        except _NothingNewError:
+            return MergeResult(0, await self._merge_records(fork, session_id))
         return result
 
     async def _merge_records(self, fork: Lineage, session_id: str) -> list[MergeConflict]:
         while True:
             target = await self._records.known(session_id)
+            merged = target.merges.get(fork.info.session_id)
+            if merged is not None and merged.seq > fork.info.last_seq:
+                return []  # Another merge has brought this, and what the fork got since.
             merge = await self._merged_record(fork, target)
             # Or two merges at the same time would both count what the fork has changed.
             once = (target.unless_changed(), new_token(), _note(fork, target.info.last_seq))
@@ -152,6 +161,10 @@ class Merging:
         merge.add("metadata", *map(_untitled, (base, mine, theirs)))
         merge.add("state", base.state, mine.state, theirs.state)
         return merge
+
+
+class _NothingNewError(Exception):
+    """Another merge has brought the messages meanwhile."""
 
 
 def _note(fork: Lineage, at: int) -> Change:

@@ -113,6 +113,8 @@ class Reader:
         """
         _check_number("index", index)
         session_id = lineage.info.session_id
+        if index < 0:
+            raise MessageNotFoundError(session_id, index)
         left = index
         # Retention removes messages without a word to whoever counted them.
         is_counted = self._store.policy.max_messages is None

@@ -253,7 +253,7 @@ def _without(parts: Sequence[Part], seq: int) -> tuple[Part, ...]:
     """Return parts without a message and what came after it."""
     left = list(cut(parts, before=seq + 1))
     last = left.pop()
-    whole = next(part for part in parts if part.after == last.after)
+    whole = next(part for part in parts if part.after == last.after < part.upto)
     if last.after < seq - 1:
         # Where retention has removed some, the count may be too low, but never is the part empty.
         count = max(0, min(whole.count, seq - last.after) - 1)

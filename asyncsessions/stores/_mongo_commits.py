@@ -285,7 +285,7 @@ class Commits:
                 self._background.spawn(self._pages.remove(attempt.head, attempt.nodes))
 
     def _now(self) -> float:
-        """Return the time by which writers are forgotten: no machine's own, which may be wrong."""
+        """Return the time by which writers are forgotten, of a clock that they share."""
         return time.time() if self._clock is None else self._clock.now()
 
     def _sign(self, job: Job, writer: Writer) -> None:
@@ -343,8 +343,7 @@ class Commits:
         Args:
             job: The job.
             attempt: The attempt.
-            first_seq: Of several processes, the one whose messages from here on have made the tail
-                too long moves it.
+            first_seq: See `Moves.settle`.
         """
         job.is_done = True
         job.answer = attempt.answer

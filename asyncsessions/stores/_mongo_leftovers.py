@@ -21,8 +21,9 @@ from asyncsessions.stores._mongo_session import HEAD_FIELDS, Head
 __all__ = ["Leftovers"]
 
 _SESSIONS_AT_A_TIME = 100
-# By then nobody is still about to name pages in a session's document.
-_FORGOTTEN_SECONDS = 3600.0
+# By then nobody is still about to name pages in a session's document, not even where a machine's
+# clock shows another time zone's time.
+_FORGOTTEN_SECONDS = 2 * 86_400.0
 # What tells whether a damaged session is the same still.
 _IDENTITY: Document = {"incarnation": 1, "version": 1}
 

@@ -127,7 +127,7 @@ class Moves:
             bounds = _BOUNDS_IF_READ if session_id in self._read else _BOUNDS
             count = _entries_to_move(head.tail, bounds)
             before = [entry for entry in head.tail if entry.seq < first_seq] if count else ()
-            if count and _steps(head.tail) > _steps(before):
+            if count and _steps(head.tail, bounds) > _steps(before, bounds):
                 self._moving.add(session_id)
                 self._queue.append(_Due(head, count, is_contested))
                 if not self._is_busy:
@@ -193,9 +193,9 @@ def _is_past(head: Head, other: Head) -> bool:
     return head.incarnation != other.incarnation or head.version >= other.version
 
 
-def _steps(tail: Sequence[Entry]) -> int:
+def _steps(tail: Sequence[Entry], bounds: _Bounds) -> int:
     """Return how many times as long as it should be a tail is."""
-    return max(len(tail) // (_BOUNDS.entries + 1), size_of(tail) // (_BOUNDS.size + 1))
+    return max(len(tail) // (bounds.entries + 1), size_of(tail) // (bounds.size + 1))
 
 
 def _entries_to_move(tail: Sequence[Entry], bounds: _Bounds) -> int:

@@ -12,6 +12,7 @@ from asyncsessions.errors import (
     SessionNotFoundError,
     UnrelatedSessionsError,
 )
+from asyncsessions.hierarchy.merging import Merging
 from asyncsessions.testing._branch_cases import Hierarchy, HierarchyCases, add, shown_in
 from asyncsessions.testing._cases import (
     ManualClock,
@@ -243,6 +244,40 @@ class MergeCases(HierarchyCases):
         info = await plain.get_info("s")
         assert info is not None
         assert "secret" not in str(info.metadata)
+
+    async def test_a_choice_is_made_once(self, tree: Hierarchy) -> None:
+        """A merge that finds everything merged by then leaves it."""
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f1", "f2")
+
+        def theirs(_: Any, fork: Any) -> Any:
+            return fork
+
+        await asyncio.gather(*(tree.merge_sessions(fork, strategy=theirs) for _ in range(4)))
+        assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
+        other = await tree.fork_session("s")
+        await add(tree, other, "o")
+        await tree.merge_sessions(other, strategy=lambda _, __: [])
+        assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
+        await add(tree, "s", "last", "popped")
+        await tree.pop_message("s")
+        assert await shown_in(tree, "s") == ["m1", "f1", "f2", "last"]
+
+    async def test_a_merge_that_was_cut_off_goes_on_after_another(
+        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await fill(tree, "s", 1)
+        first, second = [await tree.fork_session("s") for _ in range(2)]
+        await add(tree, first, "f")
+        await add(tree, second, "g")
+        with monkeypatch.context() as patch:
+            patch.setattr(Merging, "_merge_records", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await tree.merge_sessions(first)
+        await tree.merge_sessions(second)
+        await tree.merge_sessions(first)
+        assert await shown_in(tree, "s") == ["m1", "f", "g"]
 
     async def test_a_merge_that_fails_keeps_nothing(
         self, tree: Hierarchy, plain: BaseSessionStore

@@ -80,8 +80,8 @@ async def test_pages_that_were_never_named_go_with_their_session(
     """A process that is killed before its large write is committed leaves some."""
     pages = admin[database]["messages"]
     await other.append("s", [user("x")])
-    hours_ago = datetime.now(UTC) - timedelta(hours=2)
-    for session_id, moment in [("s", hours_ago), ("t", hours_ago), ("s", datetime.now(UTC))]:
+    days_ago = datetime.now(UTC) - timedelta(days=3)
+    for session_id, moment in [("s", days_ago), ("t", days_ago), ("s", datetime.now(UTC))]:
         volume = ObjectId.from_datetime(moment)
         page = {"_id": {"s": session_id, "i": volume, "n": ObjectId()}, "bodies": b"secret"}
         await pages.insert_one(page)

@@ -279,6 +279,30 @@ class MergeCases(HierarchyCases):
         await tree.merge_sessions(first)
         assert await shown_in(tree, "s") == ["m1", "f", "g"]
 
+    async def test_a_merge_that_comes_late_takes_nothing_back(
+        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has read the fork before another merge did."""
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f1")
+        await tree.increment_state(fork, "n", 5)
+        resolve = vars(Merging)["_resolve"]
+
+        async def late(merging: Merging, read: Any, *args: Any) -> Any:
+            monkeypatch.setattr(Merging, "_resolve", resolve)
+            await add(tree, fork, "f2")
+            await tree.increment_state(fork, "n", 2)
+            await tree.merge_sessions(fork, strategy="interleave")
+            return await resolve(merging, read, *args)
+
+        monkeypatch.setattr(Merging, "_resolve", late)
+        await tree.merge_sessions(fork, strategy="interleave")
+        for _ in range(2):
+            assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
+            assert await tree.get_state("s") == {"n": 7}
+            assert (await tree.merge_sessions(fork)).messages == 0
+
     async def test_a_merge_that_fails_keeps_nothing(
         self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:

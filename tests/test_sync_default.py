@@ -738,6 +738,44 @@ def test_what_cannot_be_written_is_spilled_and_taken_over(
         assert not list(spills.iterdir())
 
 
+def test_all_that_was_spilled_is_taken_over(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the disk refuses."""
+
+    def refuse(self: Path, target: Path) -> None:
+        if target.name == "s.json":
+            raise OSError("no")
+        replace(self, target)
+
+    replace = Path.replace
+    with DefaultSessionStore(str(tmp_path / "sessions")) as store:
+        say(store, "1")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", refuse)
+            for text in ("2", "3", "4"):
+                assert store.add_message("s", "user", text) is False
+                time.sleep(0.2)
+        assert contents(store.get_chat_history("s")) == ["1", "2", "3", "4"]
+    assert not list((home / "state" / "session_spill").iterdir())
+
+
+def test_what_has_expired_is_nowhere(tmp_path: Path) -> None:
+    url = f"json://{tmp_path / 'sessions'}"
+    with DefaultSessionStore.from_url(f"{url}?ttl_seconds=0.1") as store:
+        store.add_message("a", "user", "secret")
+        store.set_gateway_info("a", gateway_session_id="g")
+        time.sleep(0.2)
+    with DefaultSessionStore.from_url(url) as store:
+        store.add_message("b", "user", "open")
+        store.set_gateway_info("b", gateway_session_id="g")
+        assert [each["session_id"] for each in store.list_sessions()] == ["b"]
+        assert not store.search("secret")
+        found = store.get_by_gateway_session("g")
+        assert found is not None
+        assert found.session_id == "b"
+
+
 def test_an_unavailable_store_is_said_as_the_caller_likes(tmp_path: Path) -> None:
     path = tmp_path / "sessions"
     with DefaultSessionStore(str(path)) as store:

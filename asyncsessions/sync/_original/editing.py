@@ -120,7 +120,7 @@ class EditableStore(JSONSessionStore):
                 place = read_place(self._disk, path)
                 if place.damage is not None:
                     raise place.damage
-                data = None if place.data is None else _plain(place.data)
+                data = None if place.data is None else _plain(place.data, self.policy.clock())
             except (ValueError, OSError) as exc:
                 if isinstance(exc, ValueError):
                     damaged.append(Failure(path.stem, f"corrupt session file: {exc}"))
@@ -128,20 +128,32 @@ class EditableStore(JSONSessionStore):
                     raise CorruptSessionError(str(exc), path=str(path)) from exc
                 logger.warning("left out: %s can't be read", path)
                 continue
-            if data is not None:  # Else it was removed just now.
+            if data is not None:  # Else it was removed just now, or has expired.
                 data.setdefault("session_id", path.stem)
                 yield data
 
 
-def _plain(data: bytes) -> dict[str, Any]:
-    """Return a document without what is this library's own."""
+def _plain(data: bytes, now: float) -> dict[str, Any] | None:
+    """Return a document without what is this library's own; None where it has expired."""
     try:
         document = _decode_object(data)
     except msgspec.DecodeError:
         # What only the standard library takes, such as NaN.
         document = json.loads(data)
+    if _is_expired(document, now):
+        return None
     for holder in (document, *(document.get("messages") or ())):
         metadata = holder.get("metadata") if isinstance(holder, dict) else None
         if isinstance(metadata, dict):
             metadata.pop(RESERVED, None)
     return document
+
+
+def _is_expired(document: Any, now: float) -> bool:
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    own = metadata.get(RESERVED) if isinstance(metadata, dict) else None
+    # A fork that PraisonAI made has a copy, which says nothing about it.
+    if not isinstance(own, dict) or own.get("session_id") != document.get("session_id"):
+        return False
+    expires_at = own.get("expires_at")
+    return isinstance(expires_at, int | float) and expires_at <= now

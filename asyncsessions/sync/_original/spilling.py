@@ -54,7 +54,9 @@ def write_spill(
         logger.error("a message of %r is lost: %s", session_id, type(exc).__name__)  # noqa: TRY400  # it may quote the message
         return None
     with suppress(OSError):
-        os.utime(lock)
+        # Two times that differ, as PraisonAI leaves them; equal ones would say that the lock's file
+        # was made just now, and so after what was spilled before.
+        os.utime(lock, (0, time.time()))
     return path
 
 

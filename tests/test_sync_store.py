@@ -229,6 +229,32 @@ def test_a_call_that_is_cancelled_before_it_begins_ends() -> None:
         calls[0].wait(LONG_ENOUGH)
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_an_exit_in_the_callers_own_code_reaches_the_caller(
+    store: SyncSessionStore, kind: type[BaseException]
+) -> None:
+    """And ends no loop, in which every store's later calls would hang."""
+
+    def sessions() -> Iterator[dict[str, Any]]:
+        yield {"session_id": "s", "messages": [{"role": "user", "content": "x"}]}
+        raise kind
+
+    async def exits() -> None:
+        raise kind
+
+    async def waits() -> None:
+        await asyncio.create_task(exits())
+
+    with ThreadPoolExecutor() as pool:
+        for call in (
+            lambda: store.import_sessions(sessions()),
+            lambda: loop_thread().run(None, waits),
+        ):
+            with pytest.raises(kind):
+                pool.submit(call).result(LONG_ENOUGH)
+            assert pool.submit(store.add_message, "s", "user", "y").result(LONG_ENOUGH)
+
+
 def test_a_timeout_of_the_store_itself_stays_what_it_is(tmp_path: Path) -> None:
     url = f"json://{tmp_path}?durability=os&lock_timeout=0.05"
     with open_store(url, call_timeout=LONG_ENOUGH) as store:

@@ -43,7 +43,7 @@ class _Call(Generic[T]):
     __slots__ = (
         "_coroutine",
         "_error",
-        "_has_result",
+        "_is_answered",
         "_is_done",
         "_loop",
         "_result",
@@ -56,7 +56,7 @@ class _Call(Generic[T]):
         self._task: asyncio.Task[None]  # From the loop's first step on.
         self._result: T
         self._error: BaseException | None = None
-        self._has_result = False
+        self._is_answered = False
         self._is_done = threading.Lock()
         self._is_done.acquire()
         loop.call_soon_threadsafe(self._start)
@@ -66,13 +66,18 @@ class _Call(Generic[T]):
         self._task.add_done_callback(self._end)
 
     async def _run(self) -> None:
-        self._result = await self._coroutine
-        self._has_result = True
+        try:
+            self._result = await self._coroutine
+        except (SystemExit, KeyboardInterrupt) as exc:
+            # Of the caller's code, such as a generator of sessions. It would end the loop, and with
+            # it every store's, rather than reach the one who waits.
+            self._error = exc
+        self._is_answered = True
         # In the task's last step, as its end is told a turn of the loop later.
         self._is_done.release()
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        if self._has_result:
+        if self._is_answered:
             return
         # Where it was cancelled before its first step, it has not begun.
         self._coroutine.close()
@@ -115,7 +120,12 @@ class LoopThread:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while True:
+            try:
+                self.loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                continue  # A task of a call; who waits for it gets the error.
+            break
         # The process exits, and nobody needs to be told of calls that it cuts off.
         self.loop.set_exception_handler(lambda *_: None)
         self.loop.run_until_complete(_end_calls())

@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncIterator,
+    Awaitable,
     Callable,
     Coroutine,
     Iterable,
@@ -282,6 +283,11 @@ class BaseSessionStore(SessionStore, ABC):
         """
         check_session_id(session_id)
         return await self.__engine.act(session_id, verb, self.__policy)
+
+    @final
+    async def _consult(self, hook: Callable[..., Awaitable[T]], session_id: str, *args: Any) -> T:
+        """Return what a hook reads; the driver's errors become this library's."""
+        return await self.__engine.read(hook, session_id, *args)
 
     @final
     async def _enqueue(self, write: Append | Update, size: int) -> asyncio.Future[Any]:

@@ -10,7 +10,7 @@ import msgspec
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import decode_messages, seq_of
-from asyncsessions.errors import MessageNotFoundError, SessionStoreError
+from asyncsessions.errors import MessageNotFoundError
 from asyncsessions.hierarchy.lineage import Lineage, Part, View, count_of, cut
 from asyncsessions.hooks import Tail, Window
 from asyncsessions.models import Message
@@ -195,13 +195,7 @@ class Reader:
     async def _fetch(self, session_id: str, window: Window) -> Sequence[bytes]:
         if window.before is not None and window.before <= window.after + 1:
             return ()
-        store = self._store
-        try:
-            tail = await store._tail(session_id, window)
-        except SessionStoreError:
-            raise
-        except store._driver_errors as exc:
-            raise store._failure(exc, session_id) from exc
+        tail = await self._store._consult(self._store._tail, session_id, window)
         return () if tail is None else tail.messages
 
 

@@ -74,9 +74,9 @@ class Merging:
         if into == fork_id:
             raise UnrelatedSessionsError(fork_id, into)
         await self._forking.lines(fork, target)  # Or nothing is written.
-        if resolve is not None and await self._new_messages(fork, target):
+        if resolve is not None:
             return await self._resolve(fork, into, resolve)
-        count = await self._append(fork, target) if resolve is None else 0
+        count = await self._append(fork, target)
         return MergeResult(count, await self._merge_records(fork, into))
 
     async def _base(self, fork: Lineage, target: Lineage) -> SavedRecord:
@@ -164,7 +164,7 @@ class Merging:
 
 
 class _NothingNewError(Exception):
-    """Another merge has brought the messages meanwhile."""
+    """There are no messages to merge, or another merge has brought them meanwhile."""
 
 
 def _note(fork: Lineage, at: int) -> Change:

@@ -249,8 +249,8 @@ class MongoSessionStore(ServerStore):
                 self._idle_writers.append(writer)
         if isinstance(job.answer, Exception):
             raise job.answer
-        has_garbage = job.head is not None and job.head.garbage
-        if has_garbage or isinstance(job, DeleteJob):
+        # Where there was nothing to write, somebody else may have left what they began.
+        if job.head is None or job.head.garbage:
             await self._in_turn(lambda: self._commits.clean_up(job.session_id))
         return job.answer
 

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -713,20 +714,28 @@ def test_a_lock_is_exclusive(tmp_path: Path) -> None:
         assert (tmp_path / "deep" / "s.json.lock").exists()
 
 
-def test_what_cannot_be_written_is_spilled_and_taken_over(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def refusing_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let no document of session ``s`` be written."""
+    replace = Path.replace
+
     def refuse(self: Path, target: Path) -> None:
         if target.name == "s.json":
             raise OSError("no")
         replace(self, target)
 
-    replace = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        yield
+
+
+def test_what_cannot_be_written_is_spilled_and_taken_over(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spills = home / "state" / "session_spill"
     with DefaultSessionStore(str(tmp_path / "sessions")) as store:
         say(store, "1")
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", refuse)
+        with refusing_disk(monkeypatch):
             assert store.add_message("s", "user", "2", {"k": 1}) is False
             assert store.update_session_metadata("s", k=1) is False
             assert contents(store.get_chat_history("s")) == ["1"]
@@ -742,17 +751,9 @@ def test_all_that_was_spilled_is_taken_over(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long the disk refuses."""
-
-    def refuse(self: Path, target: Path) -> None:
-        if target.name == "s.json":
-            raise OSError("no")
-        replace(self, target)
-
-    replace = Path.replace
     with DefaultSessionStore(str(tmp_path / "sessions")) as store:
         say(store, "1")
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", refuse)
+        with refusing_disk(monkeypatch):
             for text in ("2", "3", "4"):
                 assert store.add_message("s", "user", text) is False
                 time.sleep(0.2)

@@ -107,6 +107,9 @@ class BaseSessionStore(SessionStore, ABC):
     #: How many batches `_append` and `_update` may have under way at the same time; no session is
     #: in two of them.
     _flushes_at_once: int = 1
+    #: Whether one may begin while callers of the last one are still to be told, where there are
+    #: many. It saves time where a flush takes little of this process's own.
+    _overlaps_flushes: bool = False
     #: Whether messages stay until a call removes them, or ``max_messages`` or an expiry does.
     _keeps_messages: bool = True
 

@@ -28,6 +28,7 @@ class Hooks(Protocol):
 
     _driver_errors: tuple[type[Exception], ...]
     _flushes_at_once: int
+    _overlaps_flushes: bool
 
     async def _open(self) -> None: ...
     async def _close(self) -> None: ...
@@ -80,6 +81,7 @@ class Engine:
         except self._store._driver_errors as exc:
             raise self._store._failure(exc, None) from exc
         self._writes.max_flushes = self._store._flushes_at_once
+        self._writes.overlaps = self._store._overlaps_flushes
         self.is_ready = True
         self.offer = self._writes.offer
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from asyncsessions import batching
 from asyncsessions.batching import GroupCommit, Outcome
 from asyncsessions.errors import StoreClosedError
 from asyncsessions.testing.timing import LONG_ENOUGH
@@ -344,11 +345,64 @@ async def test_a_failing_half_fails_without_the_other(log: Log) -> None:
     assert [type(outcome) for outcome in outcomes] == [OSError] * 50 + [str] * 50
 
 
+# A flush beside the callers of the last one.
+
+
+class Clock:
+    """Stands for the module `time` in a thread that works for a share of the time."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._now = 0.0
+
+    def perf_counter(self) -> float:
+        self._now += 1.0
+        return self._now
+
+    def thread_time(self) -> float:
+        return self._now * self._share
+
+
+@pytest.mark.parametrize(
+    ("share", "callers", "overlaps", "untold"),
+    [(0.9, 64, True, 32), (0.1, 64, True, 0), (0.9, 64, False, 0), (0.9, 40, True, 0)],
+)
+async def test_a_busy_thread_flushes_beside_the_callers_of_the_last_batch(
+    monkeypatch: pytest.MonkeyPatch, share: float, callers: int, overlaps: bool, untold: int
+) -> None:
+    monkeypatch.setattr(batching, "time", Clock(share))
+    flushed: list[int] = []
+    told: list[int] = []
+    # How many callers of earlier batches didn't know as each batch left.
+    beside: list[int] = []
+
+    async def flush(batch: list[int]) -> Sequence[Outcome[int]]:
+        beside.append(len(flushed) - len(told))
+        flushed.extend(batch)
+        await asyncio.sleep(0)
+        return batch
+
+    commit: GroupCommit[int, int] = GroupCommit(flush, overlaps=overlaps)
+
+    async def caller(number: int) -> None:
+        for item in range(number, 100 * callers, callers):
+            assert await commit.submit("k", item, 1) == item
+            told.append(item)
+
+    async with asyncio.timeout(LONG_ENOUGH):
+        await asyncio.gather(*map(caller, range(callers)))
+        await commit.aclose()
+    assert sorted(flushed) == list(range(100 * callers))
+    assert max(beside) == untold
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
 @pytest.mark.parametrize("keys", [1, 30, 200])
 @pytest.mark.parametrize("seed", range(10))
 async def test_any_load_keeps_the_order_of_each_key_and_no_key_in_two_flushes(
-    seed: int, keys: int
+    monkeypatch: pytest.MonkeyPatch, seed: int, keys: int, share: float
 ) -> None:
+    monkeypatch.setattr(batching, "time", Clock(share))
     random = Random(seed)
     under_way: set[str] = set()
     flushed: defaultdict[str, list[int]] = defaultdict(list)
@@ -379,7 +433,12 @@ async def test_any_load_keeps_the_order_of_each_key_and_no_key_in_two_flushes(
         return future
 
     commit: GroupCommit[tuple[str, int], int] = GroupCommit(
-        flush, max_flushes=2, max_items=100, max_bytes=3000, max_queued_items=150
+        flush,
+        max_flushes=2,
+        overlaps=True,
+        max_items=100,
+        max_bytes=3000,
+        max_queued_items=150,
     )
     counts: defaultdict[str, int] = defaultdict(int)
 

@@ -97,6 +97,7 @@ class PostgresSessionStore(ServerStore):
     """
 
     _driver_errors = errors.DRIVER_ERRORS
+    _overlaps_flushes = True
 
     def __init__(
         self,

@@ -87,6 +87,7 @@ class RedisSessionStore(ServerStore):
     """
 
     _driver_errors = errors.DRIVER_ERRORS
+    _overlaps_flushes = True
 
     def __init__(
         self,

@@ -872,16 +872,20 @@ class BaseSessionStore(SessionStore, ABC):
         return await importing.import_sessions(
             self,
             sessions,
-            self.__restore,
+            self.__prepare,
             clock=self.__policy.clock,
             overwrite=overwrite,
             max_sessions=limit,
         )
 
-    async def __restore(
+    async def __prepare(
         self, info: SessionInfo, messages: Sequence[Message], expected_seq: int | None
-    ) -> None:
-        """Store imported messages and, unless it is a later part, their session's record."""
+    ) -> Callable[[], Awaitable[None]]:
+        """Check imported messages and, unless it is a later part, their session's record.
+
+        Returns:
+            What stores them.
+        """
         append = await append_all(
             self.__policy, info.session_id, messages, expected_seq=expected_seq
         )
@@ -895,15 +899,22 @@ class BaseSessionStore(SessionStore, ABC):
         changes = importing.record_changes(info)
         update, size = make_update(self.__policy, info.session_id, changes, **options)
         append = msgspec.structs.replace(append, now=now)
-        if messages:
-            done = await self.__engine.write(append, sum(map(len, append.bodies)))
-            moved = importing.renumbered(info, done.first_seq - 1 - (expected_seq or 0))
-            if moved is not info:
-                changes = importing.record_changes(moved)
-                update, size = make_update(self.__policy, info.session_id, changes, **options)
-        # A session without messages is one, too.
-        if update.changes or left is not None or not messages:
-            await self.__engine.write(update, size)
+
+        async def write() -> None:
+            last, last_size = update, size
+            if messages:
+                done = await self.__engine.write(append, sum(map(len, append.bodies)))
+                moved = importing.renumbered(info, done.first_seq - 1 - (expected_seq or 0))
+                if moved is not info:
+                    changes = importing.record_changes(moved)
+                    last, last_size = make_update(
+                        self.__policy, info.session_id, changes, **options
+                    )
+            # A session without messages is one, too.
+            if last.changes or left is not None or not messages:
+                await self.__engine.write(last, last_size)
+
+        return write
 
     # Expiry.
 

@@ -39,6 +39,8 @@ EXPIRED = "it has expired"
 Where `EXISTS` is given, the store has every message that the import brings.
 """
 
+_NO_FIRST_PART = "its first part doesn't come before this one"
+
 # Imported sessions that are written at the same time, and so share group commits.
 _AT_ONCE = 64
 
@@ -49,8 +51,11 @@ _RECORD_FIELDS = (
     "agent_id",
     "gateway_session_id",
 )
-# Takes the record, the messages, and the ``expected_seq`` of their append.
-Restore = Callable[[SessionInfo, list[Message], int | None], Awaitable[None]]
+# Takes the record, the messages, and the ``expected_seq`` of their append. It checks them, and
+# returns what stores them.
+Prepare = Callable[
+    [SessionInfo, list[Message], int | None], Awaitable[Callable[[], Awaitable[None]]]
+]
 
 
 def record_changes(info: SessionInfo) -> tuple[Change, ...]:
@@ -80,7 +85,7 @@ def renumbered(info: SessionInfo, count: int) -> SessionInfo:
 async def import_sessions(
     store: SessionStore,
     sessions: Sessions,
-    restore: Restore,
+    prepare: Prepare,
     *,
     clock: Callable[[], float],
     overwrite: bool,
@@ -91,12 +96,12 @@ async def import_sessions(
     Args:
         store: Where they go.
         sessions: The objects.
-        restore: Stores one session's record and messages, or a later part of it.
+        prepare: Checks one session's record and messages, or a later part of it.
         clock: Says what time it is.
         overwrite: Whether to replace sessions that exist.
         max_sessions: Stop after so many.
     """
-    run = _Import(store, restore, clock=clock, overwrite=overwrite)
+    run = _Import(store, prepare, clock=clock, overwrite=overwrite)
     async for data in _iterate(sessions):
         if max_sessions is not None and run.started >= max_sessions and not data.get("part"):
             break
@@ -133,18 +138,20 @@ class _Import:
     def __init__(
         self,
         store: SessionStore,
-        restore: Restore,
+        prepare: Prepare,
         *,
         clock: Callable[[], float],
         overwrite: bool,
     ) -> None:
         self._store = store
-        self._restore = restore
+        self._prepare = prepare
         self._clock = clock
         self._overwrite = overwrite
         self._group: dict[str, Mapping[str, Any]] = {}
         self._open: _Open | None = None
         self._failure: SessionStoreError | None = None
+        # Of which sessions something was skipped, and so needn't be said of each later part.
+        self._told: set[str] = set()
         self.started = 0
         self.imported = 0
         self.messages = 0
@@ -160,6 +167,8 @@ class _Import:
             if self._open is not None and session_id == self._open.session_id:
                 self._open = await self._store_one(data, self._open)
                 self._raise_failure()
+            elif data.get("messages") and session_id not in self._told:
+                self._skip(session_id, _NO_FIRST_PART)
             return
         self.started += 1
         if session_id in self._group:
@@ -198,7 +207,7 @@ class _Import:
             if part:
                 info = msgspec.structs.replace(info, updated_at=part.updated_at)
             try:
-                if part.is_found if part else await self._is_found(session_id):
+                if part.is_found if part else await self._is_found(info, messages):
                     return await self._compare(info, messages, part)
                 return await self._add(info, messages, part)
             except VersionConflictError:
@@ -281,12 +290,22 @@ class _Import:
             last=messages[-1] if messages else part.last if part else None,
         )
 
-    async def _is_found(self, session_id: str) -> bool:
-        """Whether to compare with a session that exists; one to be replaced is removed."""
-        is_found = await self._store.session_exists(session_id)
+    async def _is_found(self, info: SessionInfo, messages: list[Message]) -> bool:
+        """Whether to compare with a session that exists; one to be replaced is removed.
+
+        But not for what can't be stored in its place.
+        """
+        is_found = await self._store.session_exists(info.session_id)
         if is_found and self._overwrite:
-            await self._store.delete_session(session_id)
+            await self._prepare(info, messages, 0)
+            await self._store.delete_session(info.session_id)
         return is_found and not self._overwrite
+
+    async def _restore(
+        self, info: SessionInfo, messages: list[Message], expected_seq: int | None
+    ) -> None:
+        write = await self._prepare(info, messages, expected_seq)
+        await write()
 
     async def _complete(
         self, info: SessionInfo, messages: list[Message], part: _Open | None
@@ -335,6 +354,7 @@ class _Import:
 
     def _skip(self, session_id: str, reason: str) -> None:
         self.skipped.append({"session_id": session_id, "reason": reason})
+        self._told.add(session_id)
 
 
 class _OtherError(Exception):

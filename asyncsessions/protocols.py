@@ -492,7 +492,8 @@ class SessionStore(AsyncSessionStoreProtocol, Protocol):
 
         An import that was interrupted can be run again: a session that holds only the beginning
         of what comes, message for message with their times, gets the rest. Any other session
-        that exists is skipped, or replaced where ``overwrite`` says so.
+        that exists is skipped, or replaced where ``overwrite`` says so. Nothing is replaced by an
+        object that can't be stored; of a session in several, the first one counts.
 
         Args:
             sessions: The objects; or one dict with the list of them under ``sessions``.

@@ -22,6 +22,7 @@ from asyncsessions.testing._cases import (
     seqs,
     texts,
     tool_call,
+    trying,
     user,
 )
 
@@ -143,6 +144,34 @@ class MoveCases(StoreCases):
         assert (report.imported, report.skipped_count) == (1, 0)
         assert texts(await store.get_messages("s")) == ["new"]
         assert await store.get_state("s") == {"new": 1}
+
+    async def test_what_cannot_be_stored_replaces_nothing(self) -> None:
+        unstorable: list[dict[str, Any]] = [
+            {"messages": [user("good"), user("x") | {"content": 5}]},
+            {"messages": [user("x" * 2000)]},
+            {"messages": [user("\ud800")]},
+            {"messages": [], "state": {"k": "x" * 2000}},
+        ]
+        async with self.make_store(max_message_bytes=1000) as store:
+            stored = await fill(store, "s", 3)
+            for bad in unstorable:
+                with trying(bad):
+                    given = [{"session_id": "s"} | bad]
+                    report = await store.import_sessions(given, overwrite=True)
+                    assert (report.imported, report.skipped_count) == (0, 1)
+                    assert await store.get_messages("s") == stored
+
+    async def test_a_part_without_its_first_part_is_reported(self, store: SessionStore) -> None:
+        parts: list[dict[str, Any]] = [
+            {"session_id": "s", "part": 2, "messages": [user("x")]},
+            {"session_id": "t", "messages": [{"content": "no role"}]},
+            {"session_id": "t", "part": 2, "messages": [user("y")]},
+        ]
+        report = await store.import_sessions(parts)
+        assert report.imported == 0
+        assert [skip["session_id"] for skip in report.skipped] == ["s", "t"]
+        assert await is_absent(store, "s")
+        assert await is_absent(store, "t")
 
     async def test_plain_objects_are_taken(self, store: SessionStore) -> None:
         given = {"session_id": "s", "metadata": {"k": 1}, "messages": [user("a"), user("b")]}

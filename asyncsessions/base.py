@@ -66,6 +66,7 @@ from asyncsessions.requests import (
     check_text,
     decode_cursor,
     encode_cursor,
+    is_number,
     make_changes,
     make_update,
 )
@@ -920,8 +921,8 @@ class BaseSessionStore(SessionStore, ABC):
 
     @final
     async def expire_session(self, session_id: str, seconds: float | None) -> bool:
-        if seconds is not None and not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds={seconds}: give 0 or more, or None for never")
+        if seconds is not None and not (is_number(seconds) and seconds >= 0):
+            raise ValueError(f"seconds={seconds!r}: give 0 or more, or None for never")
         done = await self.__change(
             session_id,
             create=False,

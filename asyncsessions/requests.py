@@ -21,6 +21,7 @@ from asyncsessions.codec import (
     encode_json,
     encode_large_message,
     encode_message,
+    is_finite,
     is_large,
     surrogate_error,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "check_text",
     "decode_cursor",
     "encode_cursor",
+    "is_number",
     "make_changes",
     "make_update",
 ]
@@ -59,7 +61,7 @@ class Policy(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in ("max_messages", "ttl_seconds", "max_message_bytes"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not (is_number(value) and value > 0):
                 raise ValueError(f"{name}={value!r}: give a number above 0")
 
 
@@ -238,6 +240,11 @@ def _check_key(key: object) -> None:
     except UnicodeEncodeError as exc:
         text = "idempotency_key holds a lone surrogate"
         raise InvalidMessageError(text, field="idempotency_key") from exc
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number that can be added to a time, which is a float."""
+    return isinstance(value, int | float) and is_finite(value)
 
 
 def check_text(field: str, value: object) -> str:

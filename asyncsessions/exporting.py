@@ -15,6 +15,7 @@ from asyncsessions.errors import (
     SessionNotFoundError,
 )
 from asyncsessions.models import Message, SessionInfo
+from asyncsessions.omissions import leave_out
 
 if TYPE_CHECKING:
     from asyncsessions.protocols import SessionStore
@@ -61,10 +62,12 @@ async def export_all(store: SessionStore) -> AsyncIterator[dict[str, Any]]:
                 async for part in _parts(store, info):
                     yield part
             except CorruptSessionError as exc:
+                if damaged is not None:
+                    leave_out(logger, "export", exc)
                 damaged = damaged or exc
             except InvalidSessionIdError as exc:
                 # Another program named it, in a directory that it shares with this one.
-                logger.warning("left out of the export: session %r: %s", info.session_id[:40], exc)
+                leave_out(logger, "export", f"session {info.session_id[:40]!r}: {exc}")
     if damaged is not None:
         raise damaged
 

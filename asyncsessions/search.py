@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from asyncsessions.errors import CorruptSessionError, InvalidSessionIdError
 from asyncsessions.models import Message, SearchHit, SessionInfo
+from asyncsessions.omissions import leave_out
 from asyncsessions.pacing import Pacer
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ async def search_newest(
             try:
                 messages = await store.get_messages(info.session_id, limit=MESSAGES_SEARCHED)
             except CorruptSessionError as exc:
-                logger.warning("left out of the search: %s", exc)
+                leave_out(logger, "search", exc)
                 continue
             except InvalidSessionIdError as exc:
                 # Another program named it, in a directory that it shares with this one.
-                logger.warning("left out of the search: session %r: %s", info.session_id[:40], exc)
+                leave_out(logger, "search", f"session {info.session_id[:40]!r}: {exc}")
                 continue
             hit = await _match(info, messages, phrase, window, pacer)
             if hit is not None:

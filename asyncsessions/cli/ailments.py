@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from asyncsessions._compat import override
 from asyncsessions.cli.common import opened_plain, run
+from asyncsessions.cli.omissions import noting_omissions
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.hierarchy.checking import Finding, check_trees
 from asyncsessions.stores import _repair, _repair_json
@@ -71,7 +69,8 @@ def treat_trees(url: str, *, with_repair: bool, has_files: bool) -> Iterator[Res
         with_repair: Whether to repair it.
         has_files: Whether `treat_files` tells which sessions can't be read.
     """
-    with _collected_warnings() as unreadable:
+    unreadable: dict[str, None] = {}
+    with noting_omissions(unreadable):
         findings = run(_check(url, repair=with_repair))
     for text in unreadable if not has_files else ():
         yield Result("damaged", text)
@@ -99,28 +98,3 @@ def _result(finding: Finding) -> Result:
 
 
 _REPAIRS = {"unnoted": "noted", "overstated": "corrected", "miscounted": "corrected"}
-
-
-class _Collector(logging.Handler):
-    """Keeps the texts of warnings, each once."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: dict[str, None] = {}
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts[record.getMessage()] = None
-
-
-@contextmanager
-def _collected_warnings() -> Iterator[dict[str, None]]:
-    """Collect what a store warns of, in place of what else is done with its warnings."""
-    logger = logging.getLogger("asyncsessions")
-    handlers = logger.handlers
-    collector = _Collector()
-    logger.handlers = [collector]
-    try:
-        yield collector.texts
-    finally:
-        logger.handlers = handlers

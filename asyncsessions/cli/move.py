@@ -23,7 +23,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from asyncsessions._compat import override
 from asyncsessions._praisonai import Directory
 from asyncsessions.cli.common import (
     CommandError,
@@ -38,8 +37,8 @@ from asyncsessions.cli.common import (
     store_directory,
 )
 from asyncsessions.cli.mermaid import export_flowchart
+from asyncsessions.cli.omissions import noting_omissions
 from asyncsessions.cli.verify import Ledger, check
-from asyncsessions.codec import encode_json
 from asyncsessions.errors import CorruptSessionError, SessionFileError
 from asyncsessions.importing import EXISTS, EXPIRED, OTHER
 from asyncsessions.models import ImportReport
@@ -224,14 +223,10 @@ async def _read(
         notes: Gets what there is to know of the rest.
     """
     if _is_url(source):
-        try:
-            async with opened(source) as origin:
-                async for record in origin.export_all():
-                    yield record
-                    on_progress(not record.get("part"))
-        except CorruptSessionError as exc:
-            # All other sessions have come before it is raised.
-            damaged.append(str(exc))
+        async with aclosing(_read_store(source, damaged)) as stored:
+            async for record in stored:
+                yield record
+                on_progress(not record.get("part"))
         return
 
     def note_damage(error: SessionFileError) -> None:
@@ -243,6 +238,26 @@ async def _read(
     async with aclosing(stream) as sessions:
         async for record in sessions:
             yield record
+
+
+async def _read_store(url: str, damaged: list[str]) -> AsyncGenerator[dict[str, Any]]:
+    """Yield the records of a store; see `_read`."""
+    omissions: dict[str, None] = {}
+
+    async def read(records: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+        # Only while it reads: what the target leaves out is another matter.
+        with noting_omissions(omissions):
+            return await anext(records, None)
+
+    try:
+        async with opened(url) as origin:
+            records = origin.export_all()
+            while (record := await read(records)) is not None:
+                yield record
+    except CorruptSessionError as exc:
+        # All other sessions have come before it is raised.
+        omissions[str(exc)] = None
+    damaged += omissions
 
 
 def _progress(*, counts_bytes: bool) -> Progress:
@@ -287,34 +302,21 @@ def export(
     """Write all sessions as JSON Lines, as ``import`` reads them."""
     if form is Form.MERMAID and session is None:
         raise ValueError("--format mermaid draws the forks of one session; say which")
-    seen = _LeftOut()
-    logger = logging.getLogger("asyncsessions")
-    logger.addHandler(seen)
-    try:
+    omissions: dict[str, None] = {}
+    with noting_omissions(omissions, is_shown=True):
         count = run(_export(store, session, output, form))
-    finally:
-        logger.removeHandler(seen)
     if output != "-":
         if json:
-            print_json({"exported": count, "output": output, "complete": not seen.count})
+            print_json({"exported": count, "output": output, "complete": not omissions})
         else:
             typer.echo(f"exported {_sessions(count)} to {one_line(output)}")
-    if seen.count:
+    if omissions:
         raise CommandError("the export lacks what the warnings name; see asyncsessions doctor")
-
-
-class _LeftOut(logging.Handler):
-    """Counts the warnings of a store about sessions that its lists leave out."""
-
-    count = 0
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        self.count += record.levelno >= logging.WARNING
 
 
 async def _export(url: str, session_id: str | None, output: str, form: Form) -> int:
     async with opened(url) as store:
+        await _refuse_own_file(output, url)
         if form is Form.MERMAID and session_id is not None:
             return await export_flowchart(store, session_id, output)
         records = _records(store, session_id)

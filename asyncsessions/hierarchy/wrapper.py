@@ -42,6 +42,7 @@ from asyncsessions.hooks import (
     Window,
 )
 from asyncsessions.models import ImportReport, JSONValue, Message, SessionInfo
+from asyncsessions.omissions import leave_out
 from asyncsessions.protocols import Sessions, SessionStore
 
 __all__ = ["BranchedStore", "refusal"]
@@ -211,7 +212,7 @@ class BranchedStore(BaseSessionStore):
                 try:
                     sessions += [] if lineage.is_gone else [lineage.shown()]
                 except CorruptSessionError as exc:
-                    logger.warning("left out of the list: %s", exc)
+                    leave_out(logger, "list", exc)
             if len(found) < wanted.limit:
                 break
             below = (found[-1].updated_at, found[-1].session_id)

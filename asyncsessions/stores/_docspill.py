@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from asyncsessions.hooks import Append, KeyRecord
+from asyncsessions.omissions import leave_out
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._docformat import DamageError, is_object, loads, parse_list, parse_object
 from asyncsessions.stores._docmessage import identity
@@ -59,7 +60,7 @@ def find_spills(disk: Disk, spills: Path, directory: Path, session_id: str) -> l
     except FileNotFoundError:
         return []
     except OSError as exc:
-        logger.warning("PraisonAI's spilled messages can't be listed: %s", exc)
+        leave_out(logger, "history", f"PraisonAI's spilled messages: {exc}")
         return []
     found = sorted((int(match[1]), match[0]) for match in matches if match is not None)
     if not found:
@@ -93,7 +94,7 @@ def _owner(disk: Disk, path: Path) -> str | None:
         return None
     except (DamageError, OSError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is damaged"
-        logger.warning("PraisonAI's spilled messages in %s stay there: %s", path, reason)
+        leave_out(logger, "history", f"PraisonAI's spilled messages in {path}: {reason}")
         return None
 
 

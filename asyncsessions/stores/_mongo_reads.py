@@ -9,6 +9,7 @@ from asyncsessions.codec import with_seq
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.hooks import Scan, Window
 from asyncsessions.models import SessionInfo
+from asyncsessions.omissions import leave_out
 from asyncsessions.pacing import paced_map
 from asyncsessions.stores._mongo_database import Database, Document
 from asyncsessions.stores._mongo_pages import Pages, StaleError
@@ -171,7 +172,7 @@ class Reads:
                 try:
                     infos.append(info_of(document))
                 except CorruptSessionError as exc:
-                    logger.warning("left out of the list: %s", exc)
+                    leave_out(logger, "list", exc)
             if not found:
                 break
             updated_at, session_id = found[-1]["updated_at"], found[-1]["_id"]

@@ -192,7 +192,7 @@ class Indexes:
         ids = [member.decode() for member, _ in entries]
         for (member, score), sid, info in zip(entries, ids, await self.read(ids), strict=True):
             if isinstance(info, CorruptSessionError):
-                logger.warning("left out of the list: %s", info)
+                leave_out(logger, "list", info)
             elif info is None:
                 fixes.append(_Fix(index, member, score, "gone", sid))
             elif not self._has(index, info):

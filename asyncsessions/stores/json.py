@@ -12,6 +12,7 @@ from asyncsessions._compat import override
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.hooks import Append, Scan, Tail, Window
 from asyncsessions.models import SessionInfo
+from asyncsessions.omissions import leave_out
 from asyncsessions.requests import Policy
 from asyncsessions.stores._docplace import find, names_of, read_place
 from asyncsessions.stores._docshelf import Shelf
@@ -222,10 +223,10 @@ class JSONSessionStore(FileStore):
             try:
                 info = self._read_file(self.directory / name)
             except CorruptSessionError as exc:
-                logger.warning("left out of the list: %s", exc)
+                leave_out(logger, "list", exc)
                 continue
             except OSError as exc:
-                logger.warning("left out of the list: %s: %s", name, exc.strerror)
+                leave_out(logger, "list", f"{name}: {exc.strerror}")
                 continue
             if info is None:
                 continue

@@ -15,6 +15,7 @@ from asyncsessions.errors import CorruptSessionError
 from asyncsessions.hooks import Scan, Tail, Window
 from asyncsessions.ids import file_stem
 from asyncsessions.models import SessionInfo
+from asyncsessions.omissions import leave_out
 from asyncsessions.pacing import Breather
 from asyncsessions.stores._files import FileStore
 from asyncsessions.stores._log import Commit, LogReader
@@ -148,7 +149,7 @@ class JSONLinesSessionStore(FileStore):
         except FileNotFoundError:
             return None
         except (CorruptSessionError, OSError) as exc:
-            logger.warning("left out of the list: %s", exc)
+            leave_out(logger, "list", exc)
             return None
 
     @override

@@ -22,6 +22,7 @@ from asyncsessions.errors import (
 )
 from asyncsessions.hooks import Append, Appended, Replace, Replaced, Scan, Tail, Update, Window
 from asyncsessions.models import JSONValue, SessionInfo
+from asyncsessions.omissions import leave_out
 from asyncsessions.pacing import Pacer
 from asyncsessions.stores import _postgres_errors as errors
 from asyncsessions.stores._detached import Detached
@@ -384,7 +385,7 @@ class PostgresSessionStore(ServerStore):
                 try:
                     infos.append(_expired_info(row) if scan.expired else info_of(row))
                 except CorruptSessionError as exc:
-                    logger.warning("left out of the list: %s", exc)
+                    leave_out(logger, "list", exc)
             if len(rows) < scan.limit or len(infos) == wanted:
                 return infos
             last = (rows[-1]["updated_at"], rows[-1]["session_id"].decode())

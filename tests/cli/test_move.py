@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import pty
 import subprocess
@@ -23,7 +24,7 @@ from asyncsessions.hooks import Append, Appended, Tail, Window
 from asyncsessions.registry import STORES
 from asyncsessions.stores._docplace import names_of
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
-from tests.cli.helpers import DATA, bad, call, good, records, with_store
+from tests.cli.helpers import DATA, bad, call, digests, good, records, with_store
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +99,28 @@ def test_export_to_a_file_reports_for_machines(filled: str, tmp_path: Path) -> N
     assert len(output.read_bytes().splitlines()) == 6
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+@pytest.mark.parametrize("form", ["jsonl", "mermaid"])
+def test_export_replaces_no_file_of_the_store_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: str
+) -> None:
+    directory, link = tmp_path / "store", tmp_path / "link"
+    good("import", DATA, "--store", f"{kind}://{directory}")
+    link.symlink_to(directory / f"cafe-1.{kind}")
+    before = digests(directory)
+    monkeypatch.chdir(directory)
+
+    for url in (f"{kind}://.", f"{kind}://{directory}"):
+        for output in (f"cafe-1.{kind}", "new", directory / f"cafe-1.{kind}", link):
+            args = ("export", "cafe-1", "--store", url, "--output", output, "--format", form)
+            assert "in the directory of the store itself" in bad(1, *args)
+
+    assert digests(directory) == before
+    outside = ("export", "cafe-1", "--store", f"{kind}://.", "--format", form, "--output")
+    good(*outside, tmp_path / "backup")
+    assert "No such file" in bad(1, *outside, tmp_path / "no" / "backup")
+
+
 def test_import_leaves_existing_sessions_alone(filled: str) -> None:
     good("add", "cafe-1", "user", "more", "--store", filled)
 
@@ -126,6 +149,31 @@ def test_a_bad_line_is_named_and_ends_the_import(url: str, tmp_path: Path) -> No
     error = bad(1, "import", source, "--store", url)
 
     assert f"{source}:2: this line isn't JSON" in error
+
+
+@pytest.mark.parametrize("depth", [2_000, 100_000])
+def test_a_line_that_is_nested_too_deep_is_named(tmp_path: Path, depth: int) -> None:
+    source = tmp_path / "some.jsonl"
+    source.write_text('{"session_id": "a", "messages": []}\n' + depth * "[", encoding="utf-8")
+
+    error = bad(1, "import", source, "--store", f"jsonl://{tmp_path / 'store'}")
+
+    assert f"{source}:2: this line is nested too deep" in error
+
+
+def test_sessions_that_are_nested_too_deep_are_skipped(tmp_path: Path) -> None:
+    source = tmp_path / "some.jsonl"
+    # Long enough to be parsed in a thread, whose stack has more room.
+    depths = range(900, 990, 5)
+    line = '{"session_id": "%d", ' + 40_000 * " " + '"metadata": {"a": %s}}\n'
+    lines = [line % (depth, depth * "[" + depth * "]") for depth in depths]
+    source.write_text("".join(lines), encoding="utf-8")
+
+    result = call("import", source, "--store", f"jsonl://{tmp_path / 'store'}", "--json")
+
+    assert result.code == 1
+    assert len(result.json["skipped"]) == len(depths)
+    assert result.err == f"asyncsessions: {len(depths)} sessions could not be stored\n"
 
 
 def test_a_session_that_cannot_be_stored_fails_the_import_but_not_the_others(
@@ -390,6 +438,72 @@ def test_import_from_a_damaged_store_says_what_is_left_out(tmp_path: Path) -> No
 
     assert result.json["imported"] == 5
     assert len(result.json["damaged"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_import_from_a_store_whose_lists_leave_a_session_out_says_so(
+    tmp_path: Path, kind: str
+) -> None:
+    source, target = f"{kind}://{tmp_path / 'source'}", f"jsonl://{tmp_path / 'target'}"
+    good("import", DATA, "--store", source)
+    for name in ("cafe-1", "cafe-2"):
+        path = tmp_path / "source" / f"{name}.{kind}"
+        path.write_bytes(path.read_bytes()[:-20] + 19 * b"x" + b"\n")
+
+    result = call("import", source, "--store", target, "--json")
+
+    assert (result.code, result.err, result.json["imported"]) == (0, "", 4)
+    first, second = sorted(result.json["damaged"])
+    assert f"cafe-1.{kind}" in first
+    assert f"cafe-2.{kind}" in second
+    again = call("import", source, "--store", target)
+    assert again.err.count("left out: ") == again.err.count("\n") == 2
+
+
+def test_import_tells_damage_of_both_kinds(tmp_path: Path) -> None:
+    source = f"jsonl://{tmp_path / 'source'}"
+    good("import", DATA, "--store", source)
+    directory = tmp_path / "source"
+    unlisted, *listed = (directory / f"{name}.jsonl" for name in ("cafe-1", "cafe-2", "train-3"))
+    unlisted.write_bytes(unlisted.read_bytes()[:-20] + 19 * b"x" + b"\n")
+    for path in listed:
+        path.write_bytes(path.read_bytes().replace(b'{"seq":2,', b'{"seX":2,'))
+
+    result = call("import", source, "--store", f"jsonl://{tmp_path / 'target'}", "--json")
+
+    damaged = sorted(result.json["damaged"])
+    assert len(damaged) == 3
+    for path, text in zip((unlisted, *listed), damaged, strict=True):
+        assert str(path) in text
+
+
+class WarningStore(JSONLinesSessionStore):
+    """Warns of what has nothing to do with what it lists, and while it is written to."""
+
+    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
+        logging.getLogger("asyncsessions.stores").warning("left out of the list: another one")
+        return await super()._append(batch)
+
+    async def _tail(self, session_id: str, window: Window) -> Tail | None:
+        logging.getLogger("asyncsessions.stores").warning("something else")
+        return await super()._tail(session_id, window)
+
+
+def test_other_warnings_are_shown_while_a_store_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"jsonl://{tmp_path / 'source'}"
+    good("import", DATA, "--store", source)
+    monkeypatch.setitem(STORES, "jsonl", f"{__name__}:WarningStore")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[WarningStore.__module__])
+
+    result = call("import", source, "--store", f"jsonl://{tmp_path / 'target'}", "--json")
+
+    assert (result.code, result.json["damaged"]) == (0, [])
+    assert set(result.err.splitlines()) == {
+        "asyncsessions: warning: left out of the list: another one",
+        "asyncsessions: warning: something else",
+    }
 
 
 def test_a_terminal_shows_how_far_an_import_is(tmp_path: Path) -> None:

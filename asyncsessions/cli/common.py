@@ -37,6 +37,7 @@ __all__ = [
     "safe_text",
     "safe_url",
     "store_directory",
+    "write_out",
 ]
 
 T = TypeVar("T")
@@ -152,7 +153,14 @@ def _console(is_terminal: bool, *, stderr: bool) -> Console:
 
 def print_json(value: object) -> None:
     """Print a value as one line of JSON."""
-    typer.echo(encode_json(value).decode())
+    write_out(encode_json(value) + b"\n")
+
+
+def write_out(data: bytes) -> None:
+    """Write to stdout what a program reads: its UTF-8 stays, whatever the terminal's encoding."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 
 import anyio
 import anyio.to_thread
 
-from asyncsessions.cli.common import safe_text
+from asyncsessions.cli.common import safe_text, write_out
 from asyncsessions.hierarchy import HierarchicalSessionStore, SessionTree
 
 __all__ = ["export_flowchart", "flowchart"]
@@ -28,7 +27,7 @@ async def export_flowchart(store: HierarchicalSessionStore, session_id: str, out
     tree = await store.get_session_tree(session_id)
     text = "".join(f"{line}\n" for line in flowchart(tree))
     if output == "-":
-        await anyio.to_thread.run_sync(sys.stdout.write, text)
+        await anyio.to_thread.run_sync(write_out, text.encode())
     else:
         await anyio.Path(output).write_text(text, encoding="utf-8")
     return text.count('["')

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from enum import StrEnum
@@ -324,9 +322,24 @@ async def _export(url: str, session_id: str | None, output: str, form: Form) -> 
             return await write_sessions(output, records)
         count = 0
         async for record in records:
-            await anyio.to_thread.run_sync(_print_record, record)
+            await anyio.to_thread.run_sync(print_json, record)
             count += not record.get("part")
         return count
+
+
+async def _refuse_own_file(output: str, url: str) -> None:
+    """Make sure that an export doesn't take the place of a session's file.
+
+    Raises:
+        CommandError: It would be in the store's own directory.
+    """
+    directory = store_directory(url)
+    if output == "-" or directory is None:
+        return
+    parent = (await anyio.Path(output).resolve()).parent
+    if await parent.exists() and await parent.samefile(directory):
+        text = f"{output!r} is in the directory of the store itself; give another --output"
+        raise CommandError(text)
 
 
 async def _records(store: SessionStore, session_id: str | None) -> AsyncIterator[dict[str, Any]]:
@@ -335,7 +348,3 @@ async def _records(store: SessionStore, session_id: str | None) -> AsyncIterator
         return
     async for record in store.export_all():
         yield record
-
-
-def _print_record(record: dict[str, Any]) -> None:
-    sys.stdout.write(encode_json(record).decode() + "\n")

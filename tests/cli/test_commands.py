@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -310,6 +311,26 @@ def test_a_broken_pipe_is_quiet(tmp_path: Path) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(LONG_ENOUGH) != 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_json_is_utf_8_whatever_the_terminals_encoding(tmp_path: Path, encoding: str) -> None:
+    url, backup = f"jsonl://{tmp_path / 'store'}", tmp_path / "backup.jsonl"
+    good("add", "é", "user", "é 群 🙂", "--store", url)
+
+    def out(*args: str) -> bytes:
+        environment = ENVIRONMENT | {"PYTHONIOENCODING": encoding}
+        command = [*COMMAND, *args, "--store", url]
+        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+
+    shown = json.loads(out("show", "é", "--json"))
+    assert (shown["session_id"], shown["messages"][0]["content"]) == ("é", "é 群 🙂")
+    backup.write_bytes(out("export"))
+    other = f"jsonl://{tmp_path / 'other'}"
+    assert good("import", backup, "--store", other, "--json").json["imported"] == 1
+    again = good("show", "é", "--store", other, "--json").json
+    assert again["messages"] == shown["messages"]
+    assert '"é<br/>' in out("export", "é", "--format", "mermaid").decode()
 
 
 def test_no_colour_and_no_traceback_when_piped(tmp_path: Path) -> None:

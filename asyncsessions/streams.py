@@ -169,6 +169,9 @@ async def _decode_line(text: bytes, path: Path, number: int) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         detail = f"this line isn't JSON ({exc}); correct or remove it"
         raise SessionFileError(detail, path=str(path), line=number) from exc
+    except RecursionError as exc:
+        detail = "this line is nested too deep; correct or remove it"
+        raise SessionFileError(detail, path=str(path), line=number) from exc
     if text.startswith(_STORE_FILE):
         fail("this is a file of a jsonl:// store; export that store instead", path, number)
     return checked(record, path, number)
@@ -184,7 +187,7 @@ def _split_document(path: Path, data: bytes) -> list[Any]:
         document = msgspec.json.decode(data, type=_Document)
         if isinstance(document.sessions, list):
             return document.sessions
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # PraisonAI writes NaN as it is, which only the slower parser takes.
         pass
     whole = parse(data, path)

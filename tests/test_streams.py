@@ -145,6 +145,8 @@ async def test_progress_adds_up_to_the_size(tmp_path: Path) -> None:
         (b'{"session_id": 5}', 'no text under "session_id"'),
         (b'{"session_id": "x", "messages": {}}', '"messages" is a list of objects, not an object'),
         (b'{"asyncsessions":1,"session_id":"x"}', "a file of a jsonl:// store"),
+        (b"[" * 100_000, "this line is nested too deep"),
+        (b"[" * 2_000, "this line is nested too deep"),
     ],
 )
 async def test_a_bad_line_is_named(tmp_path: Path, line: bytes, detail: str) -> None:
@@ -196,6 +198,14 @@ async def test_a_damaged_document_is_named(tmp_path: Path) -> None:
         await read(path)
 
     assert (caught.value.path, caught.value.line) == (str(path), 3)
+
+
+async def test_a_document_that_is_nested_too_deep_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    path.write_bytes(b'{"sessions": ' + b"[" * 100_000)
+
+    with pytest.raises(SessionFileError, match=r"export\.json: this is nested too deep"):
+        await read(path)
 
 
 async def test_a_directory_without_sessions_is_an_error(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def _object(text: str) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeEncodeError) as exc:
         raise ValueError(f"--metadata isn't a JSON object: {exc}") from exc
+    except RecursionError as exc:
+        raise ValueError("--metadata is nested too deep; flatten it") from exc
 
 
 async def _append(url: str, session_id: str, message: Message) -> Message:

@@ -30,6 +30,8 @@ _ROLE_WIDTH = 9
 _MIN_WIDTH = 20
 # Of a tool's arguments and results, so much is shown unless all is asked for.
 _COMPACT = 200
+# What a model wrote may be nested deeper than any parser goes.
+_UNDECODABLE = (msgspec.DecodeError, UnicodeEncodeError, RecursionError)
 
 
 def print_heading(console: Console, info: SessionInfo) -> None:
@@ -102,12 +104,15 @@ def _call(call: Any, *, full: bool) -> Text:
 
 def _arguments(given: object) -> str:
     """Return a call's arguments as ``key=value, ...`` where they are an object."""
-    value = given
-    if isinstance(given, str):
-        try:
-            value = msgspec.json.decode(given)
-        except msgspec.DecodeError:
-            return given
+    if not isinstance(given, str):
+        return _pairs(given)
+    try:
+        return _pairs(msgspec.json.decode(given))
+    except _UNDECODABLE:
+        return given
+
+
+def _pairs(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={_compact_json(item)}" for key, item in value.items())
     return "" if value is None else _compact_json(value)
@@ -119,7 +124,7 @@ def _result(message: Message, *, full: bool) -> Text:
         line.append(f"{safe_text(message.name)}: ", style="yellow")
     words = _words(message.content, full=True)
     # A result is often plain text.
-    with contextlib.suppress(msgspec.DecodeError, UnicodeEncodeError):
+    with contextlib.suppress(*_UNDECODABLE):
         words = _compact_json(msgspec.json.decode(words))
     line.append(_shorten(words, full=full) or "(empty)", style=_FAINT)
     return line

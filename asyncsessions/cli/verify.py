@@ -83,7 +83,7 @@ class Ledger:
             if digests:
                 for message in record.get("messages") or ():
                     digests[-1].add(Message.from_dict(message))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             # Such a record is refused, and counts as skipped.
             return
 

@@ -56,6 +56,8 @@ RECORD = b'{"record":'
 MESSAGE = b'{"seq":'
 KEY = b'{"key":'
 COMMIT = b'{"commit":'
+# What a decoder raises for what it can't take, however deep that is nested.
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _KNOWN = (MESSAGE, COMMIT, RECORD, KEY, HEADER)
 
 FLUSH_BYTES = 1 << 18
@@ -146,7 +148,7 @@ def with_counters(info: SessionInfo, commit: Commit) -> SessionInfo:
 def _is_json(line: bytes) -> bool:
     try:
         msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         return False
     return True
 
@@ -207,8 +209,8 @@ class LogReader:
         parsed = self._parse_commit(offset, line)
         start = offset - parsed.commit.size
         body = self.read(start, parsed.commit.size) if start >= 0 else b""
-        cut = line.rindex(b',"crc"')
-        if zlib.crc32(line[:cut], zlib.crc32(body)) == int(parsed.crc, 16):
+        cut = line.rfind(b',"crc"')
+        if b"%08x" % zlib.crc32(line[:cut], zlib.crc32(body)) == parsed.crc.encode():
             return parsed.commit
         if b"\0" not in body:
             self.corrupt(self._damaged_line(offset), "it was changed after it was written")
@@ -217,7 +219,7 @@ class LogReader:
     def _parse_commit(self, offset: int, line: bytes) -> _CommitLine:
         try:
             return _decode_commit(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except _UNDECODABLE as exc:
             self.corrupt(offset, f"a commit line can't be decoded: {exc}")
 
     def _damaged_line(self, end: int) -> int:
@@ -236,7 +238,7 @@ class LogReader:
         line = self._line_at(commit.record)
         try:
             info = _decode_record(line)["record"]
-        except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as exc:
+        except (*_UNDECODABLE, KeyError) as exc:
             self.corrupt(commit.record, f"the record can't be decoded: {exc}")
         return with_counters(info, commit)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncsessions import BaseSessionStore, __version__
+from asyncsessions import BaseSessionStore, Message, __version__
 from asyncsessions.cli.common import store_directory
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.cli.helpers import DATA, bad, call, good, with_store
@@ -85,6 +85,24 @@ def test_show_copes_with_lists_empty_content_and_broken_arguments(filled: str) -
     assert "            → get_clock(not json)" in other
     assert "4 tool      ← get_clock: 9:15" in other
     assert "5 assistant (empty)" in other
+
+
+def test_show_copes_with_what_is_nested_too_deep_to_parse(tmp_path: Path) -> None:
+    url = f"jsonl://{tmp_path}"
+    # From what any parser takes to what none does.
+    deep = [depth * "[" + depth * "]" for depth in (*range(800, 1000, 3), 100_000)]
+    results = [Message("tool", text) for text in deep]
+    functions = [{"function": {"name": "f", "arguments": text}} for text in deep]
+    calls = Message("assistant", tool_calls=functions)
+    with_store(url, lambda store: store.append("deep", [*results, calls]))
+
+    lines = good("show", "deep", "--store", url).out.splitlines()[3:]
+
+    assert len(lines) == 2 * len(deep)
+    assert all(line.endswith((200 * "[" + "…", 200 * "[" + "…)")) for line in lines)
+    assert good("show", "deep", "--store", url, "--full").out.count("[") == 2 * sum(
+        text.count("[") for text in deep
+    )
 
 
 def test_show_wraps_to_the_width(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +184,9 @@ def test_add_refuses_what_cannot_be_stored(url: str) -> None:
     assert "isn't UTF-8" in bad(2, "add", "c", "user", "-", "--store", url, text=b"\xff\xfe")
     assert "--metadata isn't a JSON object" in bad(
         2, "add", "c", "user", "x", "--metadata", "[1]", "--store", url
+    )
+    assert "--metadata is nested too deep" in bad(
+        2, "add", "c", "user", "x", "--metadata", '{"a":' + 10_000 * "[", "--store", url
     )
     assert "role is text that isn't empty" in bad(1, "add", "c", "", "x", "--store", url)
     assert "over 512" in bad(1, "add", "c" * 513, "user", "x", "--store", url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,27 @@ async def test_zeros_in_place_of_the_newest_message_are_named(tmp_path: Path) ->
         with pytest.raises(CorruptSessionError) as caught:
             await store.get_messages("chat", limit=1)
         assert caught.value.path == str(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: re.sub(rb'"crc":"..', b'"crc":"xy', line),
+        lambda line: re.sub(rb',"crc":', b', "crc":', line),
+        lambda line: line.replace(b'"commit":{', b'"commit":{"x":' + b"[" * 100_000),
+    ],
+    ids=["no number", "other spaces", "nested too deep"],
+)
+async def test_a_checksum_that_cannot_be_read_is_damage(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = await fill(tmp_path)
+    change_line(path, 10, damage)
+    async with JSONLinesSessionStore(tmp_path) as store:
+        with pytest.raises(CorruptSessionError) as caught:
+            await store.get_messages("chat")
+        assert caught.value.path == str(path)
+        assert len(await store.get_messages("other")) == 1
 
 
 @pytest.mark.parametrize("line", [4, 10])

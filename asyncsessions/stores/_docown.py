@@ -5,7 +5,7 @@ It is under the reserved key of the document's metadata, which PraisonAI keeps a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import msgspec
@@ -82,15 +82,24 @@ def _key_record(key: str, text: str) -> KeyRecord:
         raise DamageError(f"metadata.{RESERVED}.keys was changed") from exc
 
 
-def number(own: Own, entries: Sequence[msgspec.Raw]) -> list[int]:
+def number(
+    own: Own, entries: Sequence[msgspec.Raw], lost: Container[int] = frozenset()
+) -> list[int]:
     """Return the ``seq`` of each message, also after other programs changed them.
 
     What was written last (the anchor) keeps its ``seq``; later messages follow ``last_seq``, and
     earlier ones count backwards, so that a summary put in front takes the place of the last
     message it stands for. Where the anchor is gone, all messages count as new.
+
+    Args:
+        own: What is known of the numbers.
+        entries: The messages.
+        lost: The places of those that were damaged; one of them may have been the anchor.
     """
     known = _expand(own.seqs)
     place = _find(own.anchor, entries, len(known) - 1) if known else None
+    if place is None and len(known) - 1 in lost:
+        place = len(known) - 1
     older: list[int] = []
     if place is not None:
         older = known[-place - 1 :]

@@ -33,7 +33,6 @@ __all__ = [
     "find",
     "free_name",
     "id_of",
-    "is_suffixed",
     "lock_of",
     "names_of",
     "read_place",
@@ -86,11 +85,6 @@ def id_of(name: str) -> str | None:
     stem = name.removesuffix(".json")
     is_plain = stem and all(char.isalnum() or char == "-" for char in stem)
     return stem if is_plain and names_of(stem).primary == name else None
-
-
-def is_suffixed(name: str) -> bool:
-    """Whether it is the name of a document of one id that can't be told from it."""
-    return _SUFFIXED.match(name) is not None
 
 
 def lock_of(name: str) -> str | None:

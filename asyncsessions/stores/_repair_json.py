@@ -23,7 +23,6 @@ from asyncsessions.stores._docplace import (
     Place,
     find,
     id_of,
-    is_suffixed,
     lock_of,
     names_of,
     read_place,
@@ -86,8 +85,8 @@ def _examine_document(disk: Disk, path: Path) -> Iterator[Finding]:
     if not place.data.strip():
         yield Finding(str(path), "empty", "it holds nothing", session_id=id_of(path.name))
         return
-    # Without an id it is never misnamed where it has a suffixed name, by which the store finds it.
-    sid = place.inside() if is_suffixed(path.name) else place.owner()
+    # Without an id it is never misnamed: nothing but its name tells whose it is, if anybody's.
+    sid = place.inside()
     fault = _fault(place)
     if fault is not None:
         line, detail = fault
@@ -245,7 +244,7 @@ def _rebuild(disk: Disk, path: Path) -> str | None:
 
 
 def _rename(disk: Disk, path: Path, session_id: str) -> str | None:
-    if read_place(disk, path).owner() != session_id:
+    if read_place(disk, path).inside() != session_id:
         return None  # It was replaced, or repaired, meanwhile.
     right = _right_name(disk, path, session_id)
     if right == path.name:

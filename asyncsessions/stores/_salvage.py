@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -41,13 +42,29 @@ class _HeaderLine(msgspec.Struct):
 _decode_commit = msgspec.json.Decoder(_CommitLine).decode
 _decode_header = msgspec.json.Decoder(_HeaderLine).decode
 _decode_record = msgspec.json.Decoder(dict[str, SessionInfo]).decode
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, ValueError, KeyError)
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, ValueError, KeyError, RecursionError)
 
 
 class _Line(msgspec.Struct, frozen=True):
     number: int
     offset: int
     data: bytes
+
+
+class _Flush(msgspec.Struct):
+    """What is known of a flush whose lines are taken over.
+
+    Attributes:
+        commit: What its commit line says; None where that can't be decoded, or can't be true.
+        is_verified: Whether the checksum holds.
+        size: How many lines it has.
+        coming: How many messages still come.
+    """
+
+    commit: Commit | None
+    is_verified: bool
+    size: int
+    coming: int
 
 
 class Salvage:
@@ -93,9 +110,12 @@ class Salvage:
             is_verified: Whether the checksum holds.
         """
         faults = len(self.faults)
+        count = sum(line.data.startswith(MESSAGE) for line in lines)
+        told = commit if self._is_possible(commit) else None
+        flush = _Flush(told, is_verified, size=len(lines), coming=count)
         for line in lines:
             try:
-                self._take_line(line, len(lines), commit, is_verified=is_verified)
+                self._take_line(line, flush)
             except _UNDECODABLE:
                 self.faults.append((line.number, "it can't be decoded"))
         has_bad_line = len(self.faults) > faults
@@ -106,12 +126,16 @@ class Salvage:
             self.commit = commit
             self.last_seq = max(self.last_seq, commit.seq)
 
-    def _take_line(
-        self, line: _Line, in_flush: int, commit: Commit | None, *, is_verified: bool
-    ) -> None:
+    def _is_possible(self, commit: Commit | None) -> bool:
+        """Whether the numbers of a commit can be true, those before it being so."""
+        if commit is None or commit.first < self.commit.first:
+            return False
+        return commit.seq >= max(self.commit.seq, commit.first + commit.count - 1)
+
+    def _take_line(self, line: _Line, flush: _Flush) -> None:
         data = line.data
         if data.startswith(MESSAGE):
-            self._take_message(line, in_flush, commit, is_verified=is_verified)
+            self._take_message(line, flush)
         elif data.startswith(KEY):
             msgspec.json.decode(data)
             self.keys.append((line.offset, len(data)))
@@ -123,21 +147,56 @@ class Salvage:
         else:
             raise ValueError(data)
 
-    def _take_message(
-        self, line: _Line, in_flush: int, commit: Commit | None, *, is_verified: bool
-    ) -> None:
+    def _take_message(self, line: _Line, flush: _Flush) -> None:
+        flush.coming -= 1
         seq = decode_message(line.data).seq
-        if not is_verified:
-            highest = self.last_seq + in_flush if commit is None else commit.seq
-            is_repeat = commit is not None and commit.repeats and seq in self.places
-            if not (self.last_seq < seq <= highest or is_repeat):
-                # Its number is what was damaged, so it gets the next one.
-                seq = self.last_seq + 1
-            self._unsure.add(seq)
-        else:
+        if flush.is_verified:
             self._unsure.discard(seq)
+        else:
+            seq = self._likely(seq, flush)
+            self._unsure.add(seq)
         self.places[seq] = (line.offset, len(line.data))
         self.last_seq = max(self.last_seq, seq)
+
+    def _likely(self, seq: int, flush: _Flush) -> int:
+        """Return the number of a message of a damaged flush, which may be what was damaged."""
+        free = self._free(flush)
+        if seq in free:
+            return seq
+        gone = flush.commit or self.commit
+        newest = next((each for each in reversed(self.places) if not gone.is_gap(each)), None)
+        if newest is not None and self._is_repeat(flush, is_full=not free, says_so=seq == newest):
+            return newest
+        return free.start
+
+    def _free(self, flush: _Flush) -> range:
+        """Return the numbers that the next message of a flush can have if it is new."""
+        commit, following = flush.commit, self.last_seq + 1
+        # A file that was rewritten starts with any number.
+        if commit is None:
+            return range(following, following + flush.size if self.last_seq else sys.maxsize)
+        # Those that still come have the numbers up to the newest.
+        highest = commit.seq - flush.coming
+        lowest = following if self.last_seq else max(following, min(commit.first, highest))
+        return range(lowest, highest + 1)
+
+    def _is_repeat(self, flush: _Flush, *, is_full: bool, says_so: bool) -> bool:
+        """Whether a message of a damaged flush is most likely the newest one, written anew.
+
+        Of what tells, one thing may be what was damaged.
+
+        Args:
+            flush: The flush.
+            is_full: Whether it has no number for a new message there.
+            says_so: Whether the message has the newest one's number.
+        """
+        commit = flush.commit
+        if commit is None:
+            return says_so
+        is_as_many = (commit.first, commit.count) == (self.commit.first, self.commit.count)
+        signs = (says_so, is_full, is_as_many)
+        # With others behind it, it may be one of several that are new.
+        return commit.repeats and sum(signs) > 1 and (says_so or not flush.coming)
 
     def finish(self, stem: str) -> None:
         """Leave out what was removed, and settle on the session's id."""

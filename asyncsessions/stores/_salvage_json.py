@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,8 @@ import msgspec
 from asyncsessions.codec import decode_message
 from asyncsessions.stores._docformat import RESERVED, DamageError
 from asyncsessions.stores._docmessage import entry_to_body
+from asyncsessions.stores._docown import number
+from asyncsessions.stores._docparts import read_checkpoint
 from asyncsessions.stores._docplace import Place, id_of, names_of
 from asyncsessions.stores._document import Document
 
@@ -60,6 +62,8 @@ _BEHIND_CONTAINER = re.compile(
 _END = re.compile(r"\s*\}(?!\s*[,\]}])")
 _INDENTED_END = re.compile(r"\s*\n\}(?!\s*[,\]}])")
 _MESSAGE = re.compile(r'(?<!:)(?<!: )\{\s*"role"\s*:')
+# Stands for a message that can't be decoded: it holds what isn't UTF-8.
+_LOST: dict[str, Any] = {"role": "\udcff"}
 _decode_at = json.JSONDecoder(parse_constant=lambda _: None).raw_decode
 
 
@@ -85,16 +89,19 @@ def salvage(place: Place) -> Salvaged:
         top: dict[str, Any] = {key: _loads(raw) for key, raw in place.top.items()}
     else:
         top = _read_top((place.data or b"").decode("utf-8", "surrogateescape"))
-    lists = {key: _good(top[key]) for key in _LISTS if key in top}
-    messages = lists.setdefault("messages", [])
+    lists = {key: _raws(top[key]) for key in _LISTS if key in top}
+    places = lists.setdefault("messages", [])
+    messages = _good(places)
     if not (messages or set(top) & set(_KEYS)):
         return Salvaged(is_foreign=True)
     session_id = _whose(place, top)
     if session_id is None:
         return Salvaged(messages)
     values = {key: raw for key in top if (raw := _raw(top[key])) is not None}
-    values |= {key: msgspec.Raw(b"[%b]" % b",".join(raws)) for key, raws in lists.items()}
-    return Salvaged(messages, session_id, _document(session_id, values, place.modified))
+    values |= {key: msgspec.Raw(b"[%b]" % b",".join(_good(raws))) for key, raws in lists.items()}
+    document = _document(session_id, values, place.modified)
+    _keep_numbers(document, values, places)
+    return Salvaged(messages, session_id, document)
 
 
 def _whose(place: Place, top: Mapping[str, Any]) -> str | None:
@@ -123,10 +130,15 @@ def _id_in_metadata(metadata: Any) -> Any:
     return own.get("session_id") if isinstance(own, dict) else None
 
 
-def _good(entries: Any) -> list[msgspec.Raw]:
-    """Return the messages of a list that can be decoded."""
-    raws = map(_raw, entries if isinstance(entries, list) else [])
-    return [raw for raw in raws if raw is not None and _is_good(raw)]
+def _raws(entries: Any) -> list[msgspec.Raw | None]:
+    """Return the messages of a list; None for each that can't be decoded."""
+    given = entries if isinstance(entries, list) else []
+    raws = [_raw(entry) for entry in given if isinstance(entry, dict)]
+    return [raw if raw is not None and _is_good(raw) else None for raw in raws]
+
+
+def _good(raws: Sequence[msgspec.Raw | None]) -> list[msgspec.Raw]:
+    return [raw for raw in raws if raw is not None]
 
 
 def _loads(raw: msgspec.Raw) -> Any:
@@ -142,8 +154,6 @@ def _raw(value: Any) -> msgspec.Raw | None:
 
 
 def _is_good(raw: msgspec.Raw) -> bool:
-    if not bytes(raw).startswith(b"{"):
-        return False
     try:
         decode_message(entry_to_body(raw, 1))
     except (DamageError, msgspec.DecodeError, ValueError):
@@ -165,6 +175,28 @@ def _document(session_id: str, values: dict[str, msgspec.Raw], modified: float) 
             elif values.pop(key, None) is None:
                 # Each round leaves one value out, so at last there is none that could be wrong.
                 values.popitem()
+
+
+def _keep_numbers(
+    document: Document, values: Mapping[str, msgspec.Raw], places: Sequence[msgspec.Raw | None]
+) -> None:
+    """Give the messages the ``seq`` that they had, and let the checkpoint cover what it did.
+
+    Args:
+        document: Made of those that can be decoded.
+        values: The document's.
+        places: All messages; None for each that can't be decoded.
+    """
+    lost = {place for place, raw in enumerate(places) if raw is None}
+    if not lost:
+        return
+    own = document.own
+    seqs = number(own, [msgspec.Raw(b"{}") if raw is None else raw for raw in places], lost)
+    if own.seqs and seqs[0] > own.last_seq:
+        return  # The places don't fit the numbers that were given.
+    document.seqs = [seq for place, seq in enumerate(seqs) if place not in lost]
+    document.last_seq = max(own.last_seq, seqs[-1])
+    document.checkpoint = read_checkpoint(values, seqs, (), own.covered)
 
 
 class _Layout(msgspec.Struct):
@@ -280,6 +312,8 @@ def _put(found: dict[str, Any], key: str, value: Any) -> None:
 def _pass_over(text: str, position: int, layout: _Layout, key: str | None) -> tuple[list[Any], int]:
     """Return the messages in what can't be decoded, and where the next key is; -1: nowhere.
 
+    In place of a message of which no more than the start is left, there is `_LOST`.
+
     Args:
         text: The document's.
         position: Where the damage starts.
@@ -299,6 +333,8 @@ def _pass_over(text: str, position: int, layout: _Layout, key: str | None) -> tu
             is_whole = end >= 0 and not _TOP_ONLY & value.keys()
             if is_whole:
                 entries.append(value)
+            elif entries or key in _LISTS:  # Elsewhere it may be anything.
+                entries.append(_LOST)
             position = end if is_whole else message + 1
             message = _first(layout.message, text, position)
             if following < position:

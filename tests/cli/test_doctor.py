@@ -106,6 +106,26 @@ def garble_seq(data: bytes) -> bytes:
     return data.replace(b'\n{"seq":7,', b'\n{"seq":99,')
 
 
+def raise_seq_in_a_batch(data: bytes) -> bytes:
+    return data.replace(b'\n{"seq":2,', b'\n{"seq":3,')
+
+
+def lower_seq_in_a_batch(data: bytes) -> bytes:
+    return data.replace(b'\n{"seq":4,', b'\n{"seq":3,')
+
+
+def garble_first_seq(data: bytes) -> bytes:
+    return data.replace(b'\n{"seq":1,', b'\n{"seq":4,')
+
+
+def raise_seq_of_a_commit(data: bytes) -> bytes:
+    return data.replace(b'\n{"commit":{"seq":7,', b'\n{"commit":{"seq":8,')
+
+
+def lower_seq_of_a_commit(data: bytes) -> bytes:
+    return data.replace(b'\n{"commit":{"seq":7,', b'\n{"commit":{"seq":1,')
+
+
 ALL = list(range(1, 10))
 
 
@@ -120,6 +140,11 @@ ALL = list(range(1, 10))
         (garble_record, ALL, True),
         (remove_line_end, [1, 2, 3, 4, 5, 6, 8, 9], False),
         (garble_seq, ALL, True),
+        (raise_seq_in_a_batch, ALL, True),
+        (lower_seq_in_a_batch, ALL, True),
+        (garble_first_seq, ALL, True),
+        (raise_seq_of_a_commit, ALL, True),
+        (lower_seq_of_a_commit, ALL, True),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -160,6 +185,95 @@ def test_damage_is_found_and_repaired(
         ]
         == 10
     )
+
+
+def change_in(number: int, old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    """Return what changes one line, counted from the file's end."""
+
+    def change(data: bytes) -> bytes:
+        lines = lines_of(data)
+        assert old in lines[-number]
+        lines[-number] = lines[-number].replace(old, new, 1)
+        return b"".join(lines)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change_in(6, b'"crc"', b'"crX"'),
+        change_in(6, b'{"commit"', b'#"commit"'),
+        change_in(6, b'"repeats":true', b'"repeats":trux'),
+        change_in(6, b'{"commit":{"seq":3', b'{"commit":{"seq":4'),
+        change_in(6, b'"count":3', b'"count":4'),
+        change_in(7, b'{"seq":3,', b'{"seq":2,'),
+        change_in(7, b'{"seq":3,', b'{"seq":4,'),
+        change_in(7, b'{"seq":3,', b'{"seq":9,'),
+        change_in(5, b'{"seq":4,', b'{"seq":3,'),
+        change_in(4, b'"crc"', b'"crX"'),
+        change_in(3, b'{"seq":5,', b'{"seq":3,'),
+        change_in(2, b'{"seq":6,', b'{"seq":5,'),
+    ],
+)
+def test_a_streamed_turn_stays_one_message(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    async def fill(store: BaseSessionStore) -> None:
+        await store.append("s", [{"role": "user", "content": text} for text in ("1", "2")])
+        await store.upsert_partial_assistant_message("s", "Yes")
+        await store.upsert_partial_assistant_message("s", "Yes, at 18:34.", finalize=True)
+        await store.add_message("s", "user", "4")
+        await store.append("s", [{"role": "user", "content": text} for text in ("5", "6")])
+
+    with_store(f"jsonl://{tmp_path}", fill)
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(damage(path.read_bytes()))
+
+    (finding,) = doctor(tmp_path, "--repair")
+
+    assert finding["kind"] == "damaged"
+    after = [(message.seq, message.content) for message in messages(tmp_path, "s")]
+    said = ["1", "2", "Yes, at 18:34.", "4", "5", "6"]
+    assert after == list(enumerate(said, 1))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change_in(3, b'"crc"', b'"crX"'),
+        change_in(3, b'{"commit":{"seq":11,', b'{"commit":{"seq":10,'),
+        change_in(5, b'{"seq":10,', b'{"seq":7,'),
+        change_in(5, b'{"seq":10,', b'{"seq":11,'),
+    ],
+)
+def test_messages_of_a_file_that_was_rewritten_keep_their_numbers(
+    directory: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    async def start_anew(store: BaseSessionStore) -> None:
+        await store.set_chat_history(HOT, [{"role": "user", "content": text} for text in "ab"])
+        await store.add_message(HOT, "user", "c")
+
+    with_store(f"jsonl://{directory}", start_anew)
+    path = directory / f"{HOT}.jsonl"
+    path.write_bytes(damage(path.read_bytes()))
+
+    doctor(directory, "--repair")
+
+    after = [(message.seq, message.content) for message in messages(directory)]
+    assert after == [(10, "a"), (11, "b"), (12, "c")]
+
+
+def test_a_text_that_is_nested_too_deep_without_its_quote_is_damage(tmp_path: Path) -> None:
+    url = f"jsonl://{tmp_path}"
+    good("add", "s", "tool", "-", "--store", url, text=100_000 * "[")
+    good("add", "s", "user", "on it goes", "--store", url)
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"[', b" [", 1))
+
+    doctor(tmp_path, "--repair")
+
+    assert [message.seq for message in messages(tmp_path, "s")] == [2]
 
 
 def bad_doctor(directory: Path) -> str:

@@ -243,7 +243,7 @@ class Scan(msgspec.Struct, frozen=True):
         now: Seconds since the epoch; sessions expired by then are left out.
         below: Only sessions that sort after this ``(updated_at, session_id)``.
         where: Fields of `SessionInfo` and the text that each must equal.
-        expired: List only the expired sessions instead.
+        expired: List only the expired sessions instead, in any order.
     """
 
     limit: int

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +15,11 @@ import asyncpg
 import pytest
 
 from asyncsessions import CorruptSessionError, InvalidMessageError, open_store
-from asyncsessions.hooks import KEY_LIFETIME, Window
+from asyncsessions.hooks import KEY_LIFETIME, Scan, Window
+from asyncsessions.stores._postgres_sessions import Oldest
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
+from asyncsessions.testing._cases import fill
 from asyncsessions.testing.appending import AppendCases, IdempotencyCases
 from asyncsessions.testing.concurrency import ConcurrencyCases
 from asyncsessions.testing.expiring import ExpiryCases
@@ -41,6 +45,12 @@ async def connected(url: str) -> AsyncIterator[Any]:
         yield connection
     finally:
         await connection.close()
+
+
+def most_rows(node: dict[str, Any]) -> float:
+    """Return how many rows the busiest step of a plan has looked at."""
+    own: float = node["Actual Rows"] * node["Actual Loops"] + node.get("Rows Removed by Filter", 0)
+    return max([own, *map(most_rows, node.get("Plans", []))])
 
 
 class PostgresCases:
@@ -171,6 +181,53 @@ class TestPostgresTables(PostgresCases):
                 await store.append("s", [message], idempotency_key=f"k{n}")
             assert len(await self.rows("SELECT * FROM keys")) == 10
             assert len(await self.rows("SELECT * FROM messages")) == 5
+
+    async def test_keys_of_many_callers_are_forgotten_as_fast_as_they_come(self) -> None:
+        clock = ManualClock()
+        async with self.make_store(clock=clock, max_messages=5) as store:
+            for part in range(6):
+                if part == 3:
+                    clock.advance(KEY_LIFETIME + 1)
+                keys = [f"{part}.{n}" for n in range(64)]
+                message = {"role": "user", "content": "x"}
+                calls = (store.append("s", [message], idempotency_key=key) for key in keys)
+                await asyncio.gather(*calls)
+            assert len(await self.rows("SELECT * FROM keys")) <= 3 * 64 + 5
+
+    async def test_purging_reads_no_more_than_it_removes(self) -> None:
+        async with self.make_store() as store:
+            await self.rows(
+                """INSERT INTO sessions (session_id, last_seq, first_seq, message_count,
+                    created_at, updated_at, expires_at)
+                SELECT n::text::bytea, 0, 1, 0, n, n, CASE WHEN n <= 5000 THEN n ELSE 1e12 END
+                FROM generate_series(1, 10000) AS n"""
+            )
+            await self.rows("ANALYZE sessions")
+            statement, arguments = store._sql.scan(Scan(100, time.time(), expired=True))
+            async with store._connections.lend() as connection:
+                query = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"
+                (plan,) = json.loads(await connection.fetchval(query, *arguments))
+            assert most_rows(plan["Plan"]) < 1000
+            assert await store.purge_expired() == 5000
+
+    async def test_retention_of_a_long_session_looks_at_few_messages(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[int] = []
+        see = Oldest.see
+
+        def count(oldest: Oldest, rows: Sequence[Any]) -> bool:
+            seen.append(len(rows))
+            return see(oldest, rows)
+
+        monkeypatch.setattr(Oldest, "see", count)
+        async with self.make_store() as store:
+            await fill(store, "s", 2000)
+        async with self.make_store(max_messages=10) as store:
+            await store.append("s", [{"role": "user", "content": "new"}])
+            kept = await store.get_messages("s")
+            assert [message.seq for message in kept] == list(range(1992, 2002))
+        assert sum(seen) < 50
 
     async def test_retention_knows_results_that_came_before_it(self) -> None:
         call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}

@@ -16,6 +16,8 @@ from asyncsessions.stores._servers import connections_for_flushes
 
 __all__ = ["Connection", "Connections", "transaction"]
 
+# What lay idle for longer, in seconds, may be forgotten by a router on the way, and isn't used.
+_OLDEST_KEPT = 240.0
 # After these a connection can be used on.
 _HARMLESS = (asyncpg.PostgresError, SessionStoreError)
 _WRONG_SERVER = asyncpg.ReadOnlySQLTransactionError
@@ -40,8 +42,8 @@ class Connections:
         self._size = size
         self._timeout = timeout
         self._is_prepared = is_prepared
-        # Those for flushes that lie idle.
-        self._kept: list[Connection] = []
+        # Those for flushes that lie idle, and since when.
+        self._kept: list[tuple[Connection, float]] = []
 
     @property
     def flushes_at_once(self) -> int:
@@ -58,6 +60,35 @@ class Connections:
         size: int = self._size if self._url is not None else self._pool.get_max_size()
         return size
 
+    @property
+    def begin(self) -> str:
+        """How a transaction begins.
+
+        Each statement sees what was committed before it began, whatever the database's default:
+        that is what makes it right to read after the rows are locked.
+        """
+        # Behind a pooler no setting outlives a transaction.
+        limits = [] if self._is_prepared else [f"SET LOCAL {limit}" for limit in self._limits()]
+        return "; ".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *limits])
+
+    def _limits(self) -> list[str]:
+        """Return the settings that end what a client has left behind at the server.
+
+        A connection that is given up, or whose process stands still, would otherwise hold its
+        locks on sessions until somebody ends it. A caller's own pool, and whoever sets a limit in
+        the URL, decide themselves.
+        """
+        if self._url is None:
+            return []
+        milliseconds = max(round(self._timeout * 1000), 2)
+        limits = {
+            "statement_timeout": milliseconds,
+            # Others that wait for a lock get it before their own time is up.
+            "idle_in_transaction_session_timeout": milliseconds // 2,
+        }
+        given = urlsplit(self._url).query
+        return [f"{name} = {value}" for name, value in limits.items() if name not in given]
+
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"timeout": self._timeout}
         if not self._is_prepared:
@@ -68,14 +99,15 @@ class Connections:
         return options
 
     async def _prepare(self, connection: Connection) -> None:
-        """Have a new connection use indexes.
+        """Have a new connection use indexes, and end what nobody waits for.
 
         Every statement is made for one, and a plan stays with a prepared statement: one from
         when a table had few rows would read all of it for long after. Behind a pooler the
         connection isn't this store's to set up, and no plan stays.
         """
         if self._is_prepared:
-            await connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+            settings = ["enable_seqscan = off", "enable_bitmapscan = off", *self._limits()]
+            await connection.execute("; ".join(f"SET {setting}" for setting in settings))
 
     async def open(self) -> None:
         """Connect, unless that is done or the caller's business."""
@@ -104,14 +136,14 @@ class Connections:
         self._kept, self._pool = [], None
         try:
             async with asyncio.timeout(self._timeout):
-                for connection in kept:
+                for connection, _ in kept:
                     await connection.close()
                 await pool.close()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             pass  # The server is away, so nobody misses a farewell.
         finally:
             # Nothing is left of them, even where the caller has given up.
-            for connection in kept:
+            for connection, _ in kept:
                 connection.terminate()
             pool.terminate()
 
@@ -138,10 +170,14 @@ class Connections:
 
     async def take_kept(self) -> Connection:
         """Return a connection for a flush, a new one if none lies idle."""
+        clock = asyncio.get_running_loop().time
         while self._kept:
-            connection = self._kept.pop()
-            if not _is_closed(connection):
+            connection, since = self._kept.pop()
+            if _is_closed(connection):
+                continue
+            if clock() - since < _OLDEST_KEPT:
                 return connection
+            connection.terminate()
         connection = await asyncpg.connect(self._url, **self._options())
         try:
             await self._prepare(connection)
@@ -156,10 +192,10 @@ class Connections:
         They were made for the same server, and would fail one after the other.
         """
         if not _is_closed(connection):
-            self._kept.append(connection)
+            self._kept.append((connection, asyncio.get_running_loop().time()))
             return
         kept, self._kept = self._kept, []
-        for other in kept:
+        for other, _ in kept:
             other.terminate()
 
 
@@ -211,13 +247,14 @@ async def _no_reset(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def transaction(connection: Connection) -> AsyncIterator[None]:
+async def transaction(connection: Connection, begin: str) -> AsyncIterator[None]:
     """Run the block in a transaction; it is undone where the block raises.
 
-    Each statement sees what was committed before it began, whatever the database's default: that
-    is what makes it right to read after the rows are locked.
+    Args:
+        connection: Where.
+        begin: See `Connections.begin`.
     """
-    await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+    await connection.execute(begin)
     try:
         yield
     except _HARMLESS:

@@ -179,9 +179,11 @@ class Oldest:
     def __init__(self, held: Held, keep: int) -> None:
         self.held = held
         self._excess = held.message_count - keep
-        #: How many of the oldest messages at the server are to be looked at.
-        self.wanted: int = min(held.old_count, self._excess + _RESULTS_IN_A_ROW)
-        self._stored: list[tuple[int, bool]] = []
+        #: How many of the oldest messages at the server needn't be looked at: as a rule all that
+        #: are too many, however many they are.
+        self.skipped: int = self._excess if self._excess < held.old_count else 0
+        #: How many are to be looked at after those.
+        self.wanted: int = _RESULTS_IN_A_ROW if self.skipped else held.old_count
 
     def see(self, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Look at the oldest messages and drop what is too many.
@@ -189,22 +191,20 @@ class Oldest:
         Returns:
             Whether that was enough to decide; if not, ask for all that are ``wanted`` now.
         """
-        self._stored = [(row["seq"], _is_result(row["is_result"], row["body"])) for row in rows]
-        count = self.held.old_count
-        if len(rows) < self.wanted:
-            # Somebody else has removed rows.
-            self._excess -= count - len(rows)
-            count = len(rows)
-            if self._excess <= 0:
-                return True
-        undecided = all(result for _, result in self._stored[self._excess :])
-        if len(self._stored) < count and undecided:
-            self.wanted = count
+        oldest = [(row["seq"], _is_result(row["is_result"], row["body"])) for row in rows]
+        if self.skipped:
+            for place, (seq, result) in enumerate(oldest):
+                if not result:
+                    self.held.drop_before(seq, self.skipped + place)
+                    return True
+            # The cut comes before, or among what was added.
+            self.skipped, self.wanted = 0, self.held.old_count
             return False
-        oldest = self._stored
-        if len(oldest) == count:
-            new = [(seq, _is_result(result, body)) for seq, body, result in self.held.added]
-            oldest = oldest + new
+        # Somebody else may have removed rows.
+        self._excess -= self.held.old_count - len(rows)
+        if self._excess <= 0:
+            return True
+        oldest += [(seq, _is_result(result, body)) for seq, body, result in self.held.added]
         drop = messages_to_drop((result for _, result in oldest), self._excess)
         if drop:
             self.held.drop_before(oldest[drop][0], drop)

@@ -94,19 +94,20 @@ _REMEMBER = """
 INSERT INTO {keys} (session_id, key, first_seq, message_count, digest, stored_at)
 SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::bigint[], $5::text[], $6::float8[])
 """
-# Looks at a few of the oldest keys each time one is added, so they never pile up.
+# Looks at more of the oldest keys than were added, so they never pile up.
 _FORGET = """
 DELETE FROM {keys} WHERE session_id = $1 AND key = ANY(ARRAY(
-    SELECT key FROM {keys} WHERE session_id = $1 AND first_seq < $2 ORDER BY first_seq LIMIT 8
+    SELECT key FROM {keys} WHERE session_id = $1 AND first_seq < $2 ORDER BY first_seq LIMIT $4
 )) AND first_seq + message_count <= $2 AND stored_at <= $3"""
 
 # The oldest messages of sessions over their limit; the body only where it has to be looked at.
 _OLDEST = """
 SELECT session_id, seq, is_result, CASE WHEN is_result IS NULL THEN body END AS body
-FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS given (id, first, number),
+FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[])
+        AS given (id, first, skipped, number),
     LATERAL (
         SELECT * FROM {messages} AS m WHERE m.session_id = given.id AND m.seq >= given.first
-        ORDER BY m.seq LIMIT given.number
+        ORDER BY m.seq LIMIT given.number OFFSET given.skipped
     ) AS oldest
 ORDER BY session_id, seq"""
 _DROP = "DELETE FROM {messages} WHERE session_id = $1 AND seq >= $2 AND seq < $3"
@@ -193,8 +194,10 @@ _BOUNDED_WINDOW = """
         ORDER BY seq {direction} LIMIT $4
     ) AS sized WHERE size < $5 ORDER BY seq {direction}"""
 _SCAN = """
-SELECT {columns} FROM {sessions} WHERE {conditions}
-ORDER BY updated_minute DESC, updated_at DESC, session_id DESC LIMIT $1"""
+SELECT {columns} FROM {sessions} WHERE {conditions} ORDER BY {order} LIMIT $1"""
+_NEWEST_FIRST = "updated_minute DESC, updated_at DESC, session_id DESC"
+# By the index that says which these are, or each page would sort all of them.
+_EXPIRED_FIRST = "expires_minute"
 
 
 class Statements:
@@ -240,7 +243,7 @@ class Statements:
         self.recall: str = fill(_RECALL)
         self.forget_writers: str = fill(_FORGET_WRITERS)
         self.head: str = fill(_HEAD, columns=read)
-        self._scan = fill(_SCAN, columns=read, conditions="{conditions}")
+        self._scan = fill(_SCAN, columns=read, conditions="{conditions}", order="{order}")
         self._tails = {
             (oldest, bounded): fill(
                 _TAIL,
@@ -280,4 +283,6 @@ class Statements:
             value = given(text.encode(), "bytea")
             conditions.append(f"substr({field}, 1, 256) = substr({value}, 1, 256)")
             conditions.append(f"{field} = {value}")
-        return self._scan.replace("{conditions}", " AND ".join(conditions)), arguments
+        order = _EXPIRED_FIRST if scan.expired else _NEWEST_FIRST
+        statement = self._scan.replace("{conditions}", " AND ".join(conditions))
+        return statement.replace("{order}", order), arguments

@@ -34,6 +34,9 @@ from asyncsessions.stores._postgres_statements import Statements
 
 __all__ = ["Claim", "Writes"]
 
+# How many of a session's oldest keys are looked at, beside two for each that is added.
+_FEWEST_FORGOTTEN = 8
+
 _AppendOutcome: TypeAlias = Appended | SessionStoreError
 _UpdateOutcome: TypeAlias = list[JSONValue] | SessionStoreError | None
 
@@ -55,11 +58,13 @@ class Writes:
 
     Args:
         statements: The SQL.
+        begin: How a transaction begins.
         by_server: Whether the server's clock decides what has expired.
     """
 
-    def __init__(self, statements: Statements, *, by_server: bool) -> None:
+    def __init__(self, statements: Statements, *, begin: str, by_server: bool) -> None:
         self._sql = statements
+        self._begin = begin
         self._by_server = by_server
 
     def _moment(self, held: Held, write: Append | Update | Replace) -> float:
@@ -69,7 +74,7 @@ class Writes:
         self, connection: Connection, batch: Sequence[Append], claim: Claim
     ) -> list[_AppendOutcome]:
         """Append, with all that can be asked of an append; see `BaseSessionStore._append`."""
-        async with transaction(connection):
+        async with transaction(connection, self._begin):
             rows = await connection.fetch(self._sql.lock, _ids(batch))
             sessions = {held.id: held for held in map(Held, rows)}
             await self._find_keys(connection, sessions, batch)
@@ -112,9 +117,11 @@ class Writes:
         """Drop the oldest messages of sessions that have more than they keep."""
         changed = list(over)
         while over:
-            asked = [(each.held.id, each.held.old_first_seq, each.wanted) for each in over]
+            asked = [
+                (each.held.id, each.held.old_first_seq, each.skipped, each.wanted) for each in over
+            ]
             rows: dict[bytes, list[Any]] = {each.held.id: [] for each in over}
-            for row in await connection.fetch(self._sql.oldest, *_columns(asked, 3)):
+            for row in await connection.fetch(self._sql.oldest, *_columns(asked, 4)):
                 rows[row["session_id"]].append(row)
             over = [each for each in over if not each.see(rows[each.held.id])]
         dropped = [
@@ -148,7 +155,7 @@ class Writes:
             await connection.execute(self._sql.remember, *_columns(keys, 6))
         before = now - KEY_LIFETIME
         with_old = [
-            (held.id, held.first_seq, before)
+            (held.id, held.first_seq, before, _FEWEST_FORGOTTEN + 2 * len(held.new_keys))
             for held in written
             if held.new_keys and held.first_seq > 1
         ]
@@ -168,7 +175,7 @@ class Writes:
         self, connection: Connection, batch: Sequence[Update], claim: Claim
     ) -> list[_UpdateOutcome]:
         """Change records; see `BaseSessionStore._update`."""
-        async with transaction(connection):
+        async with transaction(connection, self._begin):
             rows = await connection.fetch(self._sql.lock_records, _ids(batch))
             sessions = {row["session_id"]: Held(row) for row in rows}
             records = {row["session_id"]: row for row in rows}
@@ -198,7 +205,7 @@ class Writes:
     ) -> Replaced | None:
         """Replace the newest messages; see `BaseSessionStore._replace`."""
         replaced = None
-        async with transaction(connection):
+        async with transaction(connection, self._begin):
             session_id = replace.session_id.encode()
             if replace.create:
                 rows = await connection.fetch(self._sql.lock_records, [session_id])
@@ -235,7 +242,7 @@ class Writes:
         self, connection: Connection, session_id: str, expired_at: float | None, claim: Claim
     ) -> bool:
         """Remove a session; see `BaseSessionStore._delete`."""
-        async with transaction(connection):
+        async with transaction(connection, self._begin):
             rows = await connection.fetch(self._sql.lock_existing, session_id.encode())
             is_wanted = bool(rows)
             if rows and expired_at is None:

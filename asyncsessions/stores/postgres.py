@@ -130,7 +130,8 @@ class PostgresSessionStore(ServerStore):
         self._turns = Turns(self._connections.at_once, self._timeout)
         by_server = self._expires_by_server
         self._sql = Statements(self._tables, by_server=by_server)
-        self._writes = Writes(self._sql, by_server=by_server)
+        begin = self._connections.begin
+        self._writes = Writes(self._sql, begin=begin, by_server=by_server)
         # Names of writers that have no write under way, each with the number of its last one.
         self._idle_writers: list[list[Any]] = []
         self._writer_count = 0
@@ -174,7 +175,8 @@ class PostgresSessionStore(ServerStore):
             await connections.close()
 
     async def _migrate(self, connections: Connections) -> Sequence[int]:
-        async with connections.lend() as connection, transaction(connection):
+        begin = connections.begin
+        async with connections.lend() as connection, transaction(connection, begin):
             return await apply_migrations(connection, self._tables)
 
     @override
@@ -192,7 +194,7 @@ class PostgresSessionStore(ServerStore):
             if version < _OLDEST_SERVER:
                 text = f"the server is PostgreSQL {version.major}; use {_OLDEST_SERVER[0]} or later"
                 raise StoreRefusedError(text)
-            async with transaction(connection):
+            async with transaction(connection, self._connections.begin):
                 applied = await applied_versions(connection, self._tables)
         if VERSION in applied:
             return

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from asyncsessions import StoreRefusedError, StoreUnavailableError, open_store
+from asyncsessions.stores import _postgres_connections
 from asyncsessions.stores.postgres import PostgresSessionStore
 from asyncsessions.testing.servers import PostgresServer
 from asyncsessions.testing.timing import LONG_ENOUGH, slowness
@@ -28,21 +29,28 @@ END_ALL = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE application_name = 'asyncsessions'"""
 
 
+ALL = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asyncsessions'"
+
+
 async def connections(server: PostgresServer) -> int:
     async with connected(server) as connection:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asyncsessions'"
-        count: int = await connection.fetchval(query)
+        count: int = await connection.fetchval(ALL)
         return count
 
 
-async def no_connections(server: PostgresServer) -> bool:
+async def becomes_zero(admin: Any, query: str) -> bool:
     clock = asyncio.get_running_loop().time
     deadline = clock() + LONG_ENOUGH
-    while await connections(server):
+    while await admin.fetchval(query):
         if clock() > deadline:
             return False
         await asyncio.sleep(0.02)
     return True
+
+
+async def no_connections(server: PostgresServer) -> bool:
+    async with connected(server) as admin:
+        return await becomes_zero(admin, ALL)
 
 
 async def test_ended_connections_lose_and_double_nothing(server: PostgresServer) -> None:
@@ -74,6 +82,68 @@ async def test_ended_connections_lose_and_double_nothing(server: PostgresServer)
             assert [message.seq for message in kept] == list(range(1, len(kept) + 1))
             expected = {f"{n}.{c}" for n in range(which, 12, 4) for c in range(counts[n])}
             assert sorted(str(message.content) for message in kept) == sorted(expected)
+
+
+async def test_what_lay_idle_for_long_is_not_used_again(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def backend(store: PostgresSessionStore) -> int:
+        async with store._connections.lend_kept() as connection:
+            pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+            return pid
+
+    async with PostgresSessionStore(server.url) as store:
+        first = await backend(store)
+        assert await backend(store) == first
+        monkeypatch.setattr(_postgres_connections, "_OLDEST_KEPT", 0.0)
+        assert await backend(store) != first
+
+
+# What a client leaves behind at the server.
+
+WAITING = """SELECT count(*) FROM pg_stat_activity
+    WHERE application_name = 'asyncsessions' AND wait_event_type = 'Lock'"""
+LOCK = "SELECT FROM asyncsessions.sessions WHERE session_id = $1 FOR UPDATE"
+
+
+async def test_a_call_that_timed_out_holds_no_locks(server: PostgresServer) -> None:
+    async with open_store(server.url, timeout=1) as store, connected(server) as admin:
+        await store.append("a", [user("1")])
+        await store.append("m", [user("1")])
+        async with connected(server) as other, other.transaction():
+            await other.fetch(LOCK, b"m")
+            for _ in range(3):
+                calls = (store.append(name, [user("lost")]) for name in "am")
+                done = await asyncio.gather(*calls, return_exceptions=True)
+                assert all(isinstance(each, StoreUnavailableError) for each in done)
+            assert await becomes_zero(admin, WAITING)
+            async with open_store(server.url) as second:
+                assert (await second.append("a", [user("2")]))[0].seq == 2
+        assert (await store.append("m", [user("2")]))[0].seq == 2
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+async def test_a_process_that_stands_still_gives_up_its_locks(
+    server: PostgresServer, prepared: bool
+) -> None:
+    async with (
+        PostgresSessionStore(server.url, timeout=1, prepared_statements=prepared) as stopped,
+        open_store(server.url, timeout=LONG_ENOUGH / 2) as store,
+    ):
+        await store.append("s", [user("1")])
+        connection = await stopped._connections.take_kept()
+        await connection.execute(stopped._connections.begin)
+        await connection.fetch(LOCK, b"s")
+        assert (await store.append("s", [user("2")]))[0].seq == 2
+        connection.terminate()
+
+
+async def test_limits_of_the_url_stay(server: PostgresServer) -> None:
+    url = f"{server.url}?statement_timeout=4321"
+    async with PostgresSessionStore(url) as store, store._connections.lend() as connection:
+        assert await connection.fetchval("SHOW statement_timeout") == "4321ms"
+        shown = await connection.fetchval("SHOW idle_in_transaction_session_timeout")
+        assert shown == "5s"
 
 
 async def test_idle_connections_that_were_ended_are_not_noticed(server: PostgresServer) -> None:

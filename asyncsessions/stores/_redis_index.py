@@ -19,6 +19,8 @@ from redis import exceptions
 from asyncsessions.errors import CorruptSessionError
 from asyncsessions.hooks import Append, Replace, Scan, Update
 from asyncsessions.models import SessionInfo
+from asyncsessions.omissions import leave_out
+from asyncsessions.stores._redis_errors import DRIVER_ERRORS
 from asyncsessions.stores._redis_keys import (
     LOOKED_UP,
     Keys,
@@ -59,16 +61,25 @@ class Indexes:
         keys: The names of the keys.
         scripts: The scripts.
         send: Sends calls and returns their replies.
+        send_once: Does so without trying again.
         is_cluster: Whether sessions may be on other nodes.
         by_server: Whether the server's clock decides what has expired.
     """
 
     def __init__(
-        self, keys: Keys, scripts: Scripts, send: Send, *, is_cluster: bool, by_server: bool
+        self,
+        keys: Keys,
+        scripts: Scripts,
+        send: Send,
+        send_once: Send,
+        *,
+        is_cluster: bool,
+        by_server: bool,
     ) -> None:
         self._keys = keys
         self._scripts = scripts
         self._send = send
+        self._send_once = send_once
         self._is_cluster = is_cluster
         self._by_server = by_server
 
@@ -86,7 +97,7 @@ class Indexes:
             for name in names:
                 newest = scores[name].get(write.session_id, write.now)
                 scores[name][write.session_id] = max(newest, write.now)
-        await self._raise(
+        await self._put(
             {
                 name: [(repr(score), sid) for sid, score in ids.items()]
                 for name, ids in scores.items()
@@ -104,7 +115,7 @@ class Indexes:
             if todo.expires_at:
                 for name in (b"", *todo.names):
                     entries[b"expiry"].append((todo.expires_at, entry_of(name, encoded)))
-        await self._raise(entries)
+        await self._put(entries)
         for session_id, todo in done:
             if todo.left:
                 await self.leave(session_id, todo.left, todo.updated_at)
@@ -120,8 +131,9 @@ class Indexes:
             fixes.append(_Fix(self._keys.expiry, entry, "inf", "leave", session_id))
         await self._heal(fixes)
 
-    async def _heal(self, fixes: Iterable[_Fix]) -> list[_Fix]:
+    async def _heal(self, fixes: Iterable[_Fix], send: Send | None = None) -> list[_Fix]:
         """Correct entries; return those that weren't, because they have changed or are young."""
+        send = send or self._send
         by_index: defaultdict[bytes, list[_Fix]] = defaultdict(list)
         for fix in fixes:
             by_index[fix.index].append(fix)
@@ -134,16 +146,17 @@ class Indexes:
                     keys.append(self._keys.of(fix.session_id)[0])
                 words += [fix.member, fix.found, fix.action]
             calls.append(Call.of(self._scripts.heal, keys, *words))
-        replies = await self._send(calls) if calls else []
+        replies = await send(calls) if calls else []
         left = []
         for group, reply in zip(by_index.values(), replies, strict=True):
             left += [fix for fix, is_done in zip(group, reply, strict=True) if not is_done]
         return left
 
-    async def _raise(self, entries: Mapping[bytes, Sequence[tuple[Word, Word]]]) -> None:
+    async def _put(self, entries: Mapping[bytes, Sequence[tuple[Word, Word]]]) -> None:
+        """Put entries into indexes: each raised, but for expiries, which may come sooner."""
         calls = []
         for name, pairs in entries.items():
-            words = [word for pair in pairs for word in pair]
+            words = ["" if name == b"expiry" else "GT", *(word for pair in pairs for word in pair)]
             calls.append(Call.of(self._scripts.touch, [self._keys.index(name)], "", *words))
         if calls:
             await self._send(calls)
@@ -202,7 +215,11 @@ class Indexes:
                     fixes.append(_Fix(index, member, score, repr(info.updated_at), sid))
                 if self._matches(info, scan):
                     good.append(info)
-        await self._heal(fixes)
+        try:
+            await self._heal(fixes, self._send_once)
+        except DRIVER_ERRORS as exc:
+            # All is read, and whoever looks next corrects it, once the server takes writes again.
+            logger.info("couldn't correct an index: %s", type(exc).__name__)
         return good
 
     def _has(self, index: bytes, info: SessionInfo) -> bool:

@@ -261,8 +261,9 @@ def make_link(
     if scheme != "unix":
         settings["socket_keepalive"] = True
     if scheme.endswith("+cluster"):
-        # Shorter than a call, so that there is time to ask another node for the one that stalls.
-        settings["socket_timeout"] = timeout / 3
+        # Shorter than a call, so that there is time to ask another node for one that stalls, or
+        # for one whose machine is gone, which takes no connection and refuses none.
+        settings["socket_timeout"] = settings["socket_connect_timeout"] = timeout / 3
         client = aioredis.RedisCluster.from_url(_plain(source), **settings)
         return ClusterLink(client, size, timeout, is_owner=True)
     # A call's own time limit holds; a second one for each reply costs a tenth of a call.

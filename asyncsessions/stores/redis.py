@@ -136,6 +136,7 @@ class RedisSessionStore(ServerStore):
             self._keys,
             self._scripts,
             self._send,
+            self._send_once,
             is_cluster=self._link.is_cluster,
             by_server=self._expires_by_server,
         )
@@ -166,6 +167,10 @@ class RedisSessionStore(ServerStore):
     async def _send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         """Return the replies of calls that may be made twice."""
         return await self._retried(lambda: self._replies(calls, is_flush=is_flush))
+
+    async def _send_once(self, calls: Sequence[Call]) -> list[Any]:
+        async with asyncio.timeout(self._timeout):
+            return await self._replies(calls)
 
     async def _replies(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         replies = await self._link.send(calls, is_flush=is_flush)

@@ -193,6 +193,14 @@ class ExpiryCases(StoreCases):
             assert sorted(ids(await store.list_sessions())) == ["s1", "s3", "s4", "s5"]
             assert await is_absent(store, "s0")
 
+    async def test_purge_removes_what_expires_sooner_than_it_did(self, clock: ManualClock) -> None:
+        async with self.make_store(clock=clock, ttl_seconds=1000) as store:
+            await store.add_message("s", "user", "x")
+            await store.set_agent_info("s", "agent")
+            assert await store.expire_session("s", 10) is True
+            clock.advance(20)
+            assert await store.purge_expired() == 1
+
     async def test_purge_takes_many(self, clock: ManualClock) -> None:
         async with self.make_store(clock=clock, ttl_seconds=5) as store:
             for n in range(230):

@@ -113,6 +113,23 @@ async def test_full_server_says_so_and_reading_works() -> None:
             await store.add_message("again", "user", "x")
 
 
+async def test_lists_work_where_the_server_takes_no_writes(
+    server: RedisServer, admin: aioredis.Redis
+) -> None:
+    async with open_store(server.url, timeout=LONG_ENOUGH) as store:
+        await store.add_message("s", "user", "x")
+        await store.add_message("gone", "user", "x")
+        await store.expire_session("gone", 0.05)
+        await asyncio.sleep(0.1)
+        await admin.config_set("min-replicas-to-write", 1)
+        try:
+            async with asyncio.timeout(LONG_ENOUGH / 2):
+                assert [info.session_id for info in await store.list_sessions()] == ["s"]
+        finally:
+            await admin.config_set("min-replicas-to-write", 0)
+        assert [info.session_id for info in await store.list_sessions()] == ["s"]
+
+
 async def test_what_a_full_server_took_is_not_refused() -> None:
     """A flush is several calls, and it gets full between two of them."""
     with RedisServer("--maxmemory", "6mb", "--maxmemory-policy", "noeviction") as server:

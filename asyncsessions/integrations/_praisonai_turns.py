@@ -85,6 +85,12 @@ class Turn:
     @contextmanager
     def tool(self, name: str, arguments: Any, call_id: str | None) -> Iterator[_Call]:
         """Note a tool's call; what it returns goes to `answer_tool`, an error is its answer."""
+        under_way = [call for call in self._calls if call.call_id == call_id and not call.is_done]
+        if under_way:
+            # PraisonAI's tool `tool_call` calls the one that it names under its own id. The model
+            # asked for the former.
+            yield under_way[0]
+            return
         call = _Call(name, arguments, call_id)
         self._calls.append(call)
         try:

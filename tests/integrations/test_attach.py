@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ STORED_ROUND = [
 
 def asks(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
+
+
+def mcp_add(a: int, b: int) -> int:
+    """Add two numbers; by its name a tool that PraisonAI's search for tools hides."""
+    return a + b
 
 
 @pytest.fixture(params=["asyncsessions", "asyncsessions-default", "praisonai"])
@@ -65,6 +71,18 @@ def test_a_turn_is_stored_and_restored_with_its_tool_calls(
         agent.chat("Thanks")
     assert model.told() == [*expected, asks("Thanks")]
     assert store.get_chat_history("s") == [*expected, asks("Thanks"), says("echo Thanks")]
+
+
+def test_a_tool_that_calls_another_one_is_stored_as_the_model_called_it(
+    new_agent: NewAgent, model: Model, store: Any
+) -> None:
+    given = {"tool_name": "mcp_add", "tool_args": {"a": 1, "b": 2}}
+    model.script += [calls(("c1", "tool_call", given)), says("It is 3")]
+    agent = new_agent(tools=[mcp_add], tool_search="on")
+    with attach(agent, store, "s"):
+        assert agent.chat("Add") == "It is 3"
+    called = tool_turn("c1", json.dumps(given), "3", "tool_call")
+    assert store.get_chat_history("s") == [asks("Add"), *called, says("It is 3")]
 
 
 def test_who_and_how_much_is_stored_with_the_session(new_agent: NewAgent, store: Any) -> None:

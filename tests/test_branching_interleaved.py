@@ -274,6 +274,28 @@ async def _run(beginning: str, first: str, second: str, step: int) -> tuple[Any,
         return (said, await _all_of(other, plain)), has_happened
 
 
+async def test_an_object_that_is_merged_keeps_what_others_write_to_it() -> None:
+    for step in itertools.count(1):
+        clock = ManualClock()
+        plain = InMemorySessionStore(clock=clock)
+        async with HierarchicalSessionStore(plain) as other:
+            await fill(other, "s", 1)
+            await other.set_state("s", "cart", {"a": 1})
+            fork = await other.fork_session("s")
+            await other.set_state(fork, "cart", {"a": 1, "b": 2})
+            interrupted = Interrupted(plain)
+
+            async def write(other: Hierarchy = other, clock: ManualClock = clock) -> None:
+                clock.advance(1)
+                await other.set_state("s", "cart", {"a": 1, "c": 3})
+
+            interrupted.before(step, write)
+            await HierarchicalSessionStore(interrupted).merge_sessions(fork)
+            if not interrupted.has_happened:
+                break
+            assert (await other.get_state("s", "cart"))["c"] == 3, f"before step {step}"
+
+
 @pytest.mark.parametrize("first", CALLS)
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 async def test_calls_at_once_are_as_if_one_after_the_other(beginning: str, first: str) -> None:

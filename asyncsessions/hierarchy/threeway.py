@@ -19,8 +19,6 @@ T = TypeVar("T")
 
 # Stands for a key that isn't there; None is a value.
 _ABSENT: Any = object()
-# What a store can compare; not all write fractions alike.
-_COMPARED = (str, int, bool, type(None))
 
 
 def interleave(target: Sequence[Message], fork: Sequence[Message]) -> list[Message]:
@@ -70,8 +68,9 @@ class Merge:
             merged = self._merged(path, old, mine, theirs)
             if not _differ(merged, mine):
                 continue
-            if isinstance(mine, _COMPARED) or mine is _ABSENT:
-                # Nobody else has changed it since it was read.
+            if not isinstance(mine, float):
+                # Nobody else has changed it since it was read. A fraction that a store has
+                # incremented can't be compared, as not all write it alike.
                 seen = None if mine is _ABSENT else mine
                 self.changes.append(Change(path, "expect", seen))
             is_gone = merged is _ABSENT

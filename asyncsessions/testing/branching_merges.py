@@ -229,6 +229,17 @@ class MergeCases(HierarchyCases):
             said = [f"f{each}" for each in range(1, number + 1)]
             assert await shown_in(tree, "s") == ["m1", *said]
 
+    async def test_objects_are_merged_while_others_write_to_them(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        for number in range(1, 6):
+            await tree.set_state("s", "cart", {"a": [1]})
+            fork = await tree.fork_session("s")
+            await tree.set_state(fork, "cart", {"a": [1, 2], "b": 0.1})
+            write = tree.set_state("s", "cart", {"a": [1], "c": number})
+            await asyncio.gather(tree.merge_sessions(fork), write)
+            first, last = {"a": [1, 2], "b": 0.1, "c": number}, {"a": [1], "c": number}
+            assert await tree.get_state("s", "cart") in (first, last)
+
     @pytest.mark.parametrize("strategy", ["append", "interleave"])
     async def test_a_deleted_fork_leaves_no_trace_of_its_merge(
         self, tree: Hierarchy, plain: BaseSessionStore, strategy: Any

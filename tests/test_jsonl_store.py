@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from asyncsessions.hooks import Append
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._logfile import SessionFile
 from asyncsessions.stores.jsonl import JSONLinesSessionStore
+from asyncsessions.testing import ManualClock
 
 
 class CountingDisk(Disk):
@@ -62,10 +63,10 @@ async def test_the_format_at_rest(tmp_path: Path) -> None:
         '{"seq":1,"role":"user","content":"Hello","timestamp":1767225600.0,"metadata":{"lang":"en"}}',
         '{"commit":{"seq":1,"count":1,"first_at":103,"tail":195,"record":42,"updated_at":1767225600.0,"size":195},"crc":"c7c9bc20"}',
         '{"record":{"session_id":"chat-1","created_at":1767225600.0,"state":{"topic":"greeting"}}}',
-        '{"commit":{"seq":1,"count":1,"first_at":103,"tail":195,"record":318,"updated_at":1767225600.0,"dead":61,"size":90},"crc":"6b6772f5"}',
+        '{"commit":{"seq":1,"count":1,"first_at":103,"tail":195,"record":318,"updated_at":1767225600.0,"dead":184,"size":90},"crc":"9dd42f09"}',
         '{"seq":2,"role":"assistant","content":"Hi","timestamp":1767225600.0}',
         '{"key":"k1","first_seq":2,"count":1,"digest":"2b04bfe7365ff5bc67d8f3e219f1eaf0","now":1767225600.0}',
-        '{"commit":{"seq":2,"count":2,"first_at":103,"tail":610,"record":318,"updated_at":1767225600.0,"dead":61,"size":169},"crc":"6d43fa90"}',
+        '{"commit":{"seq":2,"count":2,"first_at":103,"tail":611,"record":318,"updated_at":1767225600.0,"dead":184,"size":169},"crc":"cc084ffe"}',
     ]
 
 
@@ -212,6 +213,29 @@ async def test_dead_records_are_compacted_away(tmp_path: Path) -> None:
         assert (await store.get_messages("chat", limit=1))[0].seq == 51
 
 
+async def _count(store: JSONLinesSessionStore) -> None:
+    await store.increment_state("s", "n")
+
+
+async def _keep_alive(store: JSONLinesSessionStore) -> None:
+    await store.expire_session("s", 60)
+
+
+async def _stream(store: JSONLinesSessionStore) -> None:
+    await store.upsert_partial_assistant_message("s", "so far")
+
+
+@pytest.mark.parametrize("write", [_count, _keep_alive, _stream])
+async def test_small_writes_without_a_message_keep_the_file_small(
+    tmp_path: Path, write: Callable[[JSONLinesSessionStore], Awaitable[None]]
+) -> None:
+    async with JSONLinesSessionStore(tmp_path, durability="os") as store:
+        await store.add_message("s", "user", "x")
+        for _ in range(3000):
+            await write(store)
+        assert (tmp_path / "s.jsonl").stat().st_size < 200_000
+
+
 async def test_popped_messages_are_removed_from_the_disk(tmp_path: Path) -> None:
     async with JSONLinesSessionStore(tmp_path, durability="os") as store:
         await store.add_message("chat", "user", "kept")
@@ -234,6 +258,27 @@ async def test_cleared_messages_are_off_the_disk_at_once(tmp_path: Path) -> None
         assert await store.get_state("chat") == {"kept": 1}
         await store.delete_session("chat")
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".tmp", ".torn"])
+async def test_what_a_killed_process_left_goes_with_its_session(
+    tmp_path: Path, suffix: str
+) -> None:
+    clock = ManualClock()
+    async with JSONLinesSessionStore(tmp_path, clock=clock) as store:
+        await store.add_message("s", "user", "x")
+        (path,) = tmp_path.glob("*.jsonl")
+        left = path.with_suffix(suffix)
+        left.write_bytes(b"secret")
+        await store.delete_session("s")
+        assert not left.exists()
+        await store.add_message("s", "user", "x")
+        await store.expire_session("s", 5)
+        left.write_bytes(b"secret")
+        clock.advance(5)
+        await store.add_message("s", "user", "y")
+        assert [message.content for message in await store.get_messages("s")] == ["y"]
+        assert not left.exists()
 
 
 async def test_retention_shrinks_the_file(tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ def flushed(commit: Commit, body: bytes) -> bytes:
     return b'%b%b,"crc":"%08x"}\n' % (body, line, zlib.crc32(line, zlib.crc32(body)))
 
 
+def line_size(commit: Commit) -> int:
+    """Return how many bytes the line of a commit has."""
+    return len(b'{"commit":%b,"crc":"01234567"}\n' % _encode(commit))
+
+
 def sealed(commit: Commit, body: bytes) -> bytes:
     """Return a flush of a file that nobody reads before it is durable as a whole."""
     flush = flushed(commit, body)

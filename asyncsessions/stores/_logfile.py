@@ -39,6 +39,7 @@ from asyncsessions.stores._log import (
     Commit,
     LogReader,
     flushed,
+    line_size,
     sealed,
     with_counters,
 )
@@ -226,9 +227,12 @@ class SessionFile(SessionWriter):
             return outcomes
         draft = self._begin(batch[0].now, info)
         draft.commit.seq = info.last_seq
-        if exists and any(update.changes for update in done):
-            draft.commit.dead += self._record_size
-            draft.set_record(info)
+        if exists:
+            # Or a counter would make the file grow without a bound.
+            draft.commit.dead += line_size(self._commit)
+            if any(update.changes for update in done):
+                draft.commit.dead += self._record_size
+                draft.set_record(info)
         for update in done:
             draft.touch(update)
         # An update without changes only moves the expiry.
@@ -256,7 +260,7 @@ class SessionFile(SessionWriter):
             if not exists:
                 info = msgspec.structs.replace(info, created_at=replace.now)
             self._rewrite(info, replace)
-            self._remove_torn()
+            self._remove_leftovers()
             return Replaced(removed, first, had_checkpoint)
         draft = self._begin(replace.now)
         removed, first = self._replace_tail(draft, replace)
@@ -273,6 +277,7 @@ class SessionFile(SessionWriter):
         commit.count -= len(gone)
         if replace.in_place:
             commit.repeats = True
+            commit.dead += line_size(self._commit)
             line = with_seq(replace.bodies[0], replace.from_seq) + b"\n"
             offset = draft.add(line)
             if not commit.count:
@@ -333,6 +338,7 @@ class SessionFile(SessionWriter):
             self._disk.try_lock(fd)
             self._disk.truncate(fd, 0)
             self._disk.replace(new, self._path)
+            self._remove_leftovers()
         except BaseException:
             self._disk.close(fd)
             raise
@@ -419,15 +425,17 @@ class SessionFile(SessionWriter):
                 check_unshared(self._session_id, self._record().metadata)
         existed = os.fstat(self._fd).st_size > 0
         self._disk.unlink(self._path)
-        self._remove_torn()
+        self._remove_leftovers()
         if self._is_synced:
             self._disk.sync_directory(self._path.parent)
         self._forget()
         return existed
 
-    def _remove_torn(self) -> None:
-        with suppress(FileNotFoundError):
-            self._disk.unlink(self._path.with_suffix(".torn"))
+    def _remove_leftovers(self) -> None:
+        """Remove what is beside the file: a torn write set aside, an unfinished rewrite."""
+        for suffix in (".torn", ".tmp"):
+            with suppress(FileNotFoundError):
+                self._disk.unlink(self._path.with_suffix(suffix))
 
     def _rewrite(self, info: SessionInfo, replace: Replace | None) -> None:
         """Put a new file in place of this one, with the messages of ``replace`` or the live ones.

@@ -63,8 +63,10 @@ class Engine:
             raise StoreClosedError
         if self.is_ready:
             return
-        if self._opening is None:
+        # One that is done has failed, and whoever waited for it was cancelled.
+        if self._opening is None or self._opening.done():
             self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening.add_done_callback(_look_at)
         opening = self._opening
         try:
             await asyncio.shield(opening)
@@ -186,3 +188,9 @@ class Engine:
 
 def _offer_nothing(key: str, write: Append | Update, size: int) -> None:
     """Stand for `GroupCommit.offer` until the store is open."""
+
+
+def _look_at(opening: asyncio.Task[None]) -> None:
+    """Mark a failure as seen, where all who waited for it were cancelled."""
+    if not opening.cancelled():
+        opening.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -44,6 +45,32 @@ async def test_a_store_that_is_closed_while_it_opens_leaves_nothing_open() -> No
     await closing
     assert not store.has_connections
     assert not store.is_open
+
+
+class FailsToOpenAtFirst(SlowToOpen):
+    """Opens when it is told to, from the second time on."""
+
+    @override
+    async def _open(self) -> None:
+        is_first = not self.begins.is_set()
+        await super()._open()
+        if is_first:
+            raise SessionStoreError("not yet")
+        await InMemorySessionStore._open(self)
+
+
+async def test_an_opening_that_failed_when_nobody_waited_is_tried_again() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        store = FailsToOpenAtFirst()
+        stack.push_async_callback(store.aclose)
+        calling = asyncio.create_task(store.add_message("s", "user", "x"))
+        await store.begins.wait()
+        calling.cancel()
+        await asyncio.wait([calling])
+        store.may_open.set()
+        await asyncio.sleep(0.01)
+        await store.add_message("s", "user", "y")
+        assert len(await store.get_messages("s")) == 1
 
 
 class SlowToClose(InMemorySessionStore):

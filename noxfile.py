@@ -21,10 +21,14 @@ def requirements(*groups: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, *groups)
 
 
+# On all cores; whoever is ready first takes over tests of the others.
+PYTEST = ("pytest", "-n", "auto", "--dist", "worksteal")
+
+
 def run_tests(session: nox.Session) -> None:
     """Run the test suite against this checkout, with every optional dependency."""
     session.install("-e", ".[all]", *requirements("test"))
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session
@@ -77,4 +81,4 @@ def bench(session: nox.Session) -> None:
 def interop(session: nox.Session) -> None:
     """Run the tests with PraisonAI: its own store beside ours, and ours in its agents and bots."""
     session.install("-e", ".[all]", *requirements("praisonai", "test"))
-    session.run("pytest", "tests/interop", "tests/integrations", *session.posargs)
+    session.run(*PYTEST, "tests/interop", "tests/integrations", *session.posargs)

@@ -256,6 +256,19 @@ class IncrementsInTwoSteps(JSONLinesSessionStore):
         return _replace(update, changes=changes)
 
 
+class WritesRecordsBack(JSONLinesSessionStore):
+    """Writes a session's state with each append, as it was read before."""
+
+    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome[Appended]]:
+        ids = {append.session_id for append in batch}
+        before = [info for sid in ids if (info := await self._head(sid)) is not None]
+        outcomes = await super()._append(batch)
+        for info in before:
+            state = [Change(("state", key), "set", value) for key, value in info.state.items()]
+            await super()._update([Update(info.session_id, tuple(state), info.updated_at)])
+        return outcomes
+
+
 class _NoLocks(Disk):
     def try_lock(self, fd: int, byte: int = 0) -> bool:
         return True

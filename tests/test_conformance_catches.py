@@ -86,6 +86,7 @@ IN_MEMORY: list[tuple[type[InMemorySessionStore], list[str]]] = [
 ]
 IN_FILES: list[tuple[type[JSONLinesSessionStore], list[str]]] = [
     (broken.IncrementsInTwoSteps, ["test_two_stores_update_without_loss"]),
+    (broken.WritesRecordsBack, ["test_two_stores_mix_writes_without_loss"]),
     (broken.ServesFromCache, ["test_no_read_is_stale", "test_every_kind_of_write_is_seen"]),
     (broken.TakesNoLock, ["test_processes_append_without_loss"]),
     (broken.WritesBehind, ["test_killed_process_loses_nothing_acknowledged"]),

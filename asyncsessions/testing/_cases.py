@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ __all__ = [
     "settled",
     "texts",
     "tool_call",
+    "trying",
     "user",
 ]
 
@@ -128,6 +130,20 @@ def seqs(messages: Iterable[Message]) -> list[int]:
 def flat(lists: Iterable[Iterable[T]]) -> list[T]:
     """Return the items of all lists in one."""
     return list(chain.from_iterable(lists))
+
+
+@contextmanager
+def trying(what: object) -> Iterator[None]:
+    """Note on what fails in the block what it was tried with.
+
+    A case that tries many inputs with one store costs little more than with one of them: to open a
+    store at a server takes longer than most calls.
+    """
+    try:
+        yield
+    except BaseException as exc:
+        exc.add_note(f"tried with {what!r}")
+        raise
 
 
 def ids(sessions: Iterable[SessionInfo]) -> list[str]:

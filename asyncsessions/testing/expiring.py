@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,10 +19,14 @@ from asyncsessions.testing._cases import (
     is_absent,
     seqs,
     texts,
+    trying,
     user,
 )
 
 __all__ = ["ExpiryCases"]
+
+# A whole number beyond all floats.
+_HUGE = 10**400
 
 
 class ExpiryCases(StoreCases):
@@ -163,17 +169,18 @@ class ExpiryCases(StoreCases):
         assert await store.expire_session("s", None) is False
         assert await is_absent(store, "s")
 
-    @pytest.mark.parametrize("seconds", [-1, -0.001, float("nan"), float("inf")])
-    async def test_bad_seconds_are_refused(self, store: SessionStore, seconds: float) -> None:
+    async def test_bad_seconds_are_refused(self, store: SessionStore) -> None:
         await store.add_message("s", "user", "x")
-        with pytest.raises(ValueError, match="seconds"):
-            await store.expire_session("s", seconds)
+        bad: Any
+        for bad in (-1, -0.001, math.nan, math.inf, _HUGE, Decimal(5)):
+            with trying(bad), pytest.raises(ValueError, match="seconds"):
+                await store.expire_session("s", bad)
         assert await store.session_exists("s") is True
 
-    @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-    async def test_bad_ttl_is_refused(self, seconds: float) -> None:
-        with pytest.raises(ValueError, match="ttl_seconds"):
-            self.make_store(ttl_seconds=seconds)
+    async def test_bad_ttl_is_refused(self) -> None:
+        for seconds in (0, -1, math.nan, math.inf, _HUGE):
+            with trying(seconds), pytest.raises(ValueError, match="ttl_seconds"):
+                self.make_store(ttl_seconds=seconds)
 
     async def test_purge_removes_what_has_expired(self, clock: ManualClock) -> None:
         async with self.make_store(clock=clock) as store:

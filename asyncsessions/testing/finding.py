@@ -16,6 +16,7 @@ from asyncsessions.testing._cases import (
     ids,
     seqs,
     texts,
+    trying,
     user,
 )
 
@@ -71,14 +72,15 @@ class ListCases(StoreCases):
                 assert getattr(info, field) == getattr(session, field), field
             assert info.title == "Lunch"
 
-    @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 50])
-    async def test_pages_hold_every_session_once(self, clock: ManualClock, size: int) -> None:
+    async def test_pages_hold_every_session_once(self, clock: ManualClock) -> None:
         async with self.make_store(clock=clock) as store:
             await _write(store, clock, 7)
-            pages = await _pages(store, size)
-            assert flat(pages) == [f"s{n}" for n in (6, 5, 4, 3, 2, 1, 0)]
-            assert all(len(page) == size for page in pages[:-1])
-            assert 0 < len(pages[-1]) <= size
+            for size in (1, 2, 3, 7, 8, 50):
+                with trying(size):
+                    pages = await _pages(store, size)
+                    assert flat(pages) == [f"s{n}" for n in (6, 5, 4, 3, 2, 1, 0)]
+                    assert all(len(page) == size for page in pages[:-1])
+                    assert 0 < len(pages[-1]) <= size
 
     async def test_pages_hold_sessions_of_the_same_moment(self, clock: ManualClock) -> None:
         names = ["a", "A", "é", "z", "群", "🙂", "\uffff", "a\0", "b"]
@@ -147,10 +149,10 @@ class ListCases(StoreCases):
             await store.list_sessions(user_id="\ud800")
         assert caught.value.field == "user_id"
 
-    @pytest.mark.parametrize("cursor", ["", "x", "!!!", "MQ", "é", "W10", "bnVsbA"])
-    async def test_foreign_cursor_is_refused(self, store: SessionStore, cursor: str) -> None:
-        with pytest.raises(ValueError, match="cursor"):
-            await store.list_sessions(10, cursor)
+    async def test_foreign_cursor_is_refused(self, store: SessionStore) -> None:
+        for cursor in ("", "x", "!!!", "MQ", "é", "W10", "bnVsbA"):
+            with trying(cursor), pytest.raises(ValueError, match="cursor"):
+                await store.list_sessions(10, cursor)
 
     async def test_filters_select_and_page(self, clock: ManualClock) -> None:
         async with self.make_store(clock=clock) as store:

@@ -19,6 +19,7 @@ from asyncsessions.testing._cases import (
     loop_lag,
     settled,
     texts,
+    trying,
     user,
 )
 
@@ -59,14 +60,16 @@ class LifeCases(StoreCases):
         await store.ping()
         assert await store.list_sessions() == []
 
-    @pytest.mark.parametrize("name", [*CALLS, *CALLS_WITHOUT_ID])
-    async def test_closed_store_refuses(self, name: str) -> None:
+    async def test_closed_store_refuses(self) -> None:
         store = self.make_store()
         await store.add_message("s", "user", "x")
         await store.aclose()
-        refused = call(name, store, "s") if name in CALLS else CALLS_WITHOUT_ID[name](store)
-        with pytest.raises(StoreClosedError):
-            await refused
+        for name in CALLS:
+            with trying(name), pytest.raises(StoreClosedError):
+                await call(name, store, "s")
+        for name, refused in CALLS_WITHOUT_ID.items():
+            with trying(name), pytest.raises(StoreClosedError):
+                await refused(store)
 
     async def test_closed_store_does_not_open_again(self) -> None:
         store = self.make_store()

@@ -68,6 +68,20 @@ class ProcessCases(StoreCases):
         assert session.metadata == {"map": expected} | expected
         assert session.state == expected
 
+    async def test_processes_mix_writes_without_loss(self, store: SessionStore) -> None:
+        await run_together(
+            [
+                self.job("append", writer="p", sessions=["s"], count=40),
+                self.job("increment", session_id="s", count=40),
+                self.job("merge", session_id="s", writer="q", count=20),
+            ]
+        )
+        session = await store.get_session("s")
+        assert seqs(session.messages) == list(range(1, 61))
+        merged = {f"q{n}": n for n in range(20)}
+        assert session.state == {"n": 40} | merged
+        assert session.metadata == {"map": merged} | merged
+
     async def test_cleared_messages_stay_away(self, store: SessionStore) -> None:
         jobs = [self.job("append", writer=name, sessions=["s"], count=40) for name in "pq"]
         *appended, cleared = await run_together(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from asyncsessions.testing._cases import (
     seqs,
     texts,
     tool_call,
+    trying,
     user,
 )
 
@@ -50,16 +52,17 @@ class ReadCases(StoreCases):
         assert await store.get_session("s") == SessionData(session_id="s")
         assert await store.list_sessions() == []
 
-    @pytest.mark.parametrize("limit", [None, 0, 1, 3, 10, 11, 10_000])
-    async def test_limit_keeps_the_newest(self, store: SessionStore, limit: int | None) -> None:
+    async def test_limit_keeps_the_newest(self, store: SessionStore) -> None:
         stored = await fill(store, "s", 10)
-        expected = stored if limit is None else stored[max(0, 10 - limit) :]
-        chat = [message.to_chat() for message in expected]
-        assert await store.get_messages("s", limit=limit) == expected
-        assert await store.get_chat_history("s", limit) == chat
-        assert await store.get_chat_history("s", max_messages=limit) == chat
-        assert await store.get_working_history("s", limit) == chat
-        assert (await store.get_session("s", max_messages=limit)).messages == expected
+        for limit in (None, 0, 1, 3, 10, 11, 10_000):
+            with trying(limit):
+                expected = stored if limit is None else stored[max(0, 10 - limit) :]
+                chat = [message.to_chat() for message in expected]
+                assert await store.get_messages("s", limit=limit) == expected
+                assert await store.get_chat_history("s", limit) == chat
+                assert await store.get_chat_history("s", max_messages=limit) == chat
+                assert await store.get_working_history("s", limit) == chat
+                assert (await store.get_session("s", max_messages=limit)).messages == expected
 
     async def test_bad_limits_are_refused(self, store: SessionStore) -> None:
         await fill(store, "s", 3)
@@ -77,35 +80,35 @@ class ReadCases(StoreCases):
             with pytest.raises(ValueError, match="window"):
                 await store.window("s", 2, window=bad)
 
-    @pytest.mark.parametrize("after", [None, 0, 1, 4, 11, 12, 99])
-    @pytest.mark.parametrize("before", [None, 0, 1, 2, 7, 12, 99])
-    async def test_bounds_are_exclusive(
-        self, store: SessionStore, before: int | None, after: int | None
-    ) -> None:
+    async def test_bounds_are_exclusive(self, store: SessionStore) -> None:
         stored = await fill(store, "s", 12)
-        low = after or 0
-        high = 13 if before is None else before
-        inside = [message for message in stored if low < message.seq < high]
-        assert await store.get_messages("s", before=before, after=after) == inside
-        read = await store.get_messages("s", before=before, after=after, limit=3)
-        # With `after` alone the oldest are kept, so that forward paging leaves no gap.
-        assert read == (inside[:3] if after is not None and before is None else inside[-3:])
+        for before, after in product((None, 0, 1, 2, 7, 12, 99), (None, 0, 1, 4, 11, 12, 99)):
+            with trying({"before": before, "after": after}):
+                low = after or 0
+                high = 13 if before is None else before
+                inside = [message for message in stored if low < message.seq < high]
+                assert await store.get_messages("s", before=before, after=after) == inside
+                read = await store.get_messages("s", before=before, after=after, limit=3)
+                # With `after` alone the oldest are kept, so that forward paging leaves no gap.
+                keeps_oldest = after is not None and before is None
+                assert read == (inside[:3] if keeps_oldest else inside[-3:])
 
-    @pytest.mark.parametrize("size", [1, 3, 7])
-    async def test_paging_forward_and_back_leaves_no_gap(
-        self, store: SessionStore, size: int
-    ) -> None:
+    async def test_paging_forward_and_back_leaves_no_gap(self, store: SessionStore) -> None:
         stored = await fill(store, "s", 20)
-        forward: list[Message] = []
-        while page := await store.get_messages(
-            "s", limit=size, after=forward[-1].seq if forward else 0
-        ):
-            forward += page
-        back: list[Message] = []
-        while page := await store.get_messages("s", limit=size, before=back[0].seq if back else 21):
-            back = page + back
-        assert forward == stored
-        assert back == stored
+        for size in (1, 3, 7):
+            with trying(size):
+                forward: list[Message] = []
+                seq = 0
+                while page := await store.get_messages("s", limit=size, after=seq):
+                    forward += page
+                    seq = page[-1].seq
+                assert forward == stored
+                back: list[Message] = []
+                seq = 21
+                while page := await store.get_messages("s", limit=size, before=seq):
+                    back = page + back
+                    seq = page[0].seq
+                assert back == stored
 
     async def test_paging_goes_on_over_removed_messages(self, store: SessionStore) -> None:
         await fill(store, "s", 4)

@@ -23,6 +23,7 @@ from asyncsessions.testing._cases import (
     ids,
     is_absent,
     texts,
+    trying,
     user,
 )
 
@@ -106,14 +107,14 @@ _IDS = (
 class BadInputCases(StoreCases):
     """Bad input is refused with a typed error before anything is written."""
 
-    @pytest.mark.parametrize("fault", _BAD_MESSAGES)
-    async def test_bad_message_is_refused(self, store: SessionStore, fault: str) -> None:
-        message, field = _BAD_MESSAGES[fault]
-        with pytest.raises(InvalidMessageError) as caught:
-            await store.append("s", [message])
-        assert caught.value.field == field
-        assert field.split(".")[0].split("[")[0] in str(caught.value)
-        assert await is_absent(store, "s")
+    async def test_bad_message_is_refused(self, store: SessionStore) -> None:
+        for fault, (message, field) in _BAD_MESSAGES.items():
+            with trying(fault):
+                with pytest.raises(InvalidMessageError) as caught:
+                    await store.append("s", [message])
+                assert caught.value.field == field
+                assert field.split(".")[0].split("[")[0] in str(caught.value)
+                assert await is_absent(store, "s")
 
     async def test_too_deep_metadata_is_refused(self, store: SessionStore) -> None:
         with pytest.raises(InvalidMessageError) as caught:
@@ -121,12 +122,14 @@ class BadInputCases(StoreCases):
         assert caught.value.field.startswith("metadata.d.d")
         assert await is_absent(store, "s")
 
-    @pytest.mark.parametrize("given", ["text", b"bytes", {"role": "user", "content": "x"}, None, 5])
-    async def test_messages_are_a_list(self, store: SessionStore, given: Any) -> None:
-        with pytest.raises(InvalidMessageError) as caught:
-            await store.append("s", given)
-        assert caught.value.field == "messages"
-        assert await is_absent(store, "s")
+    async def test_messages_are_a_list(self, store: SessionStore) -> None:
+        bad: Any
+        for bad in ("text", b"bytes", {"role": "user", "content": "x"}, None, 5):
+            with trying(bad):
+                with pytest.raises(InvalidMessageError) as caught:
+                    await store.append("s", bad)
+                assert caught.value.field == "messages"
+                assert await is_absent(store, "s")
 
     async def test_one_bad_message_refuses_its_batch(self, store: SessionStore) -> None:
         stored = await fill(store, "s", 2)
@@ -162,32 +165,32 @@ class BadInputCases(StoreCases):
             await store.append("s", [user("x" * 800)] * 3)
             assert len(await store.get_messages("s")) == 3
 
-    @pytest.mark.parametrize("key", ["", "k" * 513, 7, b"k", _SURROGATE])
-    async def test_bad_idempotency_key_is_refused(self, store: SessionStore, key: Any) -> None:
-        with pytest.raises(InvalidMessageError) as caught:
-            await store.append("s", [user("x")], idempotency_key=key)
-        assert caught.value.field == "idempotency_key"
-        assert await is_absent(store, "s")
+    async def test_bad_idempotency_key_is_refused(self, store: SessionStore) -> None:
+        bad: Any
+        for bad in ("", "k" * 513, 7, b"k", _SURROGATE):
+            with trying(bad):
+                with pytest.raises(InvalidMessageError) as caught:
+                    await store.append("s", [user("x")], idempotency_key=bad)
+                assert caught.value.field == "idempotency_key"
+                assert await is_absent(store, "s")
 
-    @pytest.mark.parametrize(
-        "value",
-        [object(), b"x", {1}, math.nan, [math.inf], {"a": {2: 3}}, _SURROGATE, _DEEP],
-        ids=["object", "bytes", "set", "nan", "inf", "key", "surrogate", "deep"],
-    )
-    async def test_state_and_metadata_take_only_json(self, store: SessionStore, value: Any) -> None:
-        with pytest.raises(InvalidMessageError) as state:
-            await store.set_state("s", "k", value)
-        with pytest.raises(InvalidMessageError):
-            await store.update_state("s", {"good": 1, "k": value})
-        with pytest.raises(InvalidMessageError) as metadata:
-            await store.update_session_metadata("s", good=1, k=value)
-        with pytest.raises(InvalidMessageError):
-            await store.merge_session_metadata_map("s", "map", {"k": value})
-        with pytest.raises(InvalidMessageError):
-            await store.append_compaction_checkpoint("s", "text", metadata={"k": value})
-        assert state.value.field.startswith("state")
-        assert metadata.value.field.startswith("metadata")
-        assert await is_absent(store, "s")
+    async def test_state_and_metadata_take_only_json(self, store: SessionStore) -> None:
+        bad: Any
+        for bad in (object(), b"x", {1}, math.nan, [math.inf], {"a": {2: 3}}, _SURROGATE, _DEEP):
+            with trying(bad):
+                with pytest.raises(InvalidMessageError) as state:
+                    await store.set_state("s", "k", bad)
+                with pytest.raises(InvalidMessageError):
+                    await store.update_state("s", {"good": 1, "k": bad})
+                with pytest.raises(InvalidMessageError) as metadata:
+                    await store.update_session_metadata("s", good=1, k=bad)
+                with pytest.raises(InvalidMessageError):
+                    await store.merge_session_metadata_map("s", "map", {"k": bad})
+                with pytest.raises(InvalidMessageError):
+                    await store.append_compaction_checkpoint("s", "text", metadata={"k": bad})
+                assert state.value.field.startswith("state")
+                assert metadata.value.field.startswith("metadata")
+                assert await is_absent(store, "s")
 
     async def test_keys_and_names_are_text(self, store: SessionStore) -> None:
         bad: Any = 5
@@ -209,16 +212,18 @@ class BadInputCases(StoreCases):
             await store.update_session_metadata("s", agent_name=bad)
         assert await is_absent(store, "s")
 
-    @pytest.mark.parametrize("seq", [None, "", "x", 0.0, False, 7])
-    async def test_seq_is_the_stores_own(self, store: SessionStore, seq: Any) -> None:
+    async def test_seq_is_the_stores_own(self, store: SessionStore) -> None:
         """What a client's JSON or another store gave as ``seq`` counts for nothing."""
-        given = user("x") | {"timestamp": 1.0, "seq": seq}
-        first = await store.append("s", [given], idempotency_key="k")
-        assert [message.seq for message in first] == [1]
-        assert await store.append("s", [given], idempotency_key="k") == first
-        await store.set_chat_history("t", [given])
-        assert await store.get_messages("s") == first
-        assert texts(await store.get_messages("t")) == ["x"]
+        seq: Any
+        for n, seq in enumerate((None, "", "x", 0.0, False, 7)):
+            with trying(seq):
+                given = user("x") | {"timestamp": 1.0, "seq": seq}
+                first = await store.append(f"s{n}", [given], idempotency_key="k")
+                assert [message.seq for message in first] == [1]
+                assert await store.append(f"s{n}", [given], idempotency_key="k") == first
+                await store.set_chat_history(f"t{n}", [given])
+                assert await store.get_messages(f"s{n}") == first
+                assert texts(await store.get_messages(f"t{n}")) == ["x"]
 
     async def test_increment_beyond_every_number_fails_alone(self, store: SessionStore) -> None:
         await store.set_state("a", "n", 1)
@@ -240,33 +245,32 @@ class BadInputCases(StoreCases):
         for limit in range(1, 6):
             assert await store.get_chat_history("s", limit)
 
-    @pytest.mark.parametrize("tokens", [12.5, "12", None, True])
-    async def test_tokens_are_whole_numbers(self, store: SessionStore, tokens: Any) -> None:
-        for field in ("tokens_before", "tokens_after"):
-            with pytest.raises(InvalidMessageError) as caught:
-                await store.append_compaction_checkpoint("s", "text", **{field: tokens})
-            assert caught.value.field == field
+    async def test_tokens_are_whole_numbers(self, store: SessionStore) -> None:
+        bad: Any
+        for bad in (12.5, "12", None, True):
+            for field in ("tokens_before", "tokens_after"):
+                with trying({field: bad}):
+                    with pytest.raises(InvalidMessageError) as caught:
+                        await store.append_compaction_checkpoint("s", "text", **{field: bad})
+                    assert caught.value.field == field
         assert await is_absent(store, "s")
 
-    @pytest.mark.parametrize("summary", ["", " \n", None, 3, _SURROGATE])
-    async def test_checkpoint_needs_a_summary(self, store: SessionStore, summary: Any) -> None:
-        with pytest.raises(InvalidMessageError):
-            await store.append_compaction_checkpoint("s", summary)
+    async def test_checkpoint_needs_a_summary(self, store: SessionStore) -> None:
+        bad: Any
+        for bad in ("", " \n", None, 3, _SURROGATE):
+            with trying(bad), pytest.raises(InvalidMessageError):
+                await store.append_compaction_checkpoint("s", bad)
         assert await is_absent(store, "s")
 
 
 class SessionIdCases(StoreCases):
     """Ids are opaque: bad ones are refused, and two different ones share nothing."""
 
-    @pytest.mark.parametrize("name", CALLS)
-    async def test_bad_id_is_refused(self, store: SessionStore, name: str) -> None:
-        refused = []
-        for kind, bad in _BAD_IDS.items():
-            try:
-                await call(name, store, bad)
-            except InvalidSessionIdError:
-                refused.append(kind)
-        assert refused == list(_BAD_IDS)
+    async def test_bad_id_is_refused(self, store: SessionStore) -> None:
+        for name in CALLS:
+            for kind, bad in _BAD_IDS.items():
+                with trying((name, kind)), pytest.raises(InvalidSessionIdError):
+                    await call(name, store, bad)
         assert await store.list_sessions() == []
 
     async def test_ids_share_nothing(self, store: SessionStore) -> None:

@@ -120,6 +120,27 @@ class TwoStoreCases(StoreCases):
         assert session.state == {"n": 50}
         assert len(session.metadata) == 50
 
+    async def test_two_stores_mix_writes_without_loss(
+        self, store: SessionStore, other: SessionStore
+    ) -> None:
+        async def append(one: SessionStore, name: str) -> None:
+            for n in range(20):
+                await one.append("s", [user(f"{name}{n}")])
+
+        async def change(one: SessionStore, name: str) -> None:
+            for n in range(20):
+                await one.increment_state("s", "n")
+                await one.merge_session_metadata_map("s", "map", {f"{name}{n}": n})
+
+        await asyncio.gather(
+            append(store, "a"), change(store, "a"), append(other, "b"), change(other, "b")
+        )
+        session = await store.get_session("s")
+        assert seqs(session.messages) == list(range(1, 41))
+        assert session.state == {"n": 40}
+        merged = {f"{name}{n}": n for name in "ab" for n in range(20)}
+        assert session.metadata == {"map": merged}
+
     async def test_keys_are_known_to_both(self, store: SessionStore, other: SessionStore) -> None:
         for n in range(5):
             first = await store.append("s", [user(f"m{n}")], idempotency_key=f"k{n}")

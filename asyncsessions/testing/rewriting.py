@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
-
 from asyncsessions.models import Message
 from asyncsessions.protocols import SessionStore
 from asyncsessions.testing._cases import (
@@ -17,6 +15,7 @@ from asyncsessions.testing._cases import (
     seqs,
     texts,
     tool_call,
+    trying,
     user,
 )
 from asyncsessions.testing.reading import answers_without_call
@@ -258,22 +257,23 @@ class RetentionCases(StoreCases):
                 await store.upsert_partial_assistant_message("s", text * 2, finalize=True)
                 assert texts(await store.get_messages("s")) == [text, text * 2]
 
-    @pytest.mark.parametrize("keep", [1, 2, 3, 4, 5, 6])
-    async def test_exchanges_stay_whole(self, keep: int) -> None:
+    async def test_exchanges_stay_whole(self) -> None:
         turns = []
         for n in range(6):
             calls = tool_call(f"a{n}")["tool_calls"] + tool_call(f"b{n}")["tool_calls"]
             turns += [user(f"q{n}"), {"role": "assistant", "content": None, "tool_calls": calls}]
             turns += [result(f"a{n}"), result(f"b{n}")]
-        async with self.make_store(max_messages=keep) as store:
-            for count, turn in enumerate(turns, 1):
-                await store.append("s", [turn])
-                kept = await store.get_messages("s")
-                assert not answers_without_call([message.to_chat() for message in kept])
-                # The newest call with its results stays, even where that is over the limit.
-                exchange = (1, 1, 2, 3)[(count - 1) % 4]
-                assert min(exchange, count) <= len(kept) <= max(keep, exchange)
-                assert seqs(kept) == list(range(count - len(kept) + 1, count + 1))
+        for keep in (1, 2, 3, 4, 5, 6):
+            async with self.make_store(max_messages=keep) as store:
+                for count, turn in enumerate(turns, 1):
+                    await store.append(f"s{keep}", [turn])
+                    kept = await store.get_messages(f"s{keep}")
+                    with trying({"keep": keep, "count": count}):
+                        assert not answers_without_call([message.to_chat() for message in kept])
+                        # The newest call with its results stays, even if that is over the limit.
+                        exchange = (1, 1, 2, 3)[(count - 1) % 4]
+                        assert min(exchange, count) <= len(kept) <= max(keep, exchange)
+                        assert seqs(kept) == list(range(count - len(kept) + 1, count + 1))
 
     async def test_call_with_many_results_may_exceed_the_limit(self) -> None:
         calls = [call for n in range(5) for call in tool_call(f"c{n}")["tool_calls"]]

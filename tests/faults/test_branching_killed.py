@@ -24,7 +24,7 @@ from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.hierarchy.checking import check_trees
 from asyncsessions.testing.timing import LONG_ENOUGH
 
-ROUNDS = 8
+ROUNDS = 4
 # In the last ones nobody hides messages that all write. By the end of the first of them a server
 # has done what it was asked for by those who were killed before; what comes then must be there.
 CALM_ROUNDS = 2

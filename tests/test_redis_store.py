@@ -54,6 +54,7 @@ def new_redis_url() -> Iterator[str]:
 def client_of(url: str, **options: Any) -> Any:
     """Return redis-py's client for a store's URL."""
     kind = aioredis.RedisCluster if "+cluster" in url else aioredis.Redis
+    options |= {"socket_timeout": LONG_ENOUGH, "socket_connect_timeout": LONG_ENOUGH}
     return kind.from_url(url.replace("+cluster", ""), driver_info=None, **options)
 
 
@@ -65,7 +66,7 @@ class RedisCases(StoreCases):
     @pytest_asyncio.fixture(autouse=True)
     async def cleaned(self, server: None) -> AsyncIterator[None]:
         yield
-        async with RedisSessionStore(self.url, prefix=self.prefix) as store:
+        async with self.make_store() as store:
             while page := await store.list_sessions(500):
                 for info in page:
                     await store.delete_session(info.session_id)
@@ -74,7 +75,7 @@ class RedisCases(StoreCases):
     def prefix(self) -> str:
         return hashlib.sha1(str(self.tmp_path).encode()).hexdigest()[:16]
 
-    def make_store(self, **options: Any) -> SessionStore:
+    def make_store(self, **options: Any) -> RedisSessionStore:
         return RedisSessionStore(self.url, prefix=self.prefix, timeout=LONG_ENOUGH, **options)
 
     def store_url(self) -> str:
@@ -322,7 +323,7 @@ class TestRedisClusterItself(OwnCases):
     async def test_crash_after_the_announcement_leaves_nothing_to_see(
         self, clock: ManualClock, client: Any
     ) -> None:
-        async with RedisSessionStore(self.url, prefix=self.prefix, clock=clock) as store:
+        async with self.make_store(clock=clock) as store:
             await store.add_message("s", "user", "x")
             clock.advance(1)
             # What a writer does first, before it crashed.
@@ -342,7 +343,7 @@ class TestRedisClusterItself(OwnCases):
         async def crash(*_: object) -> None:
             raise CrashError
 
-        async with RedisSessionStore(self.url, prefix=self.prefix, clock=clock) as store:
+        async with self.make_store(clock=clock) as store:
             await store.set_agent_info("old", "agent")
             clock.advance(1)
             with monkeypatch.context() as patch:

@@ -107,18 +107,21 @@ LOCK = "SELECT FROM asyncsessions.sessions WHERE session_id = $1 FOR UPDATE"
 
 
 async def test_a_call_that_timed_out_holds_no_locks(server: PostgresServer) -> None:
-    async with open_store(server.url, timeout=1) as store, connected(server) as admin:
+    async with (
+        open_store(server.url, timeout=LONG_ENOUGH) as store,
+        open_store(server.url, timeout=slowness()) as hasty,
+        connected(server) as admin,
+    ):
         await store.append("a", [user("1")])
         await store.append("m", [user("1")])
         async with connected(server) as other, other.transaction():
             await other.fetch(LOCK, b"m")
             for _ in range(3):
-                calls = (store.append(name, [user("lost")]) for name in "am")
+                calls = (hasty.append(name, [user("lost")]) for name in "am")
                 done = await asyncio.gather(*calls, return_exceptions=True)
                 assert all(isinstance(each, StoreUnavailableError) for each in done)
             assert await becomes_zero(admin, WAITING)
-            async with open_store(server.url) as second:
-                assert (await second.append("a", [user("2")]))[0].seq == 2
+            assert (await store.append("a", [user("2")]))[0].seq == 2
         assert (await store.append("m", [user("2")]))[0].seq == 2
 
 
@@ -127,10 +130,13 @@ async def test_a_process_that_stands_still_gives_up_its_locks(
     server: PostgresServer, prepared: bool
 ) -> None:
     async with (
-        PostgresSessionStore(server.url, timeout=1, prepared_statements=prepared) as stopped,
         open_store(server.url, timeout=LONG_ENOUGH / 2) as store,
+        PostgresSessionStore(
+            server.url, timeout=5 * slowness(), prepared_statements=prepared
+        ) as stopped,
     ):
         await store.append("s", [user("1")])
+        await stopped.ping()
         connection = await stopped._connections.take_kept()
         await connection.execute(stopped._connections.begin)
         await connection.fetch(LOCK, b"s")

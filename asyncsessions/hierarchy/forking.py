@@ -20,7 +20,6 @@ from asyncsessions.hierarchy.lineage import (
     Part,
     SavedRecord,
     View,
-    count_of,
     in_tree,
     new_token,
     own_fields,
@@ -30,7 +29,7 @@ from asyncsessions.hierarchy.lineage import (
 )
 from asyncsessions.hierarchy.records import EVERYTHING, TEXTS, Records
 from asyncsessions.hooks import SHARED, Change
-from asyncsessions.models import SessionInfo
+from asyncsessions.models import Message, SessionInfo
 from asyncsessions.requests import check_text
 
 __all__ = ["Forking"]
@@ -102,7 +101,11 @@ class Forking:
             in_tree("parent", {"id": info.session_id, "seq": seq}),
             in_tree("origin", msgspec.to_builtins(SavedRecord.of(info))),
         ]
-        if self._shares(info):
+        shares = self._shares(info)
+        originals = tuple(lineage.originals(parts))
+        if not shares or originals != parts:
+            changes.append(in_tree("copied", msgspec.to_builtins(originals)))
+        if shares:
             changes += [skip(seq), *view_changes(View(parts, seq, 0))]
             await self._store.amend_session(child_id, changes, create=True)
         else:
@@ -116,20 +119,30 @@ class Forking:
         return self._store._keeps_messages and limits == (None, None, None)
 
     async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> None:
-        """Copy messages to a session that isn't there yet, for all that a caller can tell."""
-        first = seq - count_of(parts)
-        await self._store.amend_session(child_id, [in_tree("gone", seq), skip(first)], create=True)
+        """Copy messages to a session that isn't there yet, for all that a caller can tell.
+
+        Each keeps its ``seq``, and the next message gets the one after ``seq``.
+        """
+        await self._store.amend_session(child_id, [in_tree("gone", seq)], create=True)
+        newest = 0
         for part in parts:
             after = part.after
             while after < part.upto:
                 page = await self._store.get_messages(
-                    part.source, limit=_COPIED_AT_ONCE, after=after
+                    part.source, limit=_COPIED_AT_ONCE, after=after, before=part.upto + 1
                 )
-                page = [message for message in page if message.seq <= part.upto]
                 if not page:
                     break
-                await self._store.append(child_id, page)
-                after = page[-1].seq
+                for run in _runs(page):
+                    await self._skip_to(child_id, newest, run[0].seq - 1)
+                    await self._store.append(child_id, run)
+                    newest = run[-1].seq
+                after = newest
+        await self._skip_to(child_id, newest, seq)
+
+    async def _skip_to(self, child_id: str, newest: int, seq: int) -> None:
+        if newest < seq:
+            await self._store.amend_session(child_id, [skip(seq - newest)])
 
     async def adopt(self, parent_id: str, child_id: str) -> Lineage:
         """Note a session that belongs under another one, but reads nothing of it."""
@@ -195,6 +208,15 @@ class Forking:
             line.append(Lineage(info))
             parent = line[-1].source
         return line
+
+
+def _runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Iterate over messages in runs without a gap between their ``seq``."""
+    start = 0
+    for index in range(1, len(messages) + 1):
+        if index == len(messages) or messages[index].seq != messages[index - 1].seq + 1:
+            yield messages[start:index]
+            start = index
 
 
 def _lives(line: Sequence[Lineage]) -> Iterator[tuple[str, bool]]:

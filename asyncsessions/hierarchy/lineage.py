@@ -232,6 +232,12 @@ class Lineage:
         return origin
 
     @property
+    def copied(self) -> tuple[Part, ...]:
+        """What its first messages are copies of, where some are; they have the same ``seq``."""
+        copied: tuple[Part, ...] = self._read("copied", tuple[Part, ...]) or ()
+        return copied
+
+    @property
     def is_shared(self) -> bool:
         """Whether `share_session` was called."""
         return self._tree.get("is_shared") is True
@@ -300,15 +306,30 @@ class Lineage:
         return (*view.parts, own)
 
     def in_common(self, other: Lineage) -> list[Part]:
-        """Return what both sessions show, from their first message on."""
+        """Return what both sessions show, from their first message on; of copies, the originals."""
         common: list[Part] = []
-        for mine, theirs in zip(self.parts, other.parts, strict=False):
+        pairs = zip(self.originals(self.parts), other.originals(other.parts), strict=False)
+        for mine, theirs in pairs:
             if (mine.source, mine.after) != (theirs.source, theirs.after):
                 break
             common.append(min(mine, theirs, key=lambda part: part.upto))
             if mine.upto != theirs.upto:
                 break
         return common
+
+    def originals(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Iterate over parts, with what was copied in place of the copies."""
+        copied = self.copied
+        newest = copied[-1].upto if copied else 0
+        for part in parts:
+            if part.after >= newest:
+                yield part
+                continue
+            pieces = list(cut(copied, part.after, part.upto + 1))
+            yield from pieces
+            if part.upto > newest:
+                own = max(0, part.count - count_of(pieces))
+                yield Part(part.source, newest, part.upto, own)
 
     def shown(self) -> SessionInfo:
         """Return the record as a caller gets to see it."""

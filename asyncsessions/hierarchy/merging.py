@@ -13,8 +13,10 @@ from asyncsessions.errors import (
 from asyncsessions.hierarchy.forking import Forking
 from asyncsessions.hierarchy.lineage import (
     Lineage,
+    Part,
     SavedMerge,
     SavedRecord,
+    cut,
     new_token,
 )
 from asyncsessions.hierarchy.models import MergeConflict, MergeResult
@@ -111,6 +113,17 @@ class Merging:
             after = max(after, merged.seq)
         return await self._reader.read_at(fork, Window(after=after))
 
+    async def _in_common(self, target: Lineage, fork: Lineage) -> tuple[Part, ...]:
+        """Return what a session shows of what both of them do."""
+        common = tuple(target.in_common(fork))
+        if not common or not (target.copied or fork.copied):
+            return common
+        # Where messages are copied, they are also dropped without a word to whoever counts them.
+        shown = cut(target.parts, before=common[-1].upto + 1)
+        return tuple(
+            [await self._rewriting.part(each.source, each.after, each.upto) for each in shown]
+        )
+
     async def _resolve(self, fork: Lineage, session_id: str, resolve: Resolve) -> MergeResult:
         """Merge messages and records in one step."""
         result = MergeResult(0, [])
@@ -121,7 +134,7 @@ class Merging:
             new = await self._new_messages(fork, target)
             if not new:
                 raise _NothingNewError
-            common = tuple(target.in_common(fork))
+            common = await self._in_common(target, fork)
             after = common[-1].upto if common else 0
             own = await self._reader.read_at(target, Window(after=after))
             merge = await self._merged_record(fork, target)

@@ -162,6 +162,7 @@ class Records:
                 in_tree("born", info.last_seq),
                 *(Lineage.child(each, None) for each in now.children),
                 in_tree("origin"),
+                in_tree("copied"),
                 in_tree("is_shared"),
                 *Lineage.forget(now.snapshots),
                 *now.only_merged({}),

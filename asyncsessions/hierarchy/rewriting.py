@@ -82,7 +82,7 @@ class Rewriting:
         async def count(lineage: Lineage, pin: str) -> list[Change]:
             if lineage.view.parts or lineage.view.after != after:
                 return [shared(pin)]
-            shown = await self._part(session_id, after, lineage.info.last_seq)
+            shown = await self.part(session_id, after, lineage.info.last_seq)
             view = View((), after, lineage.info.message_count - shown.count)
             return [lineage.unless_changed(), *view_changes(view), shared(pin)]
 
@@ -180,10 +180,10 @@ class Rewriting:
                 # Others are faster; so the numbers are set aside first.
                 annex, noted = await self.store_beside(session_id, messages)
                 if keeps_late:
-                    late = await self._part(session_id, info.last_seq, annex.after)
+                    late = await self.part(session_id, info.last_seq, annex.after)
                     parts = (*parts, late) if late.count else parts
                 info = await self._store.get_info(session_id) or info
-            newer = await self._part(session_id, annex.upto, info.last_seq)
+            newer = await self.part(session_id, annex.upto, info.last_seq)
             view = View((*parts, annex), annex.upto, info.message_count - newer.count)
             shown = view_changes(view)
             try:
@@ -195,7 +195,8 @@ class Rewriting:
             else:
                 return
 
-    async def _part(self, source: str, after: int, upto: int) -> Part:
+    async def part(self, source: str, after: int, upto: int) -> Part:
+        """Return the messages of a session between two ``seq`` as a part, counted."""
         if upto <= after:
             return Part(source, after, upto, 0)
         messages = await self._store.get_messages(source, after=after, before=upto + 1)

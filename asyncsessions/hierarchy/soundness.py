@@ -19,7 +19,8 @@ def damage(lineage: Lineage) -> str | None:
         if not isinstance(metadata.get(key, {}), dict):
             return f"its metadata under {key!r} is no object"
     try:
-        shown = [lineage.view.parts, *(saved.parts for saved in lineage.snapshots.values())]
+        snapshots = lineage.snapshots.values()
+        shown = [lineage.view.parts, lineage.copied, *(saved.parts for saved in snapshots)]
         others = (lineage.source, lineage.origin, lineage.merges)
     except CorruptSessionError as exc:
         return exc.detail

@@ -12,7 +12,8 @@ from asyncsessions.errors import (
     SessionNotFoundError,
     UnrelatedSessionsError,
 )
-from asyncsessions.hierarchy.merging import Merging
+from asyncsessions.hierarchy import HierarchicalSessionStore
+from asyncsessions.hierarchy.merging import Merging, Strategy
 from asyncsessions.testing._branch_cases import Hierarchy, HierarchyCases, add, shown_in
 from asyncsessions.testing._cases import (
     ManualClock,
@@ -177,6 +178,57 @@ class MergeCases(HierarchyCases):
         assert (await tree.merge_sessions(below, into="s")).messages == 1
         assert await shown_in(tree, "s") == ["m1", "m2", "s1", "b1"]
         assert await tree.get_state(fork) == {"n": 1}
+
+    @pytest.mark.parametrize("strategy", ["append", "interleave"])
+    async def test_what_was_copied_is_known_as_such(
+        self, tree: Hierarchy, clock: ManualClock, strategy: Strategy
+    ) -> None:
+        await fill(tree, "s", 5)
+        # What goes by itself can't be shared.
+        await tree.expire_session("s", 1000)
+        await tree.pop_message("s")
+        await tree.revert_to_message("s", 3)
+        await tree.revert_to_message("s", 2)
+        await add(tree, "s", "m6")
+        await tree.append_compaction_checkpoint("s", "so far", seq=6)
+        fork = await tree.fork_session("s")
+        assert [message.seq for message in await tree.get_messages(fork)] == [1, 2, 6]
+        checkpoint = (await tree.get_session(fork)).checkpoint
+        assert checkpoint is not None
+        assert checkpoint.seq == 6
+        below = await tree.fork_session(fork)
+        clock.advance(1)
+        await add(tree, below, "b7", "b8")
+        await add(tree, fork, "f7")
+        await add(tree, "s", "s7")
+
+        found = await tree.diff(below, "s")
+        assert (found.common, texts(found.left), texts(found.right)) == (3, ["b7", "b8"], ["s7"])
+        for _ in range(2):
+            await tree.merge_sessions(below, into="s", strategy=strategy)
+            assert await shown_in(tree, "s") == ["m1", "m2", "m6", "s7", "b7", "b8"]
+        assert (await tree.list_sessions(1))[0].message_count == 6
+        await tree.merge_sessions("s", into=fork, strategy=strategy)
+        assert await shown_in(tree, fork) == ["m1", "m2", "m6", "f7", "s7", "b7", "b8"]
+        await tree.merge_sessions(fork, into=below, strategy=strategy)
+        assert (await shown_in(tree, below))[:6] == ["m1", "m2", "m6", "b7", "b8", "f7"]
+
+    @pytest.mark.parametrize("strategy", ["append", "interleave"])
+    async def test_copies_are_merged_once_where_retention_drops_messages(
+        self, clock: ManualClock, strategy: Strategy
+    ) -> None:
+        async with HierarchicalSessionStore(self.make_store(clock=clock, max_messages=6)) as tree:
+            await fill(tree, "s", 8)
+            fork = await tree.fork_session("s")
+            assert [message.seq for message in await tree.get_messages(fork)] == [*range(3, 9)]
+            await add(tree, "s", "s9")
+            clock.advance(1)
+            await add(tree, fork, "f9", "f10")
+            for _ in range(2):
+                await tree.merge_sessions(fork, strategy=strategy)
+                shown = await shown_in(tree, "s")
+                assert shown[-6:] == ["m6", "m7", "m8", "s9", "f9", "f10"]
+                assert len(set(shown)) == len(shown)
 
     async def test_what_can_not_be_merged_stays_as_it_is(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 1)

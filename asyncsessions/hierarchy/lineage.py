@@ -107,13 +107,20 @@ class SavedMerge(msgspec.Struct, frozen=True):
 
     Attributes:
         seq: Its newest message then.
-        record: What its record held.
+        record: What its record held; None: only messages were brought so far.
         at: The newest ``seq`` of the other one, after the merge.
+        claim: Up to where somebody has begun to append its messages, if that is after ``seq``.
     """
 
     seq: int
-    record: SavedRecord
+    record: SavedRecord | None
     at: int = 0
+    claim: int = 0
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether an append of messages was begun, of which nobody has noted the end."""
+        return self.claim > self.seq
 
     def change(self, fork_id: str) -> Change:
         """Return what notes it."""

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from asyncsessions.errors import (
     SessionChangedError,
     UnrelatedSessionsError,
@@ -35,6 +37,7 @@ Resolve: TypeAlias = Callable[
 Strategy: TypeAlias = Literal["append", "interleave"] | Resolve
 """What becomes of messages; see `HierarchicalSessionStore.merge_sessions`."""
 
+_NO_MERGE = SavedMerge(0, None)
 _STRATEGIES: Mapping[str, Resolve] = {"interleave": interleave}
 
 
@@ -78,14 +81,14 @@ class Merging:
         await self._forking.lines(fork, target)  # Or nothing is written.
         if resolve is not None:
             return await self._resolve(fork, into, resolve)
-        count = await self._append(fork, target)
+        fork, count = await self._append(fork, into)
         return MergeResult(count, await self._merge_records(fork, into))
 
     async def _base(self, fork: Lineage, target: Lineage) -> SavedRecord:
         """Return what both records were when the sessions parted, or were merged last."""
-        merged = target.merges.get(fork.info.session_id)
+        merged = target.merges.get(fork.info.session_id, _NO_MERGE)
         line, other = await self._forking.lines(fork, target)
-        if merged is not None:
+        if merged.record is not None:
             return merged.record
         # Whichever was forked from the common ancestor, and of two the one that was so first: the
         # other one began with what the ancestor had changed by then.
@@ -93,25 +96,68 @@ class Merging:
         first = min(below, key=lambda each: each.info.created_at)
         return first.origin or SavedRecord({}, {})
 
-    async def _append(self, fork: Lineage, target: Lineage) -> int:
-        session_id = target.info.session_id
-        new = await self._new_messages(fork, target)
+    async def _append(self, fork: Lineage, session_id: str) -> tuple[Lineage, int]:
+        """Append what is new in a fork, once, whoever else does the same.
+
+        Which messages these are is noted first; so whoever comes by meanwhile, or after a crash,
+        appends the same.
+
+        Returns:
+            The fork as it was then, and how many messages it brought.
+        """
+        count = 0
+        while True:
+            fork, finished = await self._finish(fork, session_id)
+            count += finished
+            target = await self._records.known(session_id)
+            merged = target.merges.get(fork.info.session_id, _NO_MERGE)
+            new = await self._new_messages(fork, target)
+            if not new:
+                return fork, count
+            if not merged.is_claimed:
+                merged = msgspec.structs.replace(merged, claim=new[-1].seq)
+                await self._try(target, merged.change(fork.info.session_id))
+
+    async def _finish(self, fork: Lineage, session_id: str) -> tuple[Lineage, int]:
+        """Append what somebody has begun to append, unless it is there by now.
+
+        Returns:
+            The fork, as new as what was begun, and how many messages that were.
+        """
+        fork_id = fork.info.session_id
+        target = await self._records.known(session_id)
+        merged = target.merges.get(fork_id, _NO_MERGE)
+        if not merged.is_claimed:
+            return fork, 0
+        if merged.claim > fork.info.last_seq:
+            fork = await self._records.known(fork_id)
+        new = [each for each in await self._new_messages(fork, target) if each.seq <= merged.claim]
         if new:
-            # A merge that is repeated because its answer was lost appends nothing; one that is
-            # because the target was brought back does, which shows other messages since.
-            since = target.view.after
-            name = f"{fork.info.session_id} {new[0].seq} {new[-1].seq} {since}".encode()
+            # One that is repeated appends nothing; but one does after the target was brought back
+            # meanwhile, which shows other messages since.
+            name = f"{fork_id} {new[0].seq} {new[-1].seq} {target.view.after}".encode()
             key = "merge:" + hashlib.blake2b(name, digest_size=16).hexdigest()
-            await self._store.append(session_id, new, idempotency_key=key)
-        return len(new)
+            stored = await self._store.append(session_id, new, idempotency_key=key)
+            merged = msgspec.structs.replace(merged, at=stored[-1].seq)
+        done = msgspec.structs.replace(merged, seq=merged.claim, claim=0)
+        is_noted = await self._try(target, done.change(fork_id))
+        return fork, len(new) if is_noted else 0
+
+    async def _try(self, target: Lineage, note: Change) -> bool:
+        """Note something in a session, unless what it shows has changed; return whether."""
+        try:
+            await self._records.amend(
+                target.info.session_id, target.unless_changed(), new_token(), note
+            )
+        except SessionChangedError:
+            return False
+        return True
 
     async def _new_messages(self, fork: Lineage, target: Lineage) -> list[Message]:
         common = fork.in_common(target)
         after = common[-1].upto if common else 0
-        merged = target.merges.get(fork.info.session_id)
-        if merged is not None:
-            after = max(after, merged.seq)
-        return await self._reader.read_at(fork, Window(after=after))
+        merged = target.merges.get(fork.info.session_id, _NO_MERGE)
+        return await self._reader.read_at(fork, Window(after=max(after, merged.seq)))
 
     async def _in_common(self, target: Lineage, fork: Lineage) -> tuple[Part, ...]:
         """Return what a session shows of what both of them do."""
@@ -131,6 +177,8 @@ class Merging:
 
         async def plan(target: Lineage) -> Plan:
             nonlocal result, merge
+            if target.merges.get(fork.info.session_id, _NO_MERGE).is_claimed:
+                raise _UnfinishedError
             new = await self._new_messages(fork, target)
             if not new:
                 raise _NothingNewError
@@ -145,21 +193,26 @@ class Merging:
             automatic = self._snapshotting.automatic(target, snapshot_id)
             return [*automatic, *merge.changes, _note(fork, upto)]
 
-        try:
-            await self._rewriting.put(session_id, plan, changes, keeps_late=True)
-        except _NothingNewError:
-            return MergeResult(0, await self._merge_records(fork, session_id))
-        return result
+        while True:
+            fork, _ = await self._finish(fork, session_id)
+            try:
+                await self._rewriting.put(session_id, plan, changes, keeps_late=True)
+            except _UnfinishedError:
+                continue
+            except _NothingNewError:
+                return MergeResult(0, await self._merge_records(fork, session_id))
+            return result
 
     async def _merge_records(self, fork: Lineage, session_id: str) -> list[MergeConflict]:
         while True:
             target = await self._records.known(session_id)
-            merged = target.merges.get(fork.info.session_id)
-            if merged is not None and merged.seq > fork.info.last_seq:
+            merged = target.merges.get(fork.info.session_id, _NO_MERGE)
+            if merged.seq > fork.info.last_seq:
                 return []  # Another merge has brought this, and what the fork got since.
             merge = await self._merged_record(fork, target)
+            note = _note(fork, target.info.last_seq, merged.claim)
             # Or two merges at the same time would both count what the fork has changed.
-            once = (target.unless_changed(), new_token(), _note(fork, target.info.last_seq))
+            once = (target.unless_changed(), new_token(), note)
             try:
                 await self._records.amend(session_id, *once, *merge.changes)
             except SessionChangedError:
@@ -180,9 +233,13 @@ class _NothingNewError(Exception):
     """There are no messages to merge, or another merge has brought them meanwhile."""
 
 
-def _note(fork: Lineage, at: int) -> Change:
+class _UnfinishedError(Exception):
+    """Another merge has begun to append messages."""
+
+
+def _note(fork: Lineage, at: int, claim: int = 0) -> Change:
     """Return what notes that a fork was merged, after which the newest message had a ``seq``."""
-    merged = SavedMerge(fork.info.last_seq, SavedRecord.of(fork.info), at)
+    merged = SavedMerge(fork.info.last_seq, SavedRecord.of(fork.info), at, claim)
     return merged.change(fork.info.session_id)
 
 

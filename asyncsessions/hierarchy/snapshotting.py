@@ -92,7 +92,7 @@ class Snapshotting:
             changes = [*lineage.show(parts), *self.automatic(lineage, automatic_id)]
             # What a merge did to metadata and state stays, so it is not to be done again.
             merges = {
-                each: merge if merge.at <= seq else msgspec.structs.replace(merge, seq=0)
+                each: merge if merge.at <= seq else msgspec.structs.replace(merge, seq=0, claim=0)
                 for each, merge in lineage.merges.items()
             }
             changes += lineage.only_merged(merges)

@@ -281,6 +281,25 @@ class MergeCases(HierarchyCases):
             said = [f"f{each}" for each in range(1, number + 1)]
             assert await shown_in(tree, "s") == ["m1", *said]
 
+    async def test_a_fork_that_grows_is_merged_once(self, tree: Hierarchy) -> None:
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+
+        async def grow() -> None:
+            for number in range(20):
+                await add(tree, fork, f"f{number}")
+                await tree.increment_state(fork, "n")
+
+        async def merge(strategy: Strategy) -> None:
+            while not growing.done():
+                await tree.merge_sessions(fork, strategy=strategy)
+
+        growing = asyncio.ensure_future(grow())
+        await asyncio.gather(growing, merge("append"), merge("append"), merge("interleave"))
+        await tree.merge_sessions(fork)
+        assert sorted(await shown_in(tree, "s")) == sorted(["m1", *(f"f{n}" for n in range(20))])
+        assert await tree.get_state("s", "n") == 20
+
     async def test_objects_are_merged_while_others_write_to_them(self, tree: Hierarchy) -> None:
         await fill(tree, "s", 1)
         for number in range(1, 6):
@@ -341,6 +360,35 @@ class MergeCases(HierarchyCases):
         await tree.merge_sessions(second)
         await tree.merge_sessions(first)
         assert await shown_in(tree, "s") == ["m1", "f", "g"]
+
+    @pytest.mark.parametrize("strategy", ["append", "interleave"])
+    async def test_a_merge_that_was_cut_off_is_finished_by_a_later_one(
+        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch, strategy: Strategy
+    ) -> None:
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+        note = vars(Merging)["_try"]
+        said = ["m1"]
+        # Before it is noted what comes, before it is appended, and before that is noted.
+        for step in range(3):
+            notes = iter([] if step == 0 else [1])
+
+            async def cut_off(*args: Any, notes: Any = notes, **_: Any) -> Any:
+                if next(notes, None) is None:
+                    raise ZeroDivisionError
+                return await note(*args)
+
+            await add(tree, fork, f"f{step}")
+            with monkeypatch.context() as patch:
+                patch.setattr(Merging, "_try", cut_off)
+                if step == 1:
+                    patch.setattr(BaseSessionStore, "append", cut_off)
+                with pytest.raises(ZeroDivisionError):
+                    await tree.merge_sessions(fork)
+            await add(tree, fork, f"late {step}")
+            await tree.merge_sessions(fork, strategy=strategy)
+            said += [f"f{step}", f"late {step}"]
+            assert await shown_in(tree, "s") == said
 
     async def test_a_merge_that_comes_late_takes_nothing_back(
         self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ def leave_out(logger: logging.Logger, of: str, what: object) -> None:
 
     Args:
         logger: The logger of whoever leaves it out.
-        of: Of what: ``"list"``, ``"search"``, ``"export"``, ``"history"``.
+        of: Of what: ``"list"``, ``"search"``, ``"tree"``, ``"export"``, ``"history"``.
         what: Which session, and why; an error says both. It is the log record's ``left_out``, as
             text.
     """

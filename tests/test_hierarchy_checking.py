@@ -652,7 +652,9 @@ async def test_a_session_in_damaged_bytes_counts_as_there(tmp_path: Path) -> Non
         await fill(tree, "s", 3)
         fork = await tree.fork_session("s")
         below = await tree.fork_session(fork)
+        sibling = await tree.fork_session("s")
         (tmp_path / f"{fork}.jsonl").write_bytes(b"garbage\n")
+        assert await tree.get_children("s") == [sibling]
         place.clock.advance(2 * DAY)
 
         assert await place.check(repair=True) == []

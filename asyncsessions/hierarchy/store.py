@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -11,15 +12,19 @@ from typing import Any
 from anyio import to_thread
 
 from asyncsessions._compat import override
-from asyncsessions.errors import SessionChangedError, SessionExistsError
+from asyncsessions.errors import CorruptSessionError, SessionChangedError, SessionExistsError
 from asyncsessions.hierarchy.lineage import Lineage, count_of, in_tree
 from asyncsessions.hierarchy.merging import Merging, Strategy
 from asyncsessions.hierarchy.models import MergeResult, SessionDiff, SessionTree, Snapshot
 from asyncsessions.hierarchy.moving import Moving
+from asyncsessions.hierarchy.soundness import damage
 from asyncsessions.hierarchy.wrapper import BranchedStore, refusal
 from asyncsessions.hooks import Change, Window
+from asyncsessions.omissions import leave_out
 
 __all__ = ["HierarchicalSessionStore"]
+
+logger: logging.Logger = logging.getLogger("asyncsessions.hierarchy")
 
 
 class HierarchicalSessionStore(BranchedStore):
@@ -139,6 +144,8 @@ class HierarchicalSessionStore(BranchedStore):
     async def get_children(self, session_id: str) -> list[str]:
         """Return the sessions that were forked from one, oldest first.
 
+        Damaged ones are left out with a warning.
+
         Raises:
             SessionNotFoundError: There is no such session.
         """
@@ -146,12 +153,27 @@ class HierarchicalSessionStore(BranchedStore):
         return [child.info.session_id for child in await self._children(lineage)]
 
     async def _children(self, lineage: Lineage) -> list[Lineage]:
-        found = await asyncio.gather(*map(self._reader.lineage, lineage.children))
+        found = await asyncio.gather(*map(self._readable, lineage.children))
         own = lineage.info.session_id
         return [child for child in found if child and child.parent and child.parent.id == own]
 
+    async def _readable(self, child_id: str) -> Lineage | None:
+        """Return a fork's record, unless it is damaged, which hides nothing but the fork."""
+        try:
+            lineage = await self._reader.lineage(child_id)
+        except CorruptSessionError as exc:
+            leave_out(logger, "tree", exc)
+            return None
+        detail = None if lineage is None else damage(lineage)
+        if detail is not None:
+            leave_out(logger, "tree", f"session {child_id!r}: {detail}")
+            return None
+        return lineage
+
     async def get_session_tree(self, session_id: str) -> SessionTree:
         """Return a session with its forks, their forks, and so on.
+
+        Damaged ones are left out with a warning, and so are their forks.
 
         Raises:
             SessionNotFoundError: There is no such session.

@@ -392,7 +392,7 @@ def test_doctor_leaves_a_young_fork_alone(branched: Branched) -> None:
 
 
 def test_doctor_tells_what_nobody_can_repair(branched: Branched) -> None:
-    url, train, *_ = branched
+    url, train, plane, _ = branched
     bad_view: Any = {"parts": "gone"}
     amend(url, train, Change(("metadata", TREE, "view"), "set", bad_view))
 
@@ -405,6 +405,10 @@ def test_doctor_tells_what_nobody_can_repair(branched: Branched) -> None:
     assert listed.code == 0
     assert "chat" in listed.out
     assert listed.err.startswith("asyncsessions: warning: left out of the list: ")
+    shown = call("tree", "chat", "--store", url)
+    assert shown.code == 0
+    assert plane in shown.out
+    assert shown.err.startswith(f"asyncsessions: warning: left out of the tree: session '{train}'")
 
 
 def test_doctor_tells_what_a_server_cannot_read(redis_url: str, tmp_path: Path) -> None:

@@ -334,6 +334,8 @@ def apply_changes(info: SessionInfo, update: Update) -> tuple[SessionInfo, list[
     if update.unless_shared:
         check_unshared(info.session_id, info.metadata)
     fields: dict[str, Any] = {}
+    # The copies made so far, or many changes would copy what they change many times.
+    own: dict[int, dict[str, JSONValue]] = {}
     values = []
     for change in update.changes:
         field, *keys = change.path
@@ -343,23 +345,33 @@ def apply_changes(info: SessionInfo, update: Update) -> tuple[SessionInfo, list[
                 raise SessionChangedError(info.session_id)
             values.append(change.value)
             continue
-        fields[field] = _changed(old, keys, change)
-        values.append(_at(fields[field], keys))
+        fields[field] = _changed(old, keys, change, own)
+        value = _at(fields[field], keys)
+        own.pop(id(value), None)
+        values.append(value)
     fields.setdefault("created_at", info.created_at or update.now)
     fields["updated_at"] = update.now if update.changes else info.updated_at or update.now
     fields["expires_at"] = renewed(info.expires_at, update)
     return msgspec.structs.replace(info, **fields), values
 
 
-def _changed(old: JSONValue, keys: Sequence[str], change: Change) -> JSONValue:
-    """Return a copy of ``old`` with the change at ``keys``; the original stays as it is."""
+def _changed(
+    old: JSONValue, keys: Sequence[str], change: Change, own: dict[int, dict[str, JSONValue]]
+) -> JSONValue:
+    """Return a copy of ``old`` with the change at ``keys``; the original stays as it is.
+
+    What is in ``own``, by its ``id``, is a copy already, and the new copy is added.
+    """
     if keys:
-        copy = dict(old) if isinstance(old, dict) else {}
+        copy = own.get(id(old))
+        if copy is None:
+            copy = dict(old) if isinstance(old, dict) else {}
+            own[id(copy)] = copy
         key = keys[0]
         if len(keys) == 1 and change.kind == "remove":
             copy.pop(key, None)
         else:
-            copy[key] = _changed(copy.get(key), keys[1:], change)
+            copy[key] = _changed(copy.get(key), keys[1:], change, own)
         return copy
     if change.kind == "increment":
         return _sum(old, change)

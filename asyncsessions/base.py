@@ -61,6 +61,7 @@ from asyncsessions.protocols import Sessions, SessionStore
 from asyncsessions.requests import (
     Policy,
     append_all,
+    append_large,
     append_one,
     check_limit,
     check_text,
@@ -69,6 +70,7 @@ from asyncsessions.requests import (
     is_number,
     make_changes,
     make_update,
+    take_object,
 )
 from asyncsessions.search import search_newest
 
@@ -329,11 +331,7 @@ class BaseSessionStore(SessionStore, ABC):
             name,
         )
         if codec.is_large(message):
-            # Which gives it its time itself, after the digest.
-            message = msgspec.structs.replace(message, timestamp=0.0)
-            append = await append_all(
-                policy, session_id, (message,), idempotency_key=idempotency_key
-            )
+            append = await append_large(policy, session_id, message, idempotency_key)
         else:
             append = append_one(policy, session_id, message, idempotency_key)
         size = len(append.bodies[0])
@@ -413,7 +411,10 @@ class BaseSessionStore(SessionStore, ABC):
         policy = self.__policy
         metadata = {} if finalize else {"partial": True}
         message = Message("assistant", content, policy.clock(), metadata)
-        append = append_one(policy, session_id, message, None)
+        if codec.is_large(message):
+            append = await append_large(policy, session_id, message, None)
+        else:
+            append = append_one(policy, session_id, message, None)
         if finalize and not content:
             return await self.discard_partial_assistant_message(session_id)
         while True:
@@ -641,8 +642,8 @@ class BaseSessionStore(SessionStore, ABC):
     ) -> bool:
         if not isinstance(summary, str) or not summary.strip():
             raise InvalidMessageError("summary is text that isn't blank", field="summary")
-        codec.encode_message(Message(role, summary), self.__policy.max_message_bytes)
-        codec.check_json_object(metadata or {}, "metadata")
+        codec.encode_message(Message(role), self.__policy.max_message_bytes)
+        metadata = await take_object(self.__policy, session_id, "metadata", metadata or {})
         for field, tokens in (("tokens_before", tokens_before), ("tokens_after", tokens_after)):
             if type(tokens) is not int:
                 text = f"{field} is a whole number, not {type(tokens).__name__}"
@@ -652,9 +653,7 @@ class BaseSessionStore(SessionStore, ABC):
             info = await self.__info(session_id)
             seq = 0 if info is None else info.last_seq
         now = self.__policy.clock()
-        checkpoint = Checkpoint(
-            summary, seq or 0, role, tokens_before, tokens_after, now, metadata or {}
-        )
+        checkpoint = Checkpoint(summary, seq or 0, role, tokens_before, tokens_after, now, metadata)
         await self.__change(session_id, Change(("checkpoint",), "set", checkpoint))
         return True
 
@@ -662,7 +661,7 @@ class BaseSessionStore(SessionStore, ABC):
 
     async def __change(self, session_id: str, *changes: Change, **options: Any) -> Any:
         """Apply changes to the record in one atomic step; return their values."""
-        update, size = make_update(self.__policy, session_id, changes, **options)
+        update, size = await make_update(self.__policy, session_id, changes, **options)
         return await self.__engine.write(update, size)
 
     @final
@@ -898,7 +897,7 @@ class BaseSessionStore(SessionStore, ABC):
             left = max(info.expires_at - start, 0.0)
         options = {"now": now, "ttl_seconds": left}
         changes = importing.record_changes(info)
-        update, size = make_update(self.__policy, info.session_id, changes, **options)
+        update, size = await make_update(self.__policy, info.session_id, changes, **options)
         append = msgspec.structs.replace(append, now=now)
 
         async def write() -> None:
@@ -908,7 +907,7 @@ class BaseSessionStore(SessionStore, ABC):
                 moved = importing.renumbered(info, done.first_seq - 1 - (expected_seq or 0))
                 if moved is not info:
                     changes = importing.record_changes(moved)
-                    last, last_size = make_update(
+                    last, last_size = await make_update(
                         self.__policy, info.session_id, changes, **options
                     )
             # A session without messages is one, too.

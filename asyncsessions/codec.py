@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +32,9 @@ __all__ = [
     "encode_json",
     "encode_large_message",
     "encode_message",
+    "encode_text",
     "is_finite",
+    "is_json",
     "is_large",
     "message_from",
     "seq_of",
@@ -84,15 +86,15 @@ def is_finite(number: float) -> bool:
         return False
 
 
-def check_json(value: object, field: str) -> None:
+def check_json(value: object, field: str, depth: int = MAX_DEPTH) -> None:
     """Check that a value is JSON: text, finite numbers, booleans, None, lists, text-keyed dicts.
 
     Raises:
-        InvalidMessageError: It isn't, or is nested over `MAX_DEPTH` deep; names the path.
+        InvalidMessageError: It isn't, or is nested over ``depth`` deep; names the path.
     """
-    if type(value) in _SCALARS or _is_json(value, MAX_DEPTH):
+    if type(value) in _SCALARS or is_json(value, depth):
         return
-    path, reason = _find_fault(value, field, MAX_DEPTH)
+    path, reason = _find_fault(value, field, depth)
     raise InvalidMessageError(f"{path} {reason}", field=path)
 
 
@@ -109,7 +111,8 @@ def check_json_object(value: object, field: str) -> None:
         check_json(value, field)
 
 
-def _is_json(value: object, depth: int) -> bool:
+def is_json(value: object, depth: int) -> bool:
+    """Whether a value is what `check_json` lets pass."""
     kind = type(value)
     if kind in _SCALARS:
         return True
@@ -124,16 +127,16 @@ def _is_json(value: object, depth: int) -> bool:
                 return False
             if type(item) is str or type(item) in _SCALARS:
                 continue
-            if not _is_json(item, depth - 1):
+            if not is_json(item, depth - 1):
                 return False
         return True
     if kind is list or kind is tuple:
-        return all(_is_json(item, depth - 1) for item in value)  # type: ignore[attr-defined]  # as above
+        return all(is_json(item, depth - 1) for item in value)  # type: ignore[attr-defined]  # as above
     return False
 
 
 def _find_fault(value: object, path: str, depth: int) -> tuple[str, str]:
-    """Return the path of what `_is_json` refused, and why; called only to explain an error."""
+    """Return the path of what `is_json` refused, and why; called only to explain an error."""
     if isinstance(value, float):
         return path, f"is {value}, which JSON can't hold; use None or text"
     if not depth:
@@ -142,11 +145,11 @@ def _find_fault(value: object, path: str, depth: int) -> tuple[str, str]:
         for key, item in value.items():
             if type(key) is not str:
                 return path, f"has a key that is {type(key).__name__}, not text"
-            if not _is_json(item, depth - 1):
+            if not is_json(item, depth - 1):
                 return _find_fault(item, f"{path}.{key}", depth - 1)
     if type(value) is list or type(value) is tuple:
         for index, item in enumerate(value):
-            if not _is_json(item, depth - 1):
+            if not is_json(item, depth - 1):
                 return _find_fault(item, f"{path}[{index}]", depth - 1)
     return path, f"is {type(value).__name__}, which JSON can't hold; convert it first"
 
@@ -171,7 +174,7 @@ def encode_message(message: Message, max_bytes: int) -> bytes:
         _check_list(content, "content", "text, a list or None")
     metadata = message.metadata
     # `check_json_object` has two calls more, and would find the same.
-    if type(metadata) is not dict or (metadata and not _is_json(metadata, MAX_DEPTH)):
+    if type(metadata) is not dict or (metadata and not is_json(metadata, MAX_DEPTH)):
         check_json_object(metadata, "metadata")
     _check_rest(message)
     try:
@@ -230,6 +233,16 @@ def _unencodable_field(message: Message) -> str:
     return "message"
 
 
+def encode_text(text: str) -> Iterator[bytes]:
+    """Iterate over slices of a text in JSON, without the quotes.
+
+    Raises:
+        UnicodeEncodeError: It holds a lone surrogate.
+    """
+    for start in range(0, len(text), _TEXT_SLICE):
+        yield encode_json(text[start : start + _TEXT_SLICE])[1:-1]
+
+
 async def encode_large_message(message: Message, max_bytes: int) -> bytes:
     """Return the same as `encode_message`, for a long text, in slices of work.
 
@@ -243,14 +256,14 @@ async def encode_large_message(message: Message, max_bytes: int) -> bytes:
         raise MessageTooLargeError(size=len(text), limit=max_bytes)
     frame = encode_message(msgspec.structs.replace(message, content=None), max_bytes)
     pacer = Pacer()
-    pieces = []
-    for start in range(0, len(text), _TEXT_SLICE):
-        try:
-            pieces.append(encode_json(text[start : start + _TEXT_SLICE])[1:-1])
-        except UnicodeEncodeError as exc:
-            raise surrogate_error("content") from UnicodeError(exc.reason)
-        await pacer.pause()
-    body = b'{"content":"%b",%b' % (b"".join(pieces), frame[1:])
+    pieces = [b'{"content":"']
+    try:
+        for piece in encode_text(text):
+            pieces.append(piece)
+            await pacer.pause()
+    except UnicodeEncodeError as exc:
+        raise surrogate_error("content") from UnicodeError(exc.reason)
+    body = b"".join([*pieces, b'",', frame[1:]])
     if len(body) > max_bytes:
         raise MessageTooLargeError(size=len(body), limit=max_bytes)
     return body

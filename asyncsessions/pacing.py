@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Breather", "Pacer", "paced_map"]
+__all__ = ["Breather", "Pacer", "paced", "paced_map"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,6 +53,18 @@ class Breather:
         while items:
             del items[-_FREED_AT_ONCE:]
             self.breathe()
+
+
+async def paced(work: Generator[None, None, Result]) -> Result:
+    """Return what a generator returns, which yields after each step of much less than a slice."""
+    pacer = Pacer()
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        await pacer.pause()
 
 
 async def paced_map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

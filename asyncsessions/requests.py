@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from asyncsessions.codec import (
+    MAX_DEPTH,
     MessageDigest,
     check_json,
     check_json_object,
@@ -22,6 +24,7 @@ from asyncsessions.codec import (
     encode_large_message,
     encode_message,
     is_finite,
+    is_json,
     is_large,
     surrogate_error,
 )
@@ -30,11 +33,13 @@ from asyncsessions.history import is_tool_result
 from asyncsessions.hooks import Append, Change, Update
 from asyncsessions.ids import check_session_id
 from asyncsessions.models import Checkpoint, JSONValue, Message, SessionInfo
-from asyncsessions.pacing import Pacer
+from asyncsessions.pacing import Pacer, paced
+from asyncsessions.values import Taking, is_large_value
 
 __all__ = [
     "Policy",
     "append_all",
+    "append_large",
     "append_one",
     "check_limit",
     "check_text",
@@ -43,6 +48,7 @@ __all__ = [
     "is_number",
     "make_changes",
     "make_update",
+    "take_object",
 ]
 
 _MAX_KEY = 512
@@ -96,6 +102,15 @@ def append_one(
     content = "" if digest is None else digest.text()
     ttl, now = policy.ttl_seconds, message.timestamp
     return Append(session_id, (body,), results, now, keep, ttl, None, idempotency_key, content)
+
+
+async def append_large(
+    policy: Policy, session_id: str, message: Message, idempotency_key: str | None
+) -> Append:
+    """Return the same as `append_one`, for a message that is large, encoded in slices of work."""
+    # `append_all` gives it its time itself, after the digest.
+    message = msgspec.structs.replace(message, timestamp=0.0)
+    return await append_all(policy, session_id, (message,), idempotency_key=idempotency_key)
 
 
 async def append_all(
@@ -178,15 +193,36 @@ def make_changes(kind: Any, area: str, values: Mapping[str, JSONValue], *keys: s
     Raises:
         InvalidMessageError: A key isn't text.
     """
+    field = f"a key of {area}"
     for key in (*keys, *values):
-        check_text(f"a key of {area}", key)
+        check_text(field, key)
     return [Change((area, *keys, key), kind, value) for key, value in values.items()]
 
 
-def make_update(
+async def take_object(
+    policy: Policy, session_id: str, field: str, value: dict[str, JSONValue]
+) -> dict[str, JSONValue]:
+    """Return a checked copy of a caller's dict.
+
+    Raises:
+        InvalidMessageError: It isn't a JSON object; names the path.
+        MessageTooLargeError: It is over ``max_message_bytes``.
+    """
+    try:
+        if not isinstance(value, dict):
+            check_json_object(value, field)
+        copies, _ = await _take(((field,),), (value,), policy.max_message_bytes)
+    except InvalidMessageError as exc:
+        exc.session_id = session_id
+        raise
+    copy: dict[str, JSONValue] = copies[0]
+    return copy
+
+
+async def make_update(
     policy: Policy, session_id: str, changes: Sequence[Change], **options: Any
 ) -> tuple[Update, int]:
-    """Return a checked update, and its size in bytes.
+    """Return a checked update, and its size in bytes; large values are taken in slices of work.
 
     Raises:
         InvalidSessionIdError: The id isn't valid.
@@ -194,41 +230,60 @@ def make_update(
         MessageTooLargeError: The changes are over ``max_message_bytes``.
     """
     check_session_id(session_id)
+    paths = [change.path for change in changes]
+    values = [
+        asdict(change.value) if type(change.value) is Checkpoint else change.value
+        for change in changes
+    ]
     try:
-        for change in changes:
-            if not isinstance(change.value, Checkpoint):
-                check_json(change.value, ".".join(change.path))
-            elif change.value.metadata:
-                check_json_object(change.value.metadata, "checkpoint.metadata")
-        encoded = _encode_changes(changes, policy.max_message_bytes)
+        copies, size = await _take(paths, values, policy.max_message_bytes)
     except InvalidMessageError as exc:
         exc.session_id = session_id
         raise
-    # Decoded again, so that the caller's dicts and lists stay the caller's.
-    changes = tuple(
-        msgspec.structs.replace(change, value=_copied(change.value, copy))
-        for change, copy in zip(changes, decode_json(encoded), strict=True)
-    )
+    changes = tuple(map(_with_value, changes, copies))
     options.setdefault("ttl_seconds", policy.ttl_seconds)
     options.setdefault("now", policy.clock())
-    return Update(session_id, changes, **options), len(encoded)
+    return Update(session_id, changes, **options), size
 
 
-def _copied(value: JSONValue, copy: JSONValue) -> JSONValue:
-    return msgspec.convert(copy, Checkpoint) if isinstance(value, Checkpoint) else copy
+def _with_value(change: Change, copy: JSONValue) -> Change:
+    if type(change.value) is Checkpoint:
+        copy = Checkpoint(**copy)
+    # Not `structs.replace`, which takes three times as long.
+    return Change(change.path, change.kind, copy)
 
 
-def _encode_changes(changes: Sequence[Change], max_bytes: int) -> bytes:
+async def _take(
+    paths: Sequence[tuple[str, ...]], values: Sequence[JSONValue], max_bytes: int
+) -> tuple[list[JSONValue], int]:
+    """Return checked copies of values, as the caller's dicts and lists stay the caller's."""
     try:
-        encode_json([change.path for change in changes])
-        encoded = encode_json([change.value for change in changes])
+        encode_json(paths)
+        if is_large_value(values):
+            taking = Taking(max_bytes)
+            copies = await paced(_take_large(taking, paths, taking.hold(values)))
+            return copies, taking.size
+        for path, value in zip(paths, values, strict=True):
+            if not is_json(value, MAX_DEPTH):
+                check_json(value, ".".join(path))
+        encoded = encode_json(values)
     except UnicodeEncodeError as exc:
-        field = ".".join(changes[0].path[:1])
-        text = f"{field} holds a lone surrogate, which UTF-8 can't; decode the text correctly first"
-        raise InvalidMessageError(text, field=field) from UnicodeError(exc.reason)
+        raise surrogate_error(paths[0][0]) from UnicodeError(exc.reason)
     if len(encoded) > max_bytes:
         raise MessageTooLargeError(size=len(encoded), limit=max_bytes)
-    return encoded
+    copies = decode_json(encoded)
+    return copies, len(encoded)
+
+
+def _take_large(
+    taking: Taking, paths: Sequence[tuple[str, ...]], values: Sequence[JSONValue]
+) -> Generator[None, None, list[JSONValue]]:
+    taking.add(len(values) + 1)
+    copies = []
+    for path, value in zip(paths, values, strict=True):
+        copies.append((yield from taking.take(value, ".".join(path))))
+        yield
+    return copies
 
 
 def _check_key(key: object) -> None:

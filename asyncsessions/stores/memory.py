@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import sys
 from collections.abc import Sequence
 from typing import Any, Self
 
 import msgspec
+from msgspec.structs import asdict
 
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
@@ -28,7 +30,9 @@ from asyncsessions.hooks import (
     check_unshared,
     renewed,
 )
-from asyncsessions.models import JSONValue, SessionInfo
+from asyncsessions.models import Checkpoint, JSONValue, SessionInfo
+from asyncsessions.pacing import paced
+from asyncsessions.values import Taking, is_large_value
 
 __all__ = ["InMemorySessionStore"]
 
@@ -120,7 +124,7 @@ class InMemorySessionStore(BaseSessionStore):
     @override
     async def _head(self, session_id: str) -> SessionInfo | None:
         session = self._sessions.get(session_id)
-        return None if session is None else _copy(session.info)
+        return None if session is None else await _copy(session.info)
 
     @override
     async def _tail(self, session_id: str, window: Window) -> Tail | None:
@@ -132,12 +136,19 @@ class InMemorySessionStore(BaseSessionStore):
         infos = (session.info for session in self._sessions.values())
         found = [info for info in infos if scan.matches(info)]
         found.sort(key=lambda info: (info.updated_at, info.session_id), reverse=True)
-        return [_copy(info) for info in found[: scan.limit]]
+        return [await _copy(info) for info in found[: scan.limit]]
 
 
-def _copy(info: SessionInfo) -> SessionInfo:
+async def _copy(info: SessionInfo) -> SessionInfo:
     """Return a record whose dicts the caller may change."""
-    return decode_info(encode_info(info))
+    checkpoint = info.checkpoint
+    texts = () if checkpoint is None else (checkpoint.summary, checkpoint.metadata)
+    if not is_large_value((info.metadata, info.state, texts)):
+        return decode_info(encode_info(info))
+    fields = asdict(info) | {"checkpoint": None if checkpoint is None else asdict(checkpoint)}
+    copy = await paced(Taking(sys.maxsize).take(fields, "record"))
+    checkpoint = None if checkpoint is None else Checkpoint(**copy["checkpoint"])
+    return SessionInfo(**copy | {"checkpoint": checkpoint})
 
 
 class _Session:

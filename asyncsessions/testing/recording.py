@@ -219,6 +219,21 @@ class AliasingCases(StoreCases):
         await asyncio.gather(*tasks)
         assert "changed" not in str(await store.get_session("s"))
 
+    async def test_large_arguments_of_a_call_under_way_are_too(self, store: SessionStore) -> None:
+        rows = [{"k": ["v"]} for _ in range(500)]
+        value: dict[str, Any] = {"text": "x" * (1 << 20), "rows": rows}
+        tasks: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(store.set_state("s", "k", value)),
+            asyncio.ensure_future(store.update_session_metadata("s", k=value)),
+            asyncio.ensure_future(store.append_compaction_checkpoint("s", "S", metadata=value)),
+        ]
+        await asyncio.sleep(0)
+        rows[0]["k"][0] = rows[-1]["k"][0] = "changed"
+        value["new"] = "changed"
+        rows.append({"k": ["changed"]})
+        await asyncio.gather(*tasks)
+        assert "changed" not in str(await store.get_session("s"))
+
     async def test_results_are_the_callers_own(self, store: SessionStore) -> None:
         given = user("x") | {"metadata": {"k": ["v"]}}
         (stored,) = await store.append("s", [given])

@@ -347,7 +347,8 @@ def apply_changes(info: SessionInfo, update: Update) -> tuple[SessionInfo, list[
             continue
         fields[field] = _changed(old, keys, change, own)
         value = _at(fields[field], keys)
-        own.pop(id(value), None)
+        if isinstance(value, dict) and value is not change.value:
+            own.clear()  # What is handed out, and all that is in it, stays as it is.
         values.append(value)
     fields.setdefault("created_at", info.created_at or update.now)
     fields["updated_at"] = update.now if update.changes else info.updated_at or update.now

@@ -22,12 +22,13 @@ def test_cost_of_a_change_does_not_grow_with_their_number() -> None:
 
 def test_values_of_changes_stay_as_they_were_after_each() -> None:
     changes = (
-        Change(("state", "k", "a"), "set", 1),
+        Change(("state", "k", "a", "b"), "set", 1),
         Change(("state", "k"), "default", {}),
-        Change(("state", "k", "b"), "set", 2),
+        Change(("state", "k", "a", "c"), "set", 2),
+        Change(("state", "k", "d"), "set", 3),
     )
-    info = SessionInfo(session_id="s", state={"k": {"c": 3}})
+    info = SessionInfo(session_id="s", state={"k": {"a": {}}})
     after, new = apply_changes(info, Update("s", changes, 1.0))
-    assert new == [1, {"a": 1, "c": 3}, 2]
-    assert after.state == {"k": {"a": 1, "b": 2, "c": 3}}
-    assert info.state == {"k": {"c": 3}}
+    assert new == [1, {"a": {"b": 1}}, 2, 3]
+    assert after.state == {"k": {"a": {"b": 1, "c": 2}, "d": 3}}
+    assert info.state == {"k": {"a": {}}}

@@ -129,8 +129,9 @@ class Forking:
             after = part.after
             while after < part.upto:
                 page = await self._store.get_messages(
-                    part.source, limit=_COPIED_AT_ONCE, after=after, before=part.upto + 1
+                    part.source, limit=_COPIED_AT_ONCE, after=after
                 )
+                page = [message for message in page if message.seq <= part.upto]
                 if not page:
                     break
                 for run in _runs(page):

@@ -336,6 +336,14 @@ class ForkCases(HierarchyCases):
                 clock.advance(1000)
                 assert await store.session_exists(fork) is ("max_messages" in options)
 
+    async def test_a_long_session_is_copied_whole(self) -> None:
+        async with HierarchicalSessionStore(self.make_store(ttl_seconds=1000.0)) as store:
+            await fill(store, "s", 600)
+            for newest in (300, 600):
+                fork = await store.fork_session("s", from_seq=newest)
+                assert await shown_in(store, fork) == said(1, newest)
+                assert seqs(await store.get_messages(fork, limit=1)) == [newest]
+
 
 class HierarchyConformance(
     NeedsCases,

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
-from asyncsessions.codec import decode_info, decode_message, encode_info, with_seq
+from asyncsessions.codec import MAX_DEPTH, decode_info, decode_message, encode_info, with_seq
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.history import is_tool_result, messages_to_drop
 from asyncsessions.hooks import (
@@ -146,7 +146,7 @@ async def _copy(info: SessionInfo) -> SessionInfo:
     if not is_large_value((info.metadata, info.state, texts)):
         return decode_info(encode_info(info))
     fields = asdict(info) | {"checkpoint": None if checkpoint is None else asdict(checkpoint)}
-    copy = await paced(Taking(sys.maxsize).take(fields, "record"))
+    copy = await paced(Taking(sys.maxsize).take(fields, "record", 2 * MAX_DEPTH))
     checkpoint = None if checkpoint is None else Checkpoint(**copy["checkpoint"])
     return SessionInfo(**copy | {"checkpoint": checkpoint})
 

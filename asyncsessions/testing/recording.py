@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from asyncsessions.codec import MAX_DEPTH
 from asyncsessions.errors import InvalidMessageError
 from asyncsessions.protocols import SessionStore
 from asyncsessions.testing._cases import (
@@ -233,6 +234,18 @@ class AliasingCases(StoreCases):
         rows.append({"k": ["changed"]})
         await asyncio.gather(*tasks)
         assert "changed" not in str(await store.get_session("s"))
+
+    async def test_deep_values_beside_large_ones_come_back(self, store: SessionStore) -> None:
+        deep: Any = "x"
+        for _ in range(MAX_DEPTH - 1):
+            deep = {"d": deep}
+        values = {"deep": deep, "large": "x" * (1 << 19)}
+        await store.update_session_metadata("s", k=deep, large=values["large"])
+        for key, value in values.items():
+            await store.set_state("s", key, value)
+        assert await store.get_state("s") == values
+        (info,) = await store.list_sessions()
+        assert info.metadata["k"] == deep
 
     async def test_results_are_the_callers_own(self, store: SessionStore) -> None:
         given = user("x") | {"metadata": {"k": ["v"]}}

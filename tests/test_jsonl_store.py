@@ -281,6 +281,23 @@ async def test_what_a_killed_process_left_goes_with_its_session(
         assert not left.exists()
 
 
+async def test_what_is_left_goes_before_the_lock_does(tmp_path: Path) -> None:
+    """Or it could be what the next one who has the session's lock is writing."""
+
+    class Noting(Disk):
+        def unlink(self, path: Path) -> None:
+            super().unlink(path)
+            gone.append(path.suffix)
+
+    gone: list[str] = []
+    async with JSONLinesSessionStore(tmp_path, disk=Noting()) as store:
+        await store.add_message("s", "user", "x")
+        (path,) = tmp_path.glob("*.jsonl")
+        path.with_suffix(".tmp").touch()
+        await store.delete_session("s")
+    assert gone[-2:] == [".tmp", ".jsonl"]
+
+
 async def test_retention_shrinks_the_file(tmp_path: Path) -> None:
     async with JSONLinesSessionStore(tmp_path, durability="os", max_messages=10) as store:
         for message in turns(2000):

@@ -424,8 +424,9 @@ class SessionFile(SessionWriter):
             with suppress(CorruptSessionError):
                 check_unshared(self._session_id, self._record().metadata)
         existed = os.fstat(self._fd).st_size > 0
-        self._disk.unlink(self._path)
+        # While the file has its name, and so its lock: later they may be somebody else's.
         self._remove_leftovers()
+        self._disk.unlink(self._path)
         if self._is_synced:
             self._disk.sync_directory(self._path.parent)
         self._forget()

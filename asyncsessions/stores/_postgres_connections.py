@@ -18,6 +18,8 @@ __all__ = ["Connection", "Connections", "transaction"]
 
 # What lay idle for longer, in seconds, may be forgotten by a router on the way, and isn't used.
 _OLDEST_KEPT = 240.0
+# What PostgreSQL takes for one, in milliseconds.
+_LONGEST_LIMIT = 2**31 - 1
 # After these a connection can be used on.
 _HARMLESS = (asyncpg.PostgresError, SessionStoreError)
 _WRONG_SERVER = asyncpg.ReadOnlySQLTransactionError
@@ -80,7 +82,7 @@ class Connections:
         """
         if self._url is None:
             return []
-        milliseconds = max(round(self._timeout * 1000), 2)
+        milliseconds = min(max(round(self._timeout * 1000), 2), _LONGEST_LIMIT)
         limits = {
             "statement_timeout": milliseconds,
             # Others that wait for a lock get it before their own time is up.

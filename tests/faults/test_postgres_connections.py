@@ -144,6 +144,11 @@ async def test_a_process_that_stands_still_gives_up_its_locks(
         connection.terminate()
 
 
+async def test_a_timeout_may_be_longer_than_the_server_knows(server: PostgresServer) -> None:
+    async with open_store(server.url, timeout=30 * 24 * 3600) as store:
+        await store.ping()
+
+
 async def test_limits_of_the_url_stay(server: PostgresServer) -> None:
     url = f"{server.url}?statement_timeout=4321"
     async with PostgresSessionStore(url) as store, store._connections.lend() as connection:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EXISTS",
     "EXPIRED",
+    "NO_FIRST_PART",
     "OTHER",
     "import_sessions",
     "record_changes",
@@ -39,7 +40,7 @@ EXPIRED = "it has expired"
 Where `EXISTS` is given, the store has every message that the import brings.
 """
 
-_NO_FIRST_PART = "its first part doesn't come before this one"
+NO_FIRST_PART = "its first part doesn't come before this one"
 
 # Imported sessions that are written at the same time, and so share group commits.
 _AT_ONCE = 64
@@ -168,7 +169,7 @@ class _Import:
                 self._open = await self._store_one(data, self._open)
                 self._raise_failure()
             elif data.get("messages") and session_id not in self._told:
-                self._skip(session_id, _NO_FIRST_PART)
+                self._skip(session_id, NO_FIRST_PART)
             return
         self.started += 1
         if session_id in self._group:

@@ -10,6 +10,7 @@ import anyio
 import msgspec
 
 from asyncsessions.codec import encode_json
+from asyncsessions.importing import NO_FIRST_PART
 from asyncsessions.models import ImportReport, Message, SessionData
 from asyncsessions.protocols import SessionStore
 
@@ -95,7 +96,9 @@ class Ledger:
         """
         skipped: dict[str, int] = {}
         for skip in report.skipped:
-            skipped[skip["session_id"]] = skipped.get(skip["session_id"], 0) + 1
+            # Of such a session something else may have been stored.
+            if skip["reason"] != NO_FIRST_PART:
+                skipped[skip["session_id"]] = skipped.get(skip["session_id"], 0) + 1
         return {
             session_id: digests
             for session_id, digests in self._sent.items()

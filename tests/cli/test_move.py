@@ -225,6 +225,23 @@ def test_an_import_that_reads_back_differently_fails(
     assert "1 session read back differently from what was sent: 'cafe-2'" in result.err
 
 
+def test_a_part_that_comes_too_late_is_missed(tmp_path: Path) -> None:
+    message: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
+    given: list[dict[str, Any]] = [
+        {"session_id": "a"},
+        {"session_id": "b"},
+        {"session_id": "a", "part": 2},
+    ]
+    source = tmp_path / "given.jsonl"
+    source.write_text("".join(json.dumps(each | message) + "\n" for each in given))
+
+    result = call("import", str(source), "--store", f"jsonl://{tmp_path / 'store'}", "--json")
+
+    assert result.code == 1
+    told = json.loads(result.out)
+    assert (told["verified"], told["different"]) == (False, ["a"])
+
+
 class UnreadableStore(JSONLinesSessionStore):
     """Takes messages and can't give those of some sessions back."""
 

@@ -53,6 +53,10 @@ class _Call:
         self.is_done: bool = False
         self.result: str = ""
 
+    def is_outer_of(self, call_id: str | None) -> bool:
+        """Whether this is PraisonAI's tool that calls another one, under its own id."""
+        return self.name == "tool_call" and self.call_id == call_id and not self.is_done
+
     def messages(self) -> Iterator[dict[str, Any]]:
         function = {"name": self.name, "arguments": self.arguments}
         call = {"id": self.call_id, "type": "function", "function": function}
@@ -85,11 +89,10 @@ class Turn:
     @contextmanager
     def tool(self, name: str, arguments: Any, call_id: str | None) -> Iterator[_Call]:
         """Note a tool's call; what it returns goes to `answer_tool`, an error is its answer."""
-        under_way = [call for call in self._calls if call.call_id == call_id and not call.is_done]
-        if under_way:
-            # PraisonAI's tool `tool_call` calls the one that it names under its own id. The model
-            # asked for the former.
-            yield under_way[0]
+        outer = [call for call in self._calls if call.is_outer_of(call_id)]
+        if outer:
+            # The model asked for that one.
+            yield outer[0]
             return
         call = _Call(name, arguments, call_id)
         self._calls.append(call)

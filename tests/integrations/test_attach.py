@@ -15,6 +15,7 @@ from praisonaiagents.session.store import DefaultSessionStore
 
 from asyncsessions import InMemorySessionStore, sync
 from asyncsessions.errors import StoreClosedError
+from asyncsessions.integrations._praisonai_turns import Turn
 from asyncsessions.integrations.praisonai import TurnNotStoredError, attach
 from asyncsessions.sync import SyncSessionStore, open_store
 from tests.integrations.conftest import NewAgent
@@ -83,6 +84,16 @@ def test_a_tool_that_calls_another_one_is_stored_as_the_model_called_it(
         assert agent.chat("Add") == "It is 3"
     called = tool_turn("c1", json.dumps(given), "3", "tool_call")
     assert store.get_chat_history("s") == [asks("Add"), *called, says("It is 3")]
+
+
+def test_tools_that_a_model_calls_under_one_id_are_both_stored() -> None:
+    turn = Turn(object(), None, is_async=False)
+    with turn.tool("weather", {"city": "Rome"}, "c1") as rome:
+        with turn.tool("weather", {"city": "Oslo"}, "c1") as oslo:
+            turn.answer_tool(oslo, "cold")
+        turn.answer_tool(rome, "hot")
+    ((_, messages),) = turn.unsaved()
+    assert [each["content"] for each in messages if each["role"] == "tool"] == ["hot", "cold"]
 
 
 def test_who_and_how_much_is_stored_with_the_session(new_agent: NewAgent, store: Any) -> None:

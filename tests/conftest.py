@@ -18,10 +18,11 @@ from asyncsessions.testing.servers import (
 )
 
 # Disks and shared machines are no place for a deadline for each example. There are few of them, as
-# each of two dozen classes of stores tries its own.
+# each of two dozen classes of stores draws its own.
 settings.register_profile("default", deadline=None, max_examples=25)
-# The same examples every time: a failure then points to the change and not to the draw.
-settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True, database=None)
+# The same examples every time, and for each class: a failure then points to the change and not to
+# the draw.
+settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, database=None)
 # For defects that must be found, in however unreadable an example.
 settings.register_profile(
     "thorough", deadline=None, max_examples=1000, derandomize=True, phases=[Phase.generate]

@@ -271,7 +271,8 @@ class SessionIdCases(StoreCases):
             for kind, bad in _BAD_IDS.items():
                 with trying((name, kind)), pytest.raises(InvalidSessionIdError):
                     await call(name, store, bad)
-        assert await store.list_sessions() == []
+            with trying(name):
+                assert await store.list_sessions() == []
 
     async def test_ids_share_nothing(self, store: SessionStore) -> None:
         for number, session_id in enumerate(_IDS):

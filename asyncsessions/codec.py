@@ -66,6 +66,9 @@ _SCALARS = frozenset({str, int, bool, type(None)})
 
 def with_seq(body: bytes, seq: int) -> bytes:
     """Return an encoded message with its ``seq`` as the first key."""
+    if len(body) > _LARGE_TEXT:
+        # With one copy of it, not three.
+        return b"".join((b'{"seq":%d,' % seq, memoryview(body)[1:]))
     return b'{"seq":%d,%b' % (seq, body[1:])
 
 

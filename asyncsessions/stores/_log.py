@@ -13,7 +13,7 @@ A file is a sequence of *flushes*, each a run of lines that ends with a commit l
 * ``record``: a whole `SessionInfo`; the newest one counts. The commit line has its counters.
 * ``seq``: a message. It is live if no later line has its ``seq``, and the newest commit line
   neither lists it as a gap nor starts after it.
-* ``key``: a `KeyRecord`.
+* ``key``: a `KeyRecord`, or an index of those before it; see `_logkeys`.
 * ``commit``: ends a flush and says all that a reader or writer must know first, so both start
   at the end of the file, whatever its length. ``crc`` is the CRC-32 of the flush up to there.
 
@@ -41,6 +41,7 @@ __all__ = [
     "COMMIT",
     "FLUSH_BYTES",
     "HEADER",
+    "INDEX",
     "KEY",
     "MESSAGE",
     "RECORD",
@@ -55,6 +56,7 @@ HEADER = b'{"asyncsessions":1,'
 RECORD = b'{"record":'
 MESSAGE = b'{"seq":'
 KEY = b'{"key":'
+INDEX = b'{"key":"",'
 COMMIT = b'{"commit":'
 # What a decoder raises for what it can't take, however deep that is nested.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -84,6 +86,7 @@ class Commit(msgspec.Struct, omit_defaults=True, gc=False):
         gaps: Removed messages as ``[first seq, last seq]``, until the file is rewritten.
         repeats: Whether some message line was superseded by one with the same ``seq``.
         size: How many bytes the flush has before this line.
+        index: The offset of the newest index of idempotency keys; 0 where there is none.
     """
 
     seq: int = 0
@@ -98,6 +101,7 @@ class Commit(msgspec.Struct, omit_defaults=True, gc=False):
     gaps: tuple[tuple[int, int], ...] = ()
     repeats: bool = False
     size: int = 0
+    index: int = 0
 
     def is_gap(self, seq: int) -> bool:
         """Whether a message was removed."""
@@ -240,7 +244,7 @@ class LogReader:
 
     def read_record(self, commit: Commit) -> SessionInfo:
         """Return the session's record, with the counters of a commit."""
-        line = self._line_at(commit.record)
+        line = self.line_at(commit.record)
         try:
             info = _decode_record(line)["record"]
         except (*_UNDECODABLE, KeyError) as exc:
@@ -462,7 +466,8 @@ class LogReader:
                 stop = min(stop, max(0, tail - position))
                 position = min(position, tail)
 
-    def _line_at(self, offset: int) -> bytes:
+    def line_at(self, offset: int) -> bytes:
+        """Return the line at an offset."""
         data = self.read(offset, 4096)
         while b"\n" not in data:
             more = self.read(offset + len(data), max(4096, len(data)))

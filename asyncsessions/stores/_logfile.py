@@ -34,7 +34,6 @@ from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._draft import Draft, header_line, plain_flush, record_line
 from asyncsessions.stores._log import (
     FLUSH_BYTES,
-    KEY,
     MESSAGE,
     Commit,
     LogReader,
@@ -43,6 +42,7 @@ from asyncsessions.stores._log import (
     sealed,
     with_counters,
 )
+from asyncsessions.stores._logkeys import INDEX_BYTES, KnownKeys, entry_of, index_lines
 from asyncsessions.stores._writer import SessionWriter
 
 __all__ = ["SessionFile"]
@@ -52,8 +52,6 @@ logger: logging.Logger = logging.getLogger("asyncsessions.jsonl")
 # A file is rewritten when so many of its bytes are dead, and they are more than half of it.
 _DEAD_BYTES = 1 << 16
 _GAPS = 32
-
-_decode_key = msgspec.json.Decoder(KeyRecord).decode
 
 
 class SessionFile(SessionWriter):
@@ -83,8 +81,7 @@ class SessionFile(SessionWriter):
         self._is_unsure = False
         self._info: SessionInfo | None = None
         self._record_size = 0
-        self._keys: dict[str, KeyRecord] = {}
-        self._keys_end = 0  # Up to where the file was searched for keys.
+        self._keys = KnownKeys()
         self._compact_from = 0  # No smaller file is rewritten: it was tried in vain.
 
     # The lock.
@@ -116,7 +113,7 @@ class SessionFile(SessionWriter):
         self._is_known = False
         self._info = None
         self._end = self._synced_end = 0
-        self._keys, self._keys_end = {}, 0
+        self._keys = KnownKeys()
         self._compact_from = 0
         super()._forget()
 
@@ -156,19 +153,6 @@ class SessionFile(SessionWriter):
             self._record_size = len(record_line(self._info))
         return with_counters(self._info, self._commit)
 
-    def _known_keys(self) -> dict[str, KeyRecord]:
-        """Return the idempotency keys; no part of the file is searched twice."""
-        reader = self._reader()
-        for offset, line in reader.lines(self._keys_end, self._end):
-            if line.startswith(KEY):
-                try:
-                    record = _decode_key(line)
-                except msgspec.DecodeError as exc:
-                    reader.corrupt(offset, f"an idempotency key can't be decoded: {exc}")
-                self._keys[record.key] = record
-        self._keys_end = self._end
-        return self._keys
-
     # Writing.
 
     @override
@@ -193,10 +177,12 @@ class SessionFile(SessionWriter):
         if append.key is not None:
             known = draft.keys.get(append.key)
             if known is None and self._exists(append.now):
-                known = self._known_keys().get(append.key)
+                known = self._keys.find(self._reader(), self._commit.index, self._end, append.key)
         outcome = admit(append, last_seq=draft.commit.seq, known=known)
         if outcome is not None:
             return outcome
+        if append.key is not None and not draft.keys:
+            self._index_keys(draft)
         first = draft.add_messages(append.bodies)
         if append.key is not None:
             record = KeyRecord(append.key, first, len(append.bodies), append.digest, append.now)
@@ -204,6 +190,15 @@ class SessionFile(SessionWriter):
             draft.add(encode_json(record) + b"\n")
         draft.touch(append)
         return Appended(first, append.now)
+
+    def _index_keys(self, draft: Draft) -> None:
+        """Add an index of the keys before a draft's own, where there is much to read for them."""
+        commit = draft.commit
+        if self._end - commit.index > INDEX_BYTES and self._keys.end == self._end:
+            entries = self._keys.entries
+            lines, dead = index_lines(self._reader(), commit.index, entries, draft.end)
+            commit.index = [draft.add(line) for line in lines][-1]
+            commit.dead += dead
 
     @override
     def update(self, batch: Sequence[Update]) -> list[list[JSONValue] | SessionStoreError | None]:
@@ -492,10 +487,16 @@ class SessionFile(SessionWriter):
             last_seq = 0
         else:
             oldest = self._commit.first if replace is None else last_seq + 1
-            for record in self._known_keys().values():
+            entries = []
+            for record in self._keys.all(self._reader(), self._end).values():
                 if record.is_needed(oldest, now):
-                    draft.add(encode_json(record) + b"\n")
+                    offset = draft.add(encode_json(record) + b"\n")
+                    entries.append(entry_of(record.key, offset))
                     yield
+            if draft.end > INDEX_BYTES:
+                lines, _ = index_lines(self._reader(), 0, entries, draft.end)
+                commit.index = [draft.add(line) for line in lines][-1]
+                yield
         if replace is not None:
             commit.seq = last_seq
             for body in replace.bodies:

@@ -17,6 +17,7 @@ from asyncsessions.stores._log import (
     COMMIT,
     FLUSH_BYTES,
     HEADER,
+    INDEX,
     KEY,
     MESSAGE,
     RECORD,
@@ -138,7 +139,9 @@ class Salvage:
             self._take_message(line, flush)
         elif data.startswith(KEY):
             msgspec.json.decode(data)
-            self.keys.append((line.offset, len(data)))
+            # An index isn't true of another file.
+            if not data.startswith(INDEX):
+                self.keys.append((line.offset, len(data)))
         elif data.startswith(RECORD):
             self.info = _decode_record(data)["record"]
         elif data.startswith(HEADER):

@@ -15,6 +15,7 @@ import pytest
 from asyncsessions import BaseSessionStore, LockTimeoutError, Message
 from asyncsessions.ids import file_stem
 from asyncsessions.stores import _repair
+from asyncsessions.stores._log import INDEX
 from tests.cli.helpers import DATA, bad, call, good, with_store
 
 HOT = "cafe-1"
@@ -328,6 +329,28 @@ def test_keys_survive_a_repair(directory: Path) -> None:
     doctor(directory, "--repair")
 
     assert with_store(url, append) == 10
+
+
+def test_keys_in_an_index_survive_a_repair(directory: Path) -> None:
+    url = f"jsonl://{directory}"
+
+    async def append(store: BaseSessionStore) -> list[int]:
+        stored: list[int] = []
+        for number in range(300):
+            message = [{"role": "user", "content": f"{number}"}]
+            stored += [m.seq for m in await store.append("s", message, idempotency_key=f"{number}")]
+        return stored
+
+    assert with_store(url, append) == [*range(1, 301)]
+    path = directory / "s.jsonl"
+    data = path.read_bytes()
+    assert INDEX in data
+    path.write_bytes(data.replace(b'{"seq":2,', b'{"seX":2,'))
+    doctor(directory, "--repair")
+
+    assert INDEX not in path.read_bytes()
+    assert with_store(url, append) == [*range(1, 301)]
+    assert with_store(url, append) == [*range(1, 301)]
 
 
 def test_a_torn_write_is_found_and_removed(directory: Path) -> None:

@@ -47,9 +47,6 @@ _BUSY_SECONDS = 1.0
 _PAUSE = 0.2
 # Callers who wait no longer than this couldn't tell it from a lock that is held.
 _PATIENCE = 1.0
-# Who found the lock held tries often, for a moment, because PraisonAI takes it again at once.
-_HARD_TRY = 0.005
-_HARD_TRY_POLL = 0.0001
 
 
 class Edit(msgspec.Struct, frozen=True):
@@ -117,7 +114,6 @@ class DocumentFile(SessionWriter):
         self._shelf = Shelf(disk, directory) if shelf is None else shelf
         self._is_patient = lock_timeout >= _PATIENCE
         self._last_try = self._busy_since = self._shared_until = 0.0
-        self._was_held = False
         self._place = Place(directory)
         self._document: Document | None = None
         self._data: list[bytes] | None = None  # What `sync` is to write, in parts.
@@ -134,17 +130,9 @@ class DocumentFile(SessionWriter):
 
     @override
     def _try_lock(self) -> bool:
-        now = time.monotonic()
-        if self._is_patient and self._yields(now):
+        if self._is_patient and self._yields(time.monotonic()):
             return False
-        deadline = now + _HARD_TRY if self._was_held else now
-        while not super()._try_lock():
-            if time.monotonic() >= deadline:
-                self._was_held = True
-                return False
-            time.sleep(_HARD_TRY_POLL)
-        self._was_held = False
-        return True
+        return super()._try_lock()
 
     def _yields(self, now: float) -> bool:
         """Whether to leave the lock to other programs at this moment."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import sys
 import time
 from abc import abstractmethod
@@ -15,20 +14,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import msgspec
-
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.batching import Outcome
 from asyncsessions.errors import (
     CorruptSessionError,
-    LockTimeoutError,
     SessionStoreError,
     StoreUnavailableError,
 )
 from asyncsessions.hooks import Append, Appended, Replace, Replaced, Update
 from asyncsessions.models import JSONValue
 from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._jobs import Job, Verb
+from asyncsessions.stores._lockwaits import LockWaits
 from asyncsessions.stores._threads import Workers
 from asyncsessions.stores._urls import STORE_OPTIONS, query_options
 from asyncsessions.stores._writer import SessionWriter
@@ -53,28 +51,9 @@ _THREADS = 16
 # Threads that share the syncs of one flush. Each syncs its part of the files in a row, because
 # waking a thread for every single file takes longer than the sync.
 _SYNC_THREADS = 8
-# How often a lock held by another process is tried, in seconds; random around these, so that
-# no waiter is favoured.
-_FIRST_POLL = 0.001
-_LAST_POLL = 0.004
+# Between two tries of a lock that is tried hard, in seconds for each job.
+_HARD_TRY_POLL = 0.0001
 URL_OPTIONS = {"durability": str, "lock_timeout": float} | STORE_OPTIONS
-
-
-# What a job can do; a store that has no such method never asks for it.
-Verb = Literal["append", "update", "replace", "delete", "edit", "quarantine", "take_over"]
-
-
-class _Job(msgspec.Struct, eq=False):
-    """What one worker does for one session in one hop."""
-
-    session_id: str
-    writer: SessionWriter
-    verb: Verb
-    request: Any
-    create: bool
-    load: bool = True
-    result: Any = None
-    error: Exception | None = None
 
 
 def _open_files() -> int:
@@ -101,6 +80,8 @@ class FileStore(BaseSessionStore):
 
     #: What may stand in the query of a URL, with the type of each.
     _url_options: ClassVar[Mapping[str, Any]] = URL_OPTIONS
+    # How long a lock that is waited for is tried at a time, in seconds; 0 tries it once.
+    _hard_try: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -121,7 +102,6 @@ class FileStore(BaseSessionStore):
         self._lock_timeout = lock_timeout
         self._disk = Disk() if disk is None else disk
         self._writers: OrderedDict[str, SessionWriter] = OrderedDict()
-        self._waiting: set[asyncio.Task[None]] = set()
         self._open_files = _open_files()
 
     @override
@@ -149,14 +129,15 @@ class FileStore(BaseSessionStore):
         self._workers = Workers(_THREADS, "asyncsessions")
         # Threads of their own, or flushes that hold all threads would wait for one more.
         self._syncers = Workers(_SYNC_THREADS, "asyncsessions-sync")
+        # A forked child doesn't wait for what its parent waits for.
+        self._lock_waits = LockWaits(self._lock_timeout)
 
     def _make_directory(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
 
     @override
     async def _close(self) -> None:
-        if self._waiting:
-            await asyncio.wait(self._waiting)
+        await self._lock_waits.end()
         writers = list(self._writers.values())
         self._writers.clear()
         await self._in_thread(self._close_all, writers)
@@ -221,53 +202,17 @@ class FileStore(BaseSessionStore):
         ordered = dict(zip(groups, map(iter, results), strict=True))
         return [next(ordered[request.session_id]) for request in batch]
 
-    def _results(self, job: _Job, *, is_busy: bool) -> Sequence[Outcome[Any]]:
+    def _results(self, job: Job, *, is_busy: bool) -> Sequence[Outcome[Any]]:
         if is_busy:
             # Its callers, and later ones of that session, wait; other sessions don't.
             return self._finish_later(job)
-        if job.error is not None:
-            return [job.error] * len(job.request)
-        if job.result is None:
-            return [None] * len(job.request)
-        results: Sequence[Outcome[Any]] = job.result
-        return results
+        return job.outcomes()
 
-    def _finish_later(self, job: _Job) -> list[asyncio.Future[Any]]:
+    def _finish_later(self, job: Job) -> list[asyncio.Future[Any]]:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in job.request]
-
-        async def finish() -> None:
-            try:
-                await self._wait_for_lock(job)
-                outcomes = self._results(job, is_busy=False)
-                for future, outcome in zip(futures, outcomes, strict=True):
-                    if isinstance(outcome, Exception):
-                        future.set_exception(outcome)
-                    else:
-                        future.set_result(outcome)
-            finally:
-                # Where the event loop shuts down, no caller may wait for ever.
-                for future in futures:
-                    future.cancel()
-
-        task = loop.create_task(finish())
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        self._lock_waits.add(job, futures, self._hop_again)
         return futures
-
-    async def _wait_for_lock(self, job: _Job) -> None:
-        """Try a job whose session is locked until its turn comes or the time is up."""
-        deadline = time.monotonic() + self._lock_timeout
-        delay = _FIRST_POLL
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                job.error = LockTimeoutError(job.session_id, timeout=self._lock_timeout)
-                return
-            await asyncio.sleep(min(left, delay * (0.5 + random.random())))  # noqa: S311  # no secret
-            if not await self._hop([job]):
-                return
-            delay = min(_LAST_POLL, delay * 1.5)
 
     @override
     async def _replace(self, replace: Replace) -> Replaced | None:
@@ -287,9 +232,11 @@ class FileStore(BaseSessionStore):
             job = self._job(session_id, "delete", None, create=False, load=False)
             return bool(await self._alone(job))
 
-    async def _alone(self, job: _Job) -> Any:
+    async def _alone(self, job: Job) -> Any:
         if await self._hop([job]):
-            await self._wait_for_lock(job)
+            caller: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._lock_waits.add(job, [caller], self._hop_again)
+            return await caller
         if job.error is not None:
             raise job.error
         return job.result
@@ -302,40 +249,57 @@ class FileStore(BaseSessionStore):
         *,
         create: bool,
         load: bool = True,
-    ) -> _Job:
+    ) -> Job:
         writer = self._writers.get(session_id)
         if writer is None:
             writer = self._writers[session_id] = self._writer(session_id)
         else:
             self._writers.move_to_end(session_id)
-        return _Job(session_id, writer, verb, request, create, load)
+        return Job(session_id, writer, verb, request, create, load)
 
-    def _hop(self, jobs: Sequence[_Job]) -> asyncio.Future[Sequence[_Job]]:
+    def _hop(self, jobs: Sequence[Job]) -> asyncio.Future[Sequence[Job]]:
         """Do jobs in one worker thread; return those whose session is locked."""
         excess = len(self._writers) - self._open_files
         # The ones that weren't used for longest; with very many jobs, some of these.
         idle = [self._writers.popitem(last=False)[1] for _ in range(excess)]
         return self._in_thread(self._do, jobs, idle)
 
-    def _do(self, jobs: Sequence[_Job], idle: Sequence[SessionWriter]) -> Sequence[_Job]:
+    def _hop_again(self, jobs: Sequence[Job]) -> asyncio.Future[Sequence[Job]]:
+        """Do jobs whose session was locked in one worker thread, as `_hop` does."""
+        return self._in_thread(self._try_hard, jobs)
+
+    def _do(self, jobs: Sequence[Job], idle: Sequence[SessionWriter]) -> Sequence[Job]:
         """Do jobs; return those whose session is locked."""
         self._close_all(idle)
         # Twice, because who else writes takes no longer over it, so by then the lock may be free.
         for _ in range(2):
-            busy: list[_Job] = []
-            for start in range(0, len(jobs), _JOBS_AT_ONCE):
-                busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
-            jobs = busy
+            jobs = self._do_all(jobs)
         return jobs
 
-    def _do_some(self, jobs: Sequence[_Job]) -> list[_Job]:
+    def _try_hard(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Do jobs whose session was locked; return those where it still is."""
+        deadline = time.monotonic() + self._hard_try
+        while True:
+            busy = self._do_all(jobs)
+            # The callers of what was done are to be told.
+            if len(busy) < len(jobs) or time.monotonic() >= deadline:
+                return busy
+            time.sleep(_HARD_TRY_POLL * len(jobs))
+
+    def _do_all(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        busy: list[Job] = []
+        for start in range(0, len(jobs), _JOBS_AT_ONCE):
+            busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
+        return busy
+
+    def _do_some(self, jobs: Sequence[Job]) -> list[Job]:
         """Write to all files, one by one, and then sync them, many at a time.
 
         A sync waits for the disk and writing for the interpreter, which one thread has at a time.
         When all is written before the first sync, one commit of the file system's journal serves
         many files.
         """
-        held: list[_Job] = []
+        held: list[Job] = []
         busy = [job for job in jobs if not self._write(job, held)]
         count = min(len(held), _SYNC_THREADS) if self._is_synced else 1
         try:
@@ -344,7 +308,7 @@ class FileStore(BaseSessionStore):
             self._release(held)
         return busy
 
-    def _write(self, job: _Job, held: list[_Job]) -> bool:
+    def _write(self, job: Job, held: list[Job]) -> bool:
         """Take a job's lock and do its work; return False if its session is locked."""
         try:
             if not job.writer.acquire(create=job.create, load=job.load):
@@ -358,7 +322,7 @@ class FileStore(BaseSessionStore):
             job.error = self._failed(exc, job.session_id)
         return True
 
-    def _sync(self, jobs: Sequence[_Job]) -> None:
+    def _sync(self, jobs: Sequence[Job]) -> None:
         """Make what jobs wrote durable."""
         for job in jobs:
             if job.error is None:
@@ -367,7 +331,7 @@ class FileStore(BaseSessionStore):
                 except Exception as exc:  # noqa: BLE001  # as above
                     job.error = self._failed(exc, job.session_id)
 
-    def _release(self, jobs: Sequence[_Job]) -> None:
+    def _release(self, jobs: Sequence[Job]) -> None:
         """Give up the locks of jobs."""
         for job in jobs:
             try:

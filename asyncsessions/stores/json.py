@@ -75,6 +75,8 @@ class JSONSessionStore(FileStore):
     """
 
     _url_options: ClassVar[Mapping[str, Any]] = URL_OPTIONS | {"active_window": int}
+    # PraisonAI takes a lock again as soon as it has given it up.
+    _hard_try: ClassVar[float] = 0.01
 
     def __init__(
         self,

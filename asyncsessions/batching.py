@@ -22,13 +22,25 @@ import msgspec
 
 from asyncsessions.errors import StoreClosedError
 
-__all__ = ["Entry", "GroupCommit", "Outcome"]
+__all__ = ["Deferred", "Entry", "GroupCommit", "Outcome"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Outcome: TypeAlias = Result | Exception | asyncio.Future[Result]
 """What became of one item: its result, its error, or a future where that isn't known yet."""
+
+
+class Deferred(asyncio.Future[Result]):
+    """An outcome that isn't known yet, and since when its caller waits.
+
+    Attributes:
+        since: When it began to wait behind its key, or else this was made; by `time.monotonic`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since = time.monotonic()
 
 
 # Callers that wake in one turn of the event loop, which takes them several milliseconds together
@@ -52,6 +64,8 @@ class Entry(msgspec.Struct, Generic[Item, Result], eq=False):
     taken: bool = False
     # Whether a caller that had been cancelled before may stop waiting.
     is_done: bool = False
+    # When it began to wait behind its key, by `time.monotonic`; 0 where it didn't.
+    since: float = 0.0
     # Set by a caller that was cancelled while its item was under way, and waits for the end.
     unheard: asyncio.Future[None] | None = None
 
@@ -83,12 +97,13 @@ class Entry(msgspec.Struct, Generic[Item, Result], eq=False):
 class _Turn(Generic[Item, Result]):
     """A caller that waits for room, and its item."""
 
-    __slots__ = ("entry", "item", "key", "size")
+    __slots__ = ("entry", "item", "key", "since", "size")
 
     def __init__(self, key: str, item: Item, size: int) -> None:
         self.key = key
         self.item = item
         self.size = size
+        self.since = time.monotonic()
         self.entry: asyncio.Future[Entry[Item, Result]]
         self.entry = asyncio.get_running_loop().create_future()
 
@@ -118,7 +133,8 @@ class GroupCommit(Generic[Item, Result]):
     Args:
         flush: Takes the items of one batch and returns one outcome for each, in order. An
             exception that it raises fails the whole batch. Where an outcome is a future, later
-            items of that key wait for it while other keys go on.
+            items of that key wait for it while other keys go on; a `Deferred` learns for how
+            long its own item did so before.
         max_flushes: How many batches may be flushed at the same time, each with keys of its own,
             where there are enough of them; may change.
         overlaps: Whether a batch may leave while callers of the last one are still to be told,
@@ -153,6 +169,8 @@ class GroupCommit(Generic[Item, Result]):
         # Keys that are being flushed, where others could be flushed beside them.
         self._busy: set[str] = set()
         self._held: dict[str, _Hold[Item, Result]] = {}
+        # Keys that are held no longer, but were while some callers waited for room.
+        self._held_lately: set[str] = set()
         # Queued and held entries together.
         self._items = 0
         self._bytes = 0
@@ -273,7 +291,12 @@ class GroupCommit(Generic[Item, Result]):
             if self._closed:
                 turn.entry.set_exception(StoreClosedError())
             else:
-                turn.entry.set_result(self._put(turn.key, turn.item, turn.size))
+                entry = self._put(turn.key, turn.item, turn.size)
+                if turn.key in self._held or turn.key in self._held_lately:
+                    # It waited behind its key as well.
+                    entry.since = turn.since
+                turn.entry.set_result(entry)
+        self._held_lately.clear()
 
     async def _drain(self) -> None:
         while self._queue and self._flushing < self.max_flushes:
@@ -343,6 +366,7 @@ class GroupCommit(Generic[Item, Result]):
 
     def _park(self, entry: Entry[Item, Result]) -> None:
         """Let an entry wait for its key; all that are queued with that key came later."""
+        entry.since = entry.since or time.monotonic()
         self._held.setdefault(entry.key, _Hold()).behind.append(entry)
 
     def _unpark(self, key: str) -> None:
@@ -351,6 +375,8 @@ class GroupCommit(Generic[Item, Result]):
         if hold is None or hold.unknown:
             return
         del self._held[key]
+        if self._waiting_for_room:
+            self._held_lately.add(key)
         if hold.behind:
             self._queue.extendleft(reversed(hold.behind))
             self._keys[key] = self._keys.get(key, 0) + len(hold.behind)
@@ -437,6 +463,8 @@ class GroupCommit(Generic[Item, Result]):
         """Let an entry's key wait until its outcome is known, and answer it then."""
         hold = self._held.setdefault(entry.key, _Hold())
         hold.unknown += 1
+        if isinstance(outcome, Deferred) and entry.since:
+            outcome.since = entry.since
 
         def release(outcome: asyncio.Future[Result]) -> None:
             if outcome.cancelled():

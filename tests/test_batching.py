@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from asyncsessions import batching
-from asyncsessions.batching import GroupCommit, Outcome
+from asyncsessions.batching import Deferred, GroupCommit, Outcome
 from asyncsessions.errors import StoreClosedError
 from asyncsessions.testing.timing import LONG_ENOUGH
 
@@ -154,6 +155,30 @@ async def test_a_deferred_outcome_holds_its_key_and_no_other(log: Log) -> None:
     later.set_result("at last")
     assert list(await asyncio.gather(slow, behind)) == ["at last", "BEHIND"]
     assert log.batches == [["slow"], ["x"], ["behind"]]
+
+
+async def test_a_deferred_outcome_counts_the_wait_behind_its_key(log: Log) -> None:
+    commit: GroupCommit[str, str] = GroupCommit(log.flush, max_queued_items=1)
+    moments = []
+    callers = []
+    # One is flushed, one is behind it, and three wait for room.
+    for key, item in (("k", "a"), ("k", "b"), ("k", "c"), ("free", "d"), ("k", "e")):
+        log.outcomes[item] = Deferred()
+        moments.append(time.monotonic())
+        callers += await start(commit.submit(key, item, 1))
+    later = time.monotonic()
+    for item in "bcde":
+        # As if each were made in its own flush.
+        log.outcomes[item].since = later
+    for item, caller in zip("abcde", callers, strict=True):
+        log.outcomes[item].set_result(item)
+        await caller
+    since = [log.outcomes[item].since for item in "abcde"]
+    assert log.batches == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert moments[1] <= since[1] <= moments[2] <= since[2] <= moments[3]
+    # It waited for room only.
+    assert since[3] == later
+    assert moments[4] <= since[4] < later
 
 
 async def test_callers_wait_for_room_in_order(log: Log) -> None:
@@ -357,6 +382,9 @@ class Clock:
 
     def perf_counter(self) -> float:
         self._now += 1.0
+        return self._now
+
+    def monotonic(self) -> float:
         return self._now
 
     def thread_time(self) -> float:

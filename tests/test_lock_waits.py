@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from asyncsessions import StoreUnavailableError, open_store
+from asyncsessions import LockTimeoutError, StoreUnavailableError, open_store
+from asyncsessions.batching import Deferred
 from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._jobs import Job
 from asyncsessions.stores._lockwaits import LockWaits
 from asyncsessions.stores._logfile import SessionFile
-from asyncsessions.testing.timing import LONG_ENOUGH
+from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 
 LOCKED_FILES = {"jsonl": "jsonl", "json": "json.lock"}
 
@@ -49,6 +50,10 @@ def locked(directory: Path, scheme: str, names: Sequence[str]) -> Iterator[None]
             file = stack.enter_context((directory / f"{name}.{LOCKED_FILES[scheme]}").open("a"))
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         yield
+
+
+def writer(directory: Path) -> SessionFile:
+    return SessionFile(Disk(), directory / "s.jsonl", "s", is_synced=False)
 
 
 async def until_refused(disk: WatchedDisk, times: int) -> None:
@@ -83,15 +88,73 @@ async def test_many_locked_sessions_take_one_thread(tmp_path: Path, scheme: str)
             assert [message.content for message in messages] == ["first", "second", "third"]
 
 
+@pytest.mark.parametrize("scheme", LOCKED_FILES)
+async def test_no_caller_waits_for_the_time_of_those_before_it(tmp_path: Path, scheme: str) -> None:
+    url = f"{scheme}://{tmp_path}?durability=os&lock_timeout={0.5 * slowness()}"
+    async with open_store(url) as store:
+
+        async def wait() -> float:
+            began = time.monotonic()
+            with pytest.raises(LockTimeoutError):
+                await store.add_message("s", "user", "late")
+            return time.monotonic() - began
+
+        await store.add_message("s", "user", "first")
+        with locked(tmp_path, scheme, ["s"]):
+            # A batch takes 512 of them.
+            waits = await asyncio.gather(*(wait() for _ in range(3000)))
+        assert waits[-1] < 2 * waits[0]
+        await store.add_message("s", "user", "second")
+        messages = await store.get_messages("s")
+        assert [message.content for message in messages] == ["first", "second"]
+
+
+async def test_who_comes_later_has_the_whole_time(tmp_path: Path) -> None:
+    lock_timeout = 0.2
+    async with open_store(f"jsonl://{tmp_path}?lock_timeout={lock_timeout}") as store:
+
+        async def wait(delay: float) -> float:
+            await asyncio.sleep(delay)
+            began = time.monotonic()
+            with pytest.raises(LockTimeoutError):
+                await store.add_message("s", "user", "late")
+            return time.monotonic() - began
+
+        await store.add_message("s", "user", "first")
+        with locked(tmp_path, "jsonl", ["s"]):
+            waits = await asyncio.gather(*(wait(0.01 * number) for number in range(50)))
+        assert min(waits) >= lock_timeout
+
+
+async def test_what_waited_for_too_long_is_not_done(tmp_path: Path) -> None:
+    async def try_again(jobs: Sequence[Job]) -> Sequence[Job]:
+        (job,) = jobs
+        job.result = [request.upper() for request in job.request]
+        return []
+
+    callers: list[Deferred[str]] = [Deferred() for _ in range(3)]
+    for caller in callers[:2]:
+        caller.since -= LONG_ENOUGH
+    callers[1].cancel()
+    waits = LockWaits(LONG_ENOUGH)
+    job = Job("s", writer(tmp_path), "append", ["a", "b", "c"], create=True)
+    waits.add(job, list(callers), try_again)
+    with pytest.raises(LockTimeoutError):
+        await asyncio.wait_for(callers[0], LONG_ENOUGH)
+    assert await asyncio.wait_for(callers[2], LONG_ENOUGH) == "C"
+    assert job.request == ["c"]
+    await waits.end()
+
+
 async def test_a_failure_to_try_again_reaches_those_who_wait(tmp_path: Path) -> None:
     async def refuse(_: Sequence[Job]) -> Sequence[Job]:
         raise StoreUnavailableError("no thread")
 
-    writer = SessionFile(Disk(), tmp_path / "s.jsonl", "s", is_synced=False)
-    waits = LockWaits(LONG_ENOUGH)
-    callers = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    callers: list[Deferred[str]] = [Deferred() for _ in range(2)]
     callers[1].cancel()
-    waits.add(Job("s", writer, "append", [None, None], create=True), callers, refuse)
+    waits = LockWaits(LONG_ENOUGH)
+    job = Job("s", writer(tmp_path), "append", ["a", "b"], create=True)
+    waits.add(job, list(callers), refuse)
     with pytest.raises(StoreUnavailableError, match="no thread"):
         await asyncio.wait_for(callers[0], LONG_ENOUGH)
     await waits.end()

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
-from asyncsessions.batching import Outcome
+from asyncsessions.batching import Deferred, Outcome
 from asyncsessions.errors import (
     CorruptSessionError,
     SessionStoreError,
@@ -208,11 +208,10 @@ class FileStore(BaseSessionStore):
             return self._finish_later(job)
         return job.outcomes()
 
-    def _finish_later(self, job: Job) -> list[asyncio.Future[Any]]:
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in job.request]
-        self._lock_waits.add(job, futures, self._hop_again)
-        return futures
+    def _finish_later(self, job: Job) -> list[Deferred[Any]]:
+        callers: list[Deferred[Any]] = [Deferred() for _ in job.request]
+        self._lock_waits.add(job, list(callers), self._hop_again)
+        return callers
 
     @override
     async def _replace(self, replace: Replace) -> Replaced | None:
@@ -234,7 +233,7 @@ class FileStore(BaseSessionStore):
 
     async def _alone(self, job: Job) -> Any:
         if await self._hop([job]):
-            caller: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            caller: Deferred[Any] = Deferred()
             self._lock_waits.add(job, [caller], self._hop_again)
             return await caller
         if job.error is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from asyncsessions.batching import Deferred
 from asyncsessions.errors import LockTimeoutError
 from asyncsessions.stores._jobs import Job
 
@@ -27,14 +28,14 @@ _POLL_OF_MANY = 0.0001
 class _Wait:
     """A job that waits for its lock, and those who wait for the job."""
 
-    __slots__ = ("callers", "deadline", "delay", "job", "tried")
+    __slots__ = ("callers", "delay", "job", "tried")
 
-    def __init__(self, job: Job, callers: Sequence[asyncio.Future[Any]], timeout: float) -> None:
+    def __init__(self, job: Job, callers: list[Deferred[Any]]) -> None:
         self.job = job
+        # The first of them waits for longest.
         self.callers = callers
         self.tried = time.monotonic()
         self.delay = _FIRST_POLL
-        self.deadline = self.tried + timeout
 
     def answer(self) -> None:
         """Tell each caller what came of the job."""
@@ -46,6 +47,20 @@ class _Wait:
             else:
                 caller.set_result(outcome)
 
+    def fail_late(self, since: float, error: Exception) -> None:
+        """Fail the callers that wait since a time or longer; the job does nothing for them."""
+        count = 0
+        for caller in self.callers:
+            if caller.since > since:
+                break
+            count += 1
+            if not caller.done():
+                caller.set_exception(error)
+        del self.callers[:count]
+        if self.callers:
+            # Then they are many, and each has its part of the request.
+            del self.job.request[:count]
+
 
 class LockWaits:
     """The jobs of one store that wait for locks; each round, one hop tries those that are due.
@@ -54,7 +69,7 @@ class LockWaits:
     sessions that nobody has locked were slow, too.
 
     Args:
-        timeout: How long a job waits, in seconds.
+        timeout: How long a caller waits, in seconds.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -63,16 +78,16 @@ class LockWaits:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, job: Job, callers: Sequence[asyncio.Future[Any]], try_again: _Try) -> None:
-        """Try a job until it has its lock or the time is up, and answer its callers then.
+    def add(self, job: Job, callers: list[Deferred[Any]], try_again: _Try) -> None:
+        """Try a job until it has its lock, or the time of all its callers is up; answer them.
 
         Args:
             job: What was tried once.
-            callers: One for each of its outcomes.
+            callers: One for each of its outcomes, the one that waits for longest first.
             try_again: Does jobs in a thread; returns those whose session is still locked. The
                 same for all; it is kept only while jobs wait, or a store would keep itself alive.
         """
-        self._waits.append(_Wait(job, callers, self._timeout))
+        self._waits.append(_Wait(job, callers))
         self._news.set()
         if self._task is None:
             # Another loop than the last one's, perhaps.
@@ -86,10 +101,9 @@ class LockWaits:
 
     async def _poll(self, try_again: _Try) -> None:
         try:
-            while self._waits:
+            while self._fail_late():
                 await self._rest()
                 await self._try_due(try_again)
-                self._give_up()
         finally:
             self._task = None
             # Where the event loop shuts down, no caller may wait for ever.
@@ -99,12 +113,12 @@ class LockWaits:
             self._waits.clear()
 
     async def _rest(self) -> None:
-        """Wait until a lock is to be tried, a job's time is up, or there is another job."""
+        """Wait until a lock is to be tried, a caller's time is up, or there is another job."""
         self._news.clear()
         now = time.monotonic()
         factor = 0.5 + random.random()  # noqa: S311  # no secret
         due = min(wait.tried + wait.delay * factor for wait in self._waits)
-        deadline = min(wait.deadline for wait in self._waits)
+        deadline = min(wait.callers[0].since for wait in self._waits) + self._timeout
         # Not for each of many deadlines, though.
         until = min(due, max(deadline, now + _FIRST_POLL))
         with anyio.move_on_after(until - now):
@@ -129,13 +143,15 @@ class LockWaits:
             wait.delay = min(longest, wait.delay * 1.5)
         self._answer([wait for wait in due if wait.job not in busy])
 
-    def _give_up(self) -> None:
-        """Fail the jobs whose time is up."""
-        now = time.monotonic()
-        late = [wait for wait in self._waits if now >= wait.deadline]
-        for wait in late:
-            wait.job.error = LockTimeoutError(wait.job.session_id, timeout=self._timeout)
-        self._answer(late)
+    def _fail_late(self) -> bool:
+        """Fail the callers whose time is up; return whether any are left."""
+        late = time.monotonic() - self._timeout
+        for wait in self._waits:
+            if wait.callers[0].since <= late:
+                error = LockTimeoutError(wait.job.session_id, timeout=self._timeout)
+                wait.fail_late(late, error)
+        self._waits = [wait for wait in self._waits if wait.callers]
+        return bool(self._waits)
 
     def _answer(self, waits: Sequence[_Wait]) -> None:
         """Answer the callers of jobs that wait no longer."""

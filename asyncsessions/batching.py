@@ -40,7 +40,7 @@ class Deferred(asyncio.Future[Result]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.since = time.monotonic()
+        self.since: float = time.monotonic()
 
 
 # Callers that wake in one turn of the event loop, which takes them several milliseconds together

@@ -74,7 +74,7 @@ class Taking:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.size = 0
+        self.size: int = 0
         self._max_bytes = max_bytes
 
     def hold(self, value: JSONValue) -> JSONValue:

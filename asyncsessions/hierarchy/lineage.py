@@ -110,12 +110,22 @@ class SavedMerge(msgspec.Struct, frozen=True):
         record: What its record held; None: only messages were brought so far.
         at: The newest ``seq`` of the other one, after the merge.
         claim: Up to where somebody has begun to append its messages, if that is after ``seq``.
+        key: Their idempotency key.
     """
 
     seq: int
     record: SavedRecord | None
     at: int = 0
     claim: int = 0
+    key: str = ""
+
+    def claimed(self, upto: int) -> SavedMerge:
+        """Return it with a note that messages up to one are about to be appended."""
+        return msgspec.structs.replace(self, claim=upto, key=uuid.uuid4().hex)
+
+    def unclaimed(self) -> SavedMerge:
+        """Return it without such a note."""
+        return msgspec.structs.replace(self, claim=0, key="")
 
     @property
     def is_claimed(self) -> bool:
@@ -274,6 +284,10 @@ class Lineage:
         keys = [key for key in self._tree if key.startswith(_MERGED)]
         return {key.removeprefix(_MERGED): self._read(key, SavedMerge) for key in keys}
 
+    def only_finished(self) -> dict[str, SavedMerge]:
+        """Return the merges without what is being appended."""
+        return {fork_id: merge.unclaimed() for fork_id, merge in self.merges.items()}
+
     @staticmethod
     def unmerged(fork_id: str) -> Change:
         """Return what forgets that a session was merged into this one."""
@@ -359,7 +373,8 @@ class Lineage:
     def snapshot(self, parts: tuple[Part, ...], now: float, **fields: Any) -> SavedSnapshot:
         """Return a snapshot of the session as it is, showing these parts."""
         record = SavedRecord.of(self.info)
-        return SavedSnapshot(self.info.last_seq, now, parts, record, merges=self.merges, **fields)
+        merges = self.only_finished()
+        return SavedSnapshot(self.info.last_seq, now, parts, record, merges=merges, **fields)
 
     def keep(self, snapshot_id: str, snapshot: SavedSnapshot) -> list[Change]:
         """Return what stores a snapshot, with the messages that it needs."""

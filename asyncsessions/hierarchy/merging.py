@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -81,7 +80,7 @@ class Merging:
         await self._forking.lines(fork, target)  # Or nothing is written.
         if resolve is not None:
             return await self._resolve(fork, into, resolve)
-        fork, count = await self._append(fork, into)
+        count = await self._append(fork, into)
         return MergeResult(count, await self._merge_records(fork, into))
 
     async def _base(self, fork: Lineage, target: Lineage) -> SavedRecord:
@@ -96,59 +95,54 @@ class Merging:
         first = min(below, key=lambda each: each.info.created_at)
         return first.origin or SavedRecord({}, {})
 
-    async def _append(self, fork: Lineage, session_id: str) -> tuple[Lineage, int]:
+    async def _append(self, fork: Lineage, session_id: str) -> int:
         """Append what is new in a fork, once, whoever else does the same.
 
         Which messages these are is noted first; so whoever comes by meanwhile, or after a crash,
         appends the same.
 
         Returns:
-            The fork as it was then, and how many messages it brought.
+            How many messages it brought.
         """
+        fork_id = fork.info.session_id
         count = 0
         while True:
-            fork, finished = await self._finish(fork, session_id)
-            count += finished
+            count += await self._finish(fork, session_id)
             target = await self._records.known(session_id)
-            merged = target.merges.get(fork.info.session_id, _NO_MERGE)
+            merged = target.merges.get(fork_id, _NO_MERGE)
             new = await self._new_messages(fork, target)
             if not new:
-                return fork, count
+                return count
             if not merged.is_claimed:
-                merged = msgspec.structs.replace(merged, claim=new[-1].seq)
-                await self._try(target, merged.change(fork.info.session_id))
+                await self._try(target, merged.claimed(new[-1].seq).change(fork_id))
 
-    async def _finish(self, fork: Lineage, session_id: str) -> tuple[Lineage, int]:
+    async def _finish(self, fork: Lineage, session_id: str) -> int:
         """Append what somebody has begun to append, unless it is there by now.
 
         Returns:
-            The fork, as new as what was begun, and how many messages that were.
+            How many messages that were.
         """
         fork_id = fork.info.session_id
         target = await self._records.known(session_id)
         merged = target.merges.get(fork_id, _NO_MERGE)
         if not merged.is_claimed:
-            return fork, 0
+            return 0
         if merged.claim > fork.info.last_seq:
             fork = await self._records.known(fork_id)
         new = [each for each in await self._new_messages(fork, target) if each.seq <= merged.claim]
+        done = msgspec.structs.replace(merged.unclaimed(), seq=merged.claim)
         if new:
-            # One that is repeated appends nothing; but one does after the target was brought back
-            # meanwhile, which shows other messages since.
-            name = f"{fork_id} {new[0].seq} {new[-1].seq} {target.view.after}".encode()
-            key = "merge:" + hashlib.blake2b(name, digest_size=16).hexdigest()
+            key = f"merge:{merged.key}"
             stored = await self._store.append(session_id, new, idempotency_key=key)
-            merged = msgspec.structs.replace(merged, at=stored[-1].seq)
-        done = msgspec.structs.replace(merged, seq=merged.claim, claim=0)
+            done = msgspec.structs.replace(done, at=stored[-1].seq)
         is_noted = await self._try(target, done.change(fork_id))
-        return fork, len(new) if is_noted else 0
+        return len(new) if is_noted else 0
 
-    async def _try(self, target: Lineage, note: Change) -> bool:
-        """Note something in a session, unless what it shows has changed; return whether."""
+    async def _try(self, target: Lineage, *changes: Change) -> bool:
+        """Change a session's record, unless another merge or a revert has; return whether."""
+        guards = (target.unless_changed(), new_token())
         try:
-            await self._records.amend(
-                target.info.session_id, target.unless_changed(), new_token(), note
-            )
+            await self._records.amend(target.info.session_id, *guards, *changes)
         except SessionChangedError:
             return False
         return True
@@ -172,13 +166,16 @@ class Merging:
 
     async def _resolve(self, fork: Lineage, session_id: str, resolve: Resolve) -> MergeResult:
         """Merge messages and records in one step."""
+        fork_id = fork.info.session_id
         result = MergeResult(0, [])
         merge = Merge()
 
         async def plan(target: Lineage) -> Plan:
-            nonlocal result, merge
-            if target.merges.get(fork.info.session_id, _NO_MERGE).is_claimed:
+            nonlocal fork, result, merge
+            if target.merges.get(fork_id, _NO_MERGE).is_claimed:
                 raise _UnfinishedError
+            # What another merge has brought by now, this one knows, too.
+            fork = await self._records.known(fork_id)
             new = await self._new_messages(fork, target)
             if not new:
                 raise _NothingNewError
@@ -191,10 +188,11 @@ class Merging:
 
         def changes(target: Lineage, snapshot_id: str, upto: int) -> list[Change]:
             automatic = self._snapshotting.automatic(target, snapshot_id)
-            return [*automatic, *merge.changes, _note(fork, upto)]
+            merged = SavedMerge(fork.info.last_seq, SavedRecord.of(fork.info), upto)
+            return [*automatic, *merge.changes, merged.change(fork_id)]
 
         while True:
-            fork, _ = await self._finish(fork, session_id)
+            await self._finish(fork, session_id)
             try:
                 await self._rewriting.put(session_id, plan, changes, keeps_late=True)
             except _UnfinishedError:
@@ -204,20 +202,23 @@ class Merging:
             return result
 
     async def _merge_records(self, fork: Lineage, session_id: str) -> list[MergeConflict]:
+        """Merge the record of a fork whose messages were brought."""
+        fork_id, upto = fork.info.session_id, fork.info.last_seq
         while True:
             target = await self._records.known(session_id)
-            merged = target.merges.get(fork.info.session_id, _NO_MERGE)
-            if merged.seq > fork.info.last_seq:
-                return []  # Another merge has brought this, and what the fork got since.
+            merged = target.merges.get(fork_id, _NO_MERGE)
+            # After the target: what another merge has brought by then, this one knows, too.
+            fork = await self._records.known(fork_id)
             merge = await self._merged_record(fork, target)
-            note = _note(fork, target.info.last_seq, merged.claim)
+            merged = msgspec.structs.replace(
+                merged,
+                seq=max(merged.seq, upto),
+                record=SavedRecord.of(fork.info),
+                at=target.info.last_seq,
+            )
             # Or two merges at the same time would both count what the fork has changed.
-            once = (target.unless_changed(), new_token(), note)
-            try:
-                await self._records.amend(session_id, *once, *merge.changes)
-            except SessionChangedError:
-                continue
-            return merge.conflicts
+            if await self._try(target, merged.change(fork_id), *merge.changes):
+                return merge.conflicts
 
     async def _merged_record(self, fork: Lineage, target: Lineage) -> Merge:
         """Return what merges a fork's record into another."""
@@ -235,12 +236,6 @@ class _NothingNewError(Exception):
 
 class _UnfinishedError(Exception):
     """Another merge has begun to append messages."""
-
-
-def _note(fork: Lineage, at: int, claim: int = 0) -> Change:
-    """Return what notes that a fork was merged, after which the newest message had a ``seq``."""
-    merged = SavedMerge(fork.info.last_seq, SavedRecord.of(fork.info), at, claim)
-    return merged.change(fork.info.session_id)
 
 
 def _untitled(record: SavedRecord) -> dict[str, Any]:

@@ -92,8 +92,8 @@ class Snapshotting:
             changes = [*lineage.show(parts), *self.automatic(lineage, automatic_id)]
             # What a merge did to metadata and state stays, so it is not to be done again.
             merges = {
-                each: merge if merge.at <= seq else msgspec.structs.replace(merge, seq=0, claim=0)
-                for each, merge in lineage.merges.items()
+                each: merge if merge.at <= seq else msgspec.structs.replace(merge, seq=0)
+                for each, merge in lineage.only_finished().items()
             }
             changes += lineage.only_merged(merges)
             checkpoint = lineage.checkpoint_at(seq)

@@ -414,6 +414,47 @@ class MergeCases(HierarchyCases):
             assert await tree.get_state("s") == {"n": 7}
             assert (await tree.merge_sessions(fork)).messages == 0
 
+    async def test_a_merge_that_knows_less_than_another_counts_nothing_twice(
+        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has read the fork before, and brings the record after the other one."""
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+        await tree.increment_state("s", "n", 10)
+        await add(tree, fork, "f1")
+        merge_records = vars(Merging)["_merge_records"]
+
+        async def late(*args: Any) -> Any:
+            monkeypatch.setattr(Merging, "_merge_records", merge_records)
+            await tree.increment_state(fork, "n")
+            await tree.merge_sessions(fork)
+            return await merge_records(*args)
+
+        monkeypatch.setattr(Merging, "_merge_records", late)
+        for _ in range(2):
+            await tree.merge_sessions(fork)
+            assert await tree.get_state("s") == {"n": 11}
+
+    async def test_a_merge_of_another_fork_may_come_between(
+        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It changes what is shown after messages were appended, and before that is noted."""
+        await fill(tree, "s", 1)
+        first, second = [await tree.fork_session("s") for _ in range(2)]
+        await add(tree, first, "f")
+        await add(tree, second, "g")
+        note = vars(Merging)["_try"]
+        steps = iter(range(3))
+
+        async def between(*args: Any) -> Any:
+            if next(steps, None) == 1:
+                await tree.merge_sessions(second, strategy="interleave")
+            return await note(*args)
+
+        monkeypatch.setattr(Merging, "_try", between)
+        await tree.merge_sessions(first)
+        assert sorted(await shown_in(tree, "s")) == ["f", "g", "m1"]
+
     async def test_a_merge_that_fails_keeps_nothing(
         self, tree: Hierarchy, plain: BaseSessionStore
     ) -> None:

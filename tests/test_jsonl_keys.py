@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from asyncsessions import CorruptSessionError, JSONLinesSessionStore, Message
 from asyncsessions.stores import _logfile, _logkeys
 from asyncsessions.stores._disk import Disk
+from asyncsessions.stores._log import LogReader, flushed
 
 
 class CountingDisk(Disk):
@@ -129,6 +131,32 @@ async def test_a_busy_session_looks_into_the_index_no_more(tmp_path: Path) -> No
         before = disk.read_bytes
         await append(store, "k0")
         assert disk.read_bytes - before < 4096
+
+
+async def test_keys_stay_known_where_others_know_of_no_index(tmp_path: Path) -> None:
+    """They drop what a commit says of it."""
+    async with opened(tmp_path) as live:
+        for number in range(400):
+            await append(live, f"k{number}")
+        async with opened(tmp_path) as other:
+            for number in range(0, 400, 40):
+                assert await append(other, f"k{number}") == number + 1
+            forget_the_index(tmp_path / "s.jsonl")
+            for store in (other, live):
+                assert [await append(store, f"k{n}") for n in range(400)] == [*range(1, 401)]
+                await append(store, f"by {store is live}")
+    async with opened(tmp_path) as store:
+        assert [await append(store, f"k{n}") for n in range(400)] == [*range(1, 401)]
+
+
+def forget_the_index(path: Path) -> None:
+    with path.open("r+b") as file:
+        disk = Disk()
+        end = len(file.read())
+        commit = LogReader(disk, file.fileno(), path, "s").read_commit(end)
+        assert commit is not None
+        written = msgspec.structs.replace(commit[0], index=0)
+        disk.write(file.fileno(), flushed(written, b""), end)
 
 
 async def test_a_damaged_index_is_told(tmp_path: Path) -> None:

@@ -488,7 +488,7 @@ class SessionFile(SessionWriter):
         else:
             oldest = self._commit.first if replace is None else last_seq + 1
             entries = []
-            for record in self._keys.all(self._reader(), self._end).values():
+            for record in self._keys.all(self._reader(), self._commit.index, self._end).values():
                 if record.is_needed(oldest, now):
                     offset = draft.add(encode_json(record) + b"\n")
                     entries.append(entry_of(record.key, offset))

@@ -65,6 +65,7 @@ class KnownKeys:
         self.end = 0
         self.entries: list[bytes] = []
         self._start = 0
+        self._index = 0
         self._lookups = 0
         self._keys: dict[str, KeyRecord] = {}
 
@@ -73,7 +74,8 @@ class KnownKeys:
 
         Args:
             reader: Reads the file.
-            index: The offset of the newest index line; 0 where there is none.
+            index: The offset of the newest index line; 0 where there is none, or where somebody
+                who knows of no indexes wrote last, so that no earlier one counts.
             end: Where the file ends.
             key: The key.
 
@@ -81,20 +83,23 @@ class KnownKeys:
             CorruptSessionError: What was read is damaged.
         """
         if not self.end:
-            self._start = self.end = index
-        self._read(reader, end)
+            self._start = self._index = self.end = index
+        if index < self._index:
+            self.entries.clear()
+            self._start = self._index = self.end = 0
+        self._read(reader, index, end)
         known = self._keys.get(key)
         if known is None and self._start:
             self._lookups += 1
             if self._lookups > _LOOKUPS:
-                return self.all(reader, end).get(key)
+                return self.all(reader, index, end).get(key)
             for offset in _places(reader, index, key):
                 record = _record_at(reader, offset, reader.line_at(offset))
                 if record.key == key:
                     return record
         return known
 
-    def all(self, reader: LogReader, end: int) -> dict[str, KeyRecord]:
+    def all(self, reader: LogReader, index: int, end: int) -> dict[str, KeyRecord]:
         """Return all keys of a file that ends there.
 
         Raises:
@@ -103,13 +108,15 @@ class KnownKeys:
         if self._start:
             self.entries.clear()
             self._start = self.end = 0
-        self._read(reader, end)
+        self._read(reader, index, end)
         return self._keys
 
-    def _read(self, reader: LogReader, end: int) -> None:
+    def _read(self, reader: LogReader, index: int, end: int) -> None:
         for offset, line in reader.lines(self.end, end):
             if line.startswith(INDEX):
-                self.entries.clear()
+                if offset <= index:
+                    self.entries.clear()
+                    self._index = offset
             elif line.startswith(KEY):
                 record = _record_at(reader, offset, line)
                 self._keys[record.key] = record

@@ -28,8 +28,10 @@ _CONTAINERS = frozenset({dict, list, tuple})
 _ROOM = 1 << 18
 _ITEM = 64
 _ITEMS_AT_ONCE = 64
-# How many items are looked at for lists and dicts among them before the first pause.
+# How many items are looked at for lists and dicts among them before the first pause, and how many
+# those have together that are copied.
 _HELD_ITEMS = 4096
+_COPIED_ITEMS = 1 << 16
 
 
 def is_large_value(value: object) -> bool:
@@ -81,15 +83,15 @@ class Taking:
         """Return a value with copies of its lists and dicts, from outside as far as is quick."""
         holder = [value]
         holders: deque[Any] = deque([holder])
-        room = _HELD_ITEMS
+        room, left = _HELD_ITEMS, _COPIED_ITEMS
         while holders:
             inner = holders.popleft()
             if len(inner) > room:
                 continue
             room -= len(inner)
             for key, item in inner.items() if type(inner) is dict else enumerate(inner):
-                # What has more items than it may have bytes is refused as it is.
-                if type(item) in _CONTAINERS and len(item) <= self._max_bytes:
+                if type(item) in _CONTAINERS and len(item) <= left:
+                    left -= len(item)
                     inner[key] = dict(item) if type(item) is dict else list(item)
                     holders.append(inner[key])
         return holder[0]

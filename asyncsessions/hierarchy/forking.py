@@ -26,6 +26,7 @@ from asyncsessions.hierarchy.lineage import (
     shared,
     skip,
     view_changes,
+    without,
 )
 from asyncsessions.hierarchy.records import EVERYTHING, TEXTS, Records
 from asyncsessions.hooks import SHARED, Change
@@ -101,16 +102,19 @@ class Forking:
             in_tree("parent", {"id": info.session_id, "seq": seq}),
             in_tree("origin", msgspec.to_builtins(SavedRecord.of(info))),
         ]
-        shares = self._shares(info)
         originals = tuple(lineage.originals(parts))
-        if not shares or originals != parts:
-            changes.append(in_tree("copied", msgspec.to_builtins(originals)))
-        if shares:
+        if self._shares(info):
+            if originals != parts:
+                changes.append(in_tree("copied", msgspec.to_builtins(originals)))
             changes += [skip(seq), *view_changes(View(parts, seq, 0))]
             await self._store.amend_session(child_id, changes, create=True)
         else:
-            await self._copy(child_id, parts, seq)
-            await self._store.amend_session(child_id, [in_tree("gone"), *changes])
+            newest = await self._copy(child_id, parts, seq)
+            if newest is not None and newest.metadata.get("partial"):
+                # The original and the copy may both be finished in place.
+                originals = without(originals, newest.seq)
+            changes += [in_tree("gone"), in_tree("copied", msgspec.to_builtins(originals))]
+            await self._store.amend_session(child_id, changes)
 
     def _shares(self, info: SessionInfo) -> bool:
         """Whether messages stay where they are for as long as somebody reads them."""
@@ -118,11 +122,15 @@ class Forking:
         limits = (policy.max_messages, policy.ttl_seconds, info.expires_at)
         return self._store._keeps_messages and limits == (None, None, None)
 
-    async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> None:
+    async def _copy(self, child_id: str, parts: Sequence[Part], seq: int) -> Message | None:
         """Copy messages to a session that isn't there yet, for all that a caller can tell.
 
         Each keeps its ``seq``, and the next message gets the one after ``seq``.
+
+        Returns:
+            The newest of them.
         """
+        copied: Message | None = None
         await self._store.amend_session(child_id, [in_tree("gone", seq)], create=True)
         newest = 0
         for part in parts:
@@ -137,9 +145,10 @@ class Forking:
                 for run in _runs(page):
                     await self._skip_to(child_id, newest, run[0].seq - 1)
                     await self._store.append(child_id, run)
-                    newest = run[-1].seq
+                    copied, newest = run[-1], run[-1].seq
                 after = newest
         await self._skip_to(child_id, newest, seq)
+        return copied
 
     async def _skip_to(self, child_id: str, newest: int, seq: int) -> None:
         if newest < seq:

@@ -39,6 +39,7 @@ __all__ = [
     "shared",
     "skip",
     "view_changes",
+    "without",
 ]
 
 TREE = "asyncsessions:tree"
@@ -465,3 +466,15 @@ def cut(parts: Sequence[Part], after: int = 0, before: int | None = None) -> Ite
         high = part.upto if before is None else min(part.upto, before - 1)
         if low < high:
             yield Part(part.source, low, high, min(part.count, high - low))
+
+
+def without(parts: Sequence[Part], seq: int) -> tuple[Part, ...]:
+    """Return parts without a message and what came after it."""
+    left = list(cut(parts, before=seq + 1))
+    last = left.pop()
+    whole = next(part for part in parts if part.after == last.after < part.upto)
+    if last.after < seq - 1:
+        # Where retention has removed some, the count may be too low, but never is the part empty.
+        count = max(0, min(whole.count, seq - last.after) - 1)
+        left.append(msgspec.structs.replace(last, upto=seq - 1, count=count))
+    return tuple(left)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from asyncsessions.errors import (
+    IdempotencyConflictError,
     SessionChangedError,
     UnrelatedSessionsError,
 )
@@ -133,8 +135,10 @@ class Merging:
         done = msgspec.structs.replace(merged.unclaimed(), seq=merged.claim)
         if new:
             key = f"merge:{merged.key}"
-            stored = await self._store.append(session_id, new, idempotency_key=key)
-            done = msgspec.structs.replace(done, at=stored[-1].seq)
+            # The fork may show others by now than when they were appended.
+            with contextlib.suppress(IdempotencyConflictError):
+                stored = await self._store.append(session_id, new, idempotency_key=key)
+                done = msgspec.structs.replace(done, at=stored[-1].seq)
         is_noted = await self._try(target, done.change(fork_id))
         return len(new) if is_noted else 0
 

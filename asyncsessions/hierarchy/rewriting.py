@@ -10,8 +10,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import msgspec
-
 from asyncsessions.errors import (
     SessionChangedError,
     SessionNotFoundError,
@@ -22,11 +20,11 @@ from asyncsessions.hierarchy.lineage import (
     Part,
     View,
     count_of,
-    cut,
     in_tree,
     shared,
     skip,
     view_changes,
+    without,
 )
 from asyncsessions.hierarchy.records import EVERYTHING, Records
 from asyncsessions.hooks import Change, Window
@@ -238,7 +236,7 @@ class Rewriting:
             if popped is None or not is_wanted(popped):
                 popped = None
                 return [shared(pin)]
-            return [*lineage.show(_without(lineage.parts, popped.seq)), shared(pin)]
+            return [*lineage.show(without(lineage.parts, popped.seq)), shared(pin)]
 
         try:
             await self._records.keeping(session_id, hide)
@@ -248,15 +246,3 @@ class Rewriting:
 
     async def _newest(self, lineage: Lineage) -> Message | None:
         return next(iter(await self._reader.read_at(lineage, Window(limit=1))), None)
-
-
-def _without(parts: Sequence[Part], seq: int) -> tuple[Part, ...]:
-    """Return parts without a message and what came after it."""
-    left = list(cut(parts, before=seq + 1))
-    last = left.pop()
-    whole = next(part for part in parts if part.after == last.after < part.upto)
-    if last.after < seq - 1:
-        # Where retention has removed some, the count may be too low, but never is the part empty.
-        count = max(0, min(whole.count, seq - last.after) - 1)
-        left.append(msgspec.structs.replace(last, upto=seq - 1, count=count))
-    return tuple(left)

@@ -435,6 +435,46 @@ class MergeCases(HierarchyCases):
             await tree.merge_sessions(fork)
             assert await tree.get_state("s") == {"n": 11}
 
+    @pytest.mark.parametrize("change", ["pop", "partial"])
+    async def test_a_fork_that_changed_after_a_merge_was_cut_off_can_be_merged(
+        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch, change: str
+    ) -> None:
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f1")
+        await tree.upsert_partial_assistant_message(fork, "f")
+        note = vars(Merging)["_try"]
+        steps = iter(range(3))
+
+        async def cut_off(*args: Any) -> Any:
+            if next(steps, None) == 1:
+                raise ZeroDivisionError
+            return await note(*args)
+
+        monkeypatch.setattr(Merging, "_try", cut_off)
+        with pytest.raises(ZeroDivisionError):
+            await tree.merge_sessions(fork)
+        if change == "pop":
+            await tree.pop_message(fork)
+        else:
+            await tree.upsert_partial_assistant_message(fork, "f2", finalize=True)
+        await add(tree, fork, "f3")
+        for _ in range(2):
+            await tree.merge_sessions(fork)
+            assert await shown_in(tree, "s") == ["m1", "f1", "f", "f3"]
+
+    async def test_a_turn_that_is_copied_half_way_is_merged_when_it_is_whole(
+        self, tree: Hierarchy
+    ) -> None:
+        await fill(tree, "s", 1)
+        await tree.expire_session("s", 1000)
+        await tree.upsert_partial_assistant_message("s", "ha")
+        fork = await tree.fork_session("s")
+        await tree.upsert_partial_assistant_message(fork, "half", finalize=True)
+        assert (await tree.diff("s", fork)).common == 1
+        await tree.merge_sessions(fork)
+        assert await shown_in(tree, "s") == ["m1", "ha", "half"]
+
     async def test_a_merge_of_another_fork_may_come_between(
         self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
     ) -> None:

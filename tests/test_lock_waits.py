@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -127,10 +128,12 @@ async def test_who_comes_later_has_the_whole_time(tmp_path: Path) -> None:
 
 
 async def test_what_waited_for_too_long_is_not_done(tmp_path: Path) -> None:
-    async def try_again(jobs: Sequence[Job]) -> Sequence[Job]:
+    def try_again(jobs: Sequence[Job], _: object) -> asyncio.Future[Sequence[Job]]:
         (job,) = jobs
         job.result = [request.upper() for request in job.request]
-        return []
+        done: asyncio.Future[Sequence[Job]] = asyncio.get_running_loop().create_future()
+        done.set_result([])
+        return done
 
     callers: list[Deferred[str]] = [Deferred() for _ in range(3)]
     for caller in callers[:2]:
@@ -147,7 +150,7 @@ async def test_what_waited_for_too_long_is_not_done(tmp_path: Path) -> None:
 
 
 async def test_a_failure_to_try_again_reaches_those_who_wait(tmp_path: Path) -> None:
-    async def refuse(_: Sequence[Job]) -> Sequence[Job]:
+    def refuse(*_: object) -> asyncio.Future[Sequence[Job]]:
         raise StoreUnavailableError("no thread")
 
     callers: list[Deferred[str]] = [Deferred() for _ in range(2)]
@@ -157,4 +160,115 @@ async def test_a_failure_to_try_again_reaches_those_who_wait(tmp_path: Path) -> 
     waits.add(job, list(callers), refuse)
     with pytest.raises(StoreUnavailableError, match="no thread"):
         await asyncio.wait_for(callers[0], LONG_ENOUGH)
+    await waits.end()
+
+
+class SlowDisk(Disk):
+    """Syncs one file only when told."""
+
+    def __init__(self) -> None:
+        self.slow_file = -1
+        self.may_sync = threading.Event()
+
+    def sync(self, fd: int) -> None:
+        if os.fstat(fd).st_ino == self.slow_file:
+            self.may_sync.wait(LONG_ENOUGH)
+        super().sync(fd)
+
+
+async def test_a_slow_disk_holds_up_only_those_whose_lock_is_free(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    url = f"jsonl://{tmp_path}?lock_timeout={LONG_ENOUGH}"
+    async with open_store(url, disk=disk) as store:
+        for name in ("slow", "other"):
+            await store.add_message(name, "user", "first")
+        with locked(tmp_path, "jsonl", ["other"]):
+            with locked(tmp_path, "jsonl", ["slow"]):
+                calls = [
+                    asyncio.create_task(store.add_message(name, "user", "second"))
+                    for name in ("slow", "other")
+                ]
+                await asyncio.sleep(0.05)
+                disk.slow_file = (tmp_path / "slow.jsonl").stat().st_ino
+            # By now it is being written.
+            await asyncio.sleep(0.05)
+        await asyncio.wait_for(calls[1], LONG_ENOUGH / 2)
+        assert not calls[0].done()
+        disk.may_sync.set()
+        assert await calls[0]
+
+
+def test_a_loop_that_was_closed_takes_its_own_waits_along(tmp_path: Path) -> None:
+    store = open_store(f"jsonl://{tmp_path}?lock_timeout={LONG_ENOUGH}")
+
+    async def begin() -> None:
+        for name in ("a", "b"):
+            await store.add_message(name, "user", "first")
+
+    async def wait_in_vain() -> None:
+        calls.append(asyncio.create_task(store.add_message("a", "user", "second")))
+        await asyncio.sleep(0.05)
+
+    async def wait_for_another() -> None:
+        with locked(tmp_path, "jsonl", ["b"]):
+            call = asyncio.create_task(store.add_message("b", "user", "second"))
+            await asyncio.sleep(0.05)
+            assert not call.done()
+        assert await asyncio.wait_for(call, LONG_ENOUGH)
+
+    calls: list[asyncio.Task[bool]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    with locked(tmp_path, "jsonl", ["a"]):
+        loop.run_until_complete(wait_in_vain())
+        loop.close()
+    assert not calls[0].done()
+    calls[0]._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what this is about
+    asyncio.run(wait_for_another())
+
+
+async def test_a_poller_that_is_cancelled_before_it_begins_leaves_nobody_waiting(
+    tmp_path: Path,
+) -> None:
+    def never(*_: object) -> asyncio.Future[Sequence[Job]]:
+        raise AssertionError
+
+    def begin() -> Deferred[str]:
+        caller: Deferred[str] = Deferred()
+        job = Job("s", writer(tmp_path), "append", ["a"], create=True)
+        waits.add(job, [caller], never)
+        return caller
+
+    waits = LockWaits(LONG_ENOUGH)
+    before = asyncio.all_tasks()
+    caller = begin()
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    await asyncio.wait_for(waits.end(), LONG_ENOUGH)
+    assert caller.cancelled()
+
+
+async def test_a_job_may_come_as_the_last_one_ends(tmp_path: Path) -> None:
+    async def begin() -> str:
+        caller: Deferred[str] = Deferred()
+        job = Job("s", writer(tmp_path), "append", ["a"], create=True)
+        waits.add(job, [caller], do)
+        return await caller
+
+    def do(jobs: Sequence[Job], _: object) -> asyncio.Future[Sequence[Job]]:
+        for job in jobs:
+            job.result = ["done"]
+        done: asyncio.Future[Sequence[Job]] = asyncio.get_running_loop().create_future()
+        done.set_result([])
+        return done
+
+    async def begin_after(turns: int) -> str:
+        await begin()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await begin()
+
+    waits = LockWaits(LONG_ENOUGH)
+    for turns in range(6):
+        assert await asyncio.wait_for(begin_after(turns), LONG_ENOUGH) == "done"
     await waits.end()

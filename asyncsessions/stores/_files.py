@@ -195,7 +195,7 @@ class FileStore(BaseSessionStore):
         for session_id, requests in groups.items():
             create = creates or any(request.create for request in requests)
             jobs.append(self._job(session_id, verb, requests, create=create))
-        busy = await self._hop(jobs)
+        busy = set(await self._hop(jobs))
         results = [self._results(job, is_busy=job in busy) for job in jobs]
         if len(jobs) == 1:
             return results[0]
@@ -263,63 +263,92 @@ class FileStore(BaseSessionStore):
         idle = [self._writers.popitem(last=False)[1] for _ in range(excess)]
         return self._in_thread(self._do, jobs, idle)
 
-    def _hop_again(self, jobs: Sequence[Job]) -> asyncio.Future[Sequence[Job]]:
-        """Do jobs whose session was locked in one worker thread, as `_hop` does."""
-        return self._in_thread(self._try_hard, jobs)
+    def _hop_again(
+        self, jobs: Sequence[Job], tell: Callable[[Sequence[Job]], None]
+    ) -> asyncio.Future[Sequence[Job]]:
+        """Do jobs whose session was locked in one worker thread, as `_hop` does.
+
+        Args:
+            jobs: The jobs.
+            tell: Gets those whose session is locked before the others are done, if there are any.
+        """
+        return self._in_thread(self._try_hard, jobs, tell)
 
     def _do(self, jobs: Sequence[Job], idle: Sequence[SessionWriter]) -> Sequence[Job]:
         """Do jobs; return those whose session is locked."""
         self._close_all(idle)
         # Twice, because who else writes takes no longer over it, so by then the lock may be free.
         for _ in range(2):
-            jobs = self._do_all(jobs)
+            busy: list[Job] = []
+            for start in range(0, len(jobs), _JOBS_AT_ONCE):
+                held = self._lock(jobs[start : start + _JOBS_AT_ONCE], busy)
+                self._carry_out(held)
+            jobs = busy
         return jobs
 
-    def _try_hard(self, jobs: Sequence[Job]) -> Sequence[Job]:
+    def _try_hard(
+        self, jobs: Sequence[Job], tell: Callable[[Sequence[Job]], None]
+    ) -> Sequence[Job]:
         """Do jobs whose session was locked; return those where it still is."""
         deadline = time.monotonic() + self._hard_try
         while True:
-            busy = self._do_all(jobs)
-            # The callers of what was done are to be told.
-            if len(busy) < len(jobs) or time.monotonic() >= deadline:
+            busy: list[Job] = []
+            held = self._lock(jobs, busy)
+            # The callers of what is done are to be told, and the others not to wait for it.
+            if len(busy) < len(jobs):
+                tell(busy)
+                self._carry_out(held)
+                return busy
+            if time.monotonic() >= deadline:
                 return busy
             time.sleep(_HARD_TRY_POLL * len(jobs))
 
-    def _do_all(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        busy: list[Job] = []
-        for start in range(0, len(jobs), _JOBS_AT_ONCE):
-            busy += self._do_some(jobs[start : start + _JOBS_AT_ONCE])
-        return busy
+    def _lock(self, jobs: Sequence[Job], busy: list[Job]) -> list[Job]:
+        """Take the locks of jobs; return those that have it now.
 
-    def _do_some(self, jobs: Sequence[Job]) -> list[Job]:
+        Args:
+            jobs: The jobs. One that fails has its error afterwards.
+            busy: Gets those whose session is locked, and what are too many to have at once.
+        """
+        held: list[Job] = []
+        for job in jobs:
+            try:
+                is_full = len(held) == _JOBS_AT_ONCE
+                if is_full or not job.writer.acquire(create=job.create, load=job.load):
+                    busy.append(job)
+                else:
+                    held.append(job)
+            except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
+                self._note_failure(job, exc)
+        return held
+
+    def _carry_out(self, held: Sequence[Job]) -> None:
         """Write to all files, one by one, and then sync them, many at a time.
 
         A sync waits for the disk and writing for the interpreter, which one thread has at a time.
         When all is written before the first sync, one commit of the file system's journal serves
         many files.
         """
-        held: list[Job] = []
-        busy = [job for job in jobs if not self._write(job, held)]
         count = min(len(held), _SYNC_THREADS) if self._is_synced else 1
         try:
+            for job in held:
+                self._write(job)
             self._syncers.share(self._sync, [held[start::count] for start in range(count)])
         finally:
             self._release(held)
-        return busy
 
-    def _write(self, job: Job, held: list[Job]) -> bool:
-        """Take a job's lock and do its work; return False if its session is locked."""
+    def _write(self, job: Job) -> None:
+        """Do a job's work."""
         try:
-            if not job.writer.acquire(create=job.create, load=job.load):
-                return False
-            held.append(job)
             job.result = getattr(job.writer, job.verb)(job.request)
-        except FileNotFoundError as exc:
-            if job.create or not self.directory.is_dir():
-                job.error = self._failed(exc, job.session_id)
-        except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
+        except Exception as exc:  # noqa: BLE001  # as above
+            self._note_failure(job, exc)
+
+    def _note_failure(self, job: Job, exc: Exception) -> None:
+        # Without a session there is nothing to do, unless it is to be made.
+        is_missing = isinstance(exc, FileNotFoundError) and not job.create
+        if not is_missing or not self.directory.is_dir():
             job.error = self._failed(exc, job.session_id)
-        return True
 
     def _sync(self, jobs: Sequence[Job]) -> None:
         """Make what jobs wrote durable."""

@@ -112,6 +112,7 @@ class SavedMerge(msgspec.Struct, frozen=True):
         at: The newest ``seq`` of the other one, after the merge.
         claim: Up to where somebody has begun to append its messages, if that is after ``seq``.
         key: Their idempotency key.
+        is_unsure: Whether there was a revert since then, which may have hidden them.
     """
 
     seq: int
@@ -119,14 +120,19 @@ class SavedMerge(msgspec.Struct, frozen=True):
     at: int = 0
     claim: int = 0
     key: str = ""
+    is_unsure: bool = False
 
     def claimed(self, upto: int) -> SavedMerge:
         """Return it with a note that messages up to one are about to be appended."""
-        return msgspec.structs.replace(self, claim=upto, key=uuid.uuid4().hex)
+        return msgspec.structs.replace(self.unclaimed(), claim=upto, key=uuid.uuid4().hex)
 
     def unclaimed(self) -> SavedMerge:
         """Return it without such a note."""
-        return msgspec.structs.replace(self, claim=0, key="")
+        return msgspec.structs.replace(self, claim=0, key="", is_unsure=False)
+
+    def reverted(self) -> SavedMerge:
+        """Return it with a note of a revert, if messages are being appended."""
+        return msgspec.structs.replace(self, is_unsure=self.is_claimed)
 
     @property
     def is_claimed(self) -> bool:
@@ -285,9 +291,15 @@ class Lineage:
         keys = [key for key in self._tree if key.startswith(_MERGED)]
         return {key.removeprefix(_MERGED): self._read(key, SavedMerge) for key in keys}
 
-    def only_finished(self) -> dict[str, SavedMerge]:
-        """Return the merges without what is being appended."""
-        return {fork_id: merge.unclaimed() for fork_id, merge in self.merges.items()}
+    def merges_back_at(self, snapshot: SavedSnapshot) -> dict[str, SavedMerge]:
+        """Return the merges of a snapshot, with what is being appended now."""
+        merges = {fork_id: merge.reverted() for fork_id, merge in snapshot.merges.items()}
+        for fork_id, now in self.merges.items():
+            if now.is_claimed:
+                old = merges.get(fork_id) or SavedMerge(0, None)
+                claimed = msgspec.structs.replace(old, claim=now.claim, key=now.key)
+                merges[fork_id] = claimed.reverted()
+        return merges
 
     @staticmethod
     def unmerged(fork_id: str) -> Change:
@@ -326,6 +338,11 @@ class Lineage:
         count = min(max(0, info.message_count - view.hidden), info.last_seq - view.after)
         own = Part(info.session_id, view.after, info.last_seq, count)
         return (*view.parts, own)
+
+    def shows(self, seq: int) -> bool:
+        """Whether it shows a message that was appended to it."""
+        own = (part for part in self.parts if part.source == self.info.session_id)
+        return any(part.after < seq <= part.upto for part in own)
 
     def in_common(self, other: Lineage) -> list[Part]:
         """Return what both sessions show, from their first message on; of copies, the originals."""
@@ -374,8 +391,7 @@ class Lineage:
     def snapshot(self, parts: tuple[Part, ...], now: float, **fields: Any) -> SavedSnapshot:
         """Return a snapshot of the session as it is, showing these parts."""
         record = SavedRecord.of(self.info)
-        merges = self.only_finished()
-        return SavedSnapshot(self.info.last_seq, now, parts, record, merges=merges, **fields)
+        return SavedSnapshot(self.info.last_seq, now, parts, record, merges=self.merges, **fields)
 
     def keep(self, snapshot_id: str, snapshot: SavedSnapshot) -> list[Change]:
         """Return what stores a snapshot, with the messages that it needs."""

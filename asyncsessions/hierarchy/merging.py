@@ -132,15 +132,26 @@ class Merging:
         if merged.claim > fork.info.last_seq:
             fork = await self._records.known(fork_id)
         new = [each for each in await self._new_messages(fork, target) if each.seq <= merged.claim]
-        done = msgspec.structs.replace(merged.unclaimed(), seq=merged.claim)
+        stored: Sequence[Message] = []
         if new:
-            key = f"merge:{merged.key}"
             # The fork may show others by now than when they were appended.
             with contextlib.suppress(IdempotencyConflictError):
-                stored = await self._store.append(session_id, new, idempotency_key=key)
-                done = msgspec.structs.replace(done, at=stored[-1].seq)
-        is_noted = await self._try(target, done.change(fork_id))
-        return len(new) if is_noted else 0
+                stored = await self._store.append(
+                    session_id, new, idempotency_key=f"merge:{merged.key}"
+                )
+        while True:
+            target = await self._records.known(session_id)
+            now = target.merges.get(fork_id, _NO_MERGE)
+            if now.key != merged.key and now.seq >= merged.claim:
+                return 0  # Somebody else has noted it.
+            done = now.unclaimed()
+            is_shown = not (now.is_unsure and stored) or target.shows(stored[-1].seq)
+            if is_shown:
+                at = stored[-1].seq if stored else now.at
+                done = msgspec.structs.replace(done, seq=max(now.seq, merged.claim), at=at)
+            # Or the revert has hidden them, and they are as good as new.
+            if await self._try(target, done.change(fork_id)):
+                return len(new) if is_shown else 0
 
     async def _try(self, target: Lineage, *changes: Change) -> bool:
         """Change a session's record, unless another merge or a revert has; return whether."""
@@ -214,9 +225,11 @@ class Merging:
             # After the target: what another merge has brought by then, this one knows, too.
             fork = await self._records.known(fork_id)
             merge = await self._merged_record(fork, target)
+            # A revert may have taken away what was brought; then it is to be brought again.
+            is_whole = not await self._new_messages(fork, target)
             merged = msgspec.structs.replace(
                 merged,
-                seq=max(merged.seq, upto),
+                seq=max(merged.seq, upto) if is_whole else merged.seq,
                 record=SavedRecord.of(fork.info),
                 at=target.info.last_seq,
             )

@@ -79,7 +79,7 @@ class Snapshotting:
             if snapshot is None:
                 raise SnapshotNotFoundError(session_id, snapshot_id)
             changes = [*lineage.show(snapshot.parts), *self.automatic(lineage, automatic_id)]
-            changes += lineage.only_merged(snapshot.merges)
+            changes += lineage.only_merged(lineage.merges_back_at(snapshot))
             return changes + snapshot.record.changes(lineage.info)
 
         await self._records.keeping(session_id, revert)
@@ -92,8 +92,10 @@ class Snapshotting:
             changes = [*lineage.show(parts), *self.automatic(lineage, automatic_id)]
             # What a merge did to metadata and state stays, so it is not to be done again.
             merges = {
-                each: merge if merge.at <= seq else msgspec.structs.replace(merge, seq=0)
-                for each, merge in lineage.only_finished().items()
+                each: (
+                    merge if merge.at <= seq else msgspec.structs.replace(merge, seq=0)
+                ).reverted()
+                for each, merge in lineage.merges.items()
             }
             changes += lineage.only_merged(merges)
             checkpoint = lineage.checkpoint_at(seq)

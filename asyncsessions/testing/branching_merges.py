@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -389,6 +390,70 @@ class MergeCases(HierarchyCases):
             await tree.merge_sessions(fork, strategy=strategy)
             said += [f"f{step}", f"late {step}"]
             assert await shown_in(tree, "s") == said
+
+    @pytest.mark.parametrize("is_killed", [False, True])
+    @pytest.mark.parametrize("is_reverted", [False, True])
+    @pytest.mark.parametrize("is_appended", [False, True])
+    async def test_a_snapshot_or_revert_during_a_merge_doubles_nothing(
+        self,
+        tree: Hierarchy,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        is_appended: bool,
+        is_reverted: bool,
+        is_killed: bool,
+    ) -> None:
+        """It comes after messages are announced; they may be appended then, but it isn't noted."""
+        await fill(tree, "s", 1)
+        snapshots = [await tree.create_snapshot("s")]
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f1", "f2")
+        steps = iter([False, True] if is_appended else [True])
+        owner: Any = Merging if is_appended else BaseSessionStore
+        name = "_try" if is_appended else "append"
+        step = getattr(owner, name)
+
+        async def interrupted(*args: Any, **options: Any) -> Any:
+            if next(steps, False):
+                snapshots.append(await tree.create_snapshot("s"))
+                if is_reverted:
+                    await tree.revert_to_snapshot("s", snapshots[0])
+                if is_killed:
+                    raise ZeroDivisionError
+            return await step(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupted)
+            with pytest.raises(ZeroDivisionError) if is_killed else nullcontext():
+                await tree.merge_sessions(fork)
+        await tree.merge_sessions(fork)
+        assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
+        for snapshot in snapshots:
+            await tree.revert_to_snapshot("s", snapshot)
+            await tree.merge_sessions(fork)
+            assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
+        await tree.revert_to_message("s", 1)
+        await tree.merge_sessions(fork)
+        assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
+
+    async def test_what_is_taken_away_during_a_merge_can_be_merged_again(
+        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f")
+        merge = vars(Merging)["_merge_records"]
+
+        async def after_revert(*args: Any) -> Any:
+            await tree.revert_to_message("s", 1)
+            return await merge(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Merging, "_merge_records", after_revert)
+            await tree.merge_sessions(fork)
+        assert await shown_in(tree, "s") == ["m1"]
+        await tree.merge_sessions(fork)
+        assert await shown_in(tree, "s") == ["m1", "f"]
 
     async def test_a_merge_that_comes_late_takes_nothing_back(
         self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch

@@ -102,10 +102,10 @@ class SessionStore(AsyncSessionStoreProtocol, Protocol):
     Every method that stores raises `InvalidMessageError` for what JSON can't hold, before
     anything is written. A cancelled call either never wrote or completed its write.
 
-    What a call stores is what its arguments were when it was made. Long lists of messages and
-    values of some 100 KiB and more are taken in slices of work, so that the event loop goes on:
-    of these the outer lists and dicts are as they were then, and what is deep within them is as
-    it is when its turn comes. Leave it as it is until the call returns.
+    What a call stores is what its arguments were when it was made. Long lists of messages, and
+    texts and values of state of some 100 KiB and more, are taken in slices of work, so that the
+    event loop goes on: of these the outer lists and dicts are as they were then, and what is deep
+    within them is as it is when its turn comes. Leave it as it is until the call returns.
     """
 
     async def add_message(

@@ -170,3 +170,18 @@ async def test_a_damaged_index_is_told(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         with pytest.raises(CorruptSessionError, match="index"):
             await append(store, "new")
+
+
+async def test_a_damaged_place_in_an_index_is_told(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        for number in range(500):
+            await append(store, f"k{number}")
+    path = tmp_path / "s.jsonl"
+    data = bytearray(path.read_bytes())
+    at = data.index(_logkeys.entry_of("k0", data.index(b'{"key":"k0"')))
+    data[at + 20] = ord("z")
+    path.write_bytes(data)
+    async with opened(tmp_path) as store:
+        with pytest.raises(CorruptSessionError, match="index"):
+            await append(store, "k0")
+        assert await append(store, "k1") == 2

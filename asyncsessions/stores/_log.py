@@ -45,6 +45,7 @@ __all__ = [
     "KEY",
     "MESSAGE",
     "RECORD",
+    "UNDECODABLE",
     "Commit",
     "LogReader",
     "flushed",
@@ -58,8 +59,9 @@ MESSAGE = b'{"seq":'
 KEY = b'{"key":'
 INDEX = b'{"key":"",'
 COMMIT = b'{"commit":'
-# What a decoder raises for what it can't take, however deep that is nested.
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for what it can't take, however deep that is nested."""
+
 _KNOWN = (MESSAGE, COMMIT, RECORD, KEY, HEADER)
 
 FLUSH_BYTES = 1 << 18
@@ -157,7 +159,7 @@ def with_counters(info: SessionInfo, commit: Commit) -> SessionInfo:
 def _is_json(line: bytes) -> bool:
     try:
         msgspec.json.decode(line)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         return False
     return True
 
@@ -228,7 +230,7 @@ class LogReader:
     def _parse_commit(self, offset: int, line: bytes) -> _CommitLine:
         try:
             return _decode_commit(line)
-        except _UNDECODABLE as exc:
+        except UNDECODABLE as exc:
             self.corrupt(offset, f"a commit line can't be decoded: {exc}")
 
     def _damaged_line(self, end: int) -> int:
@@ -247,7 +249,7 @@ class LogReader:
         line = self.line_at(commit.record)
         try:
             info = _decode_record(line)["record"]
-        except (*_UNDECODABLE, KeyError) as exc:
+        except (*UNDECODABLE, KeyError) as exc:
             self.corrupt(commit.record, f"the record can't be decoded: {exc}")
         return with_counters(info, commit)
 

@@ -20,7 +20,7 @@ import msgspec
 
 from asyncsessions.codec import encode_json
 from asyncsessions.hooks import KeyRecord
-from asyncsessions.stores._log import INDEX, KEY, LogReader
+from asyncsessions.stores._log import INDEX, KEY, UNDECODABLE, LogReader
 
 __all__ = ["INDEX_BYTES", "KnownKeys", "entry_of", "index_lines"]
 
@@ -127,7 +127,7 @@ class KnownKeys:
 def _record_at(reader: LogReader, offset: int, line: bytes) -> KeyRecord:
     try:
         return _decode(line)
-    except msgspec.DecodeError as exc:
+    except UNDECODABLE as exc:
         reader.corrupt(offset, f"an idempotency key can't be decoded: {exc}")
 
 
@@ -153,7 +153,7 @@ def _runs(reader: LogReader, index: int) -> list[_Run]:
     end = head.index(_START) + len(_START)
     try:
         found = _decode_head(head[:end] + _END)
-    except msgspec.DecodeError as exc:
+    except UNDECODABLE as exc:
         reader.corrupt(index, f"an index of keys can't be decoded: {exc}")
     return [*found.older, (index + end, found.count)]
 
@@ -179,7 +179,10 @@ def _places(reader: LogReader, index: int, key: str) -> Iterator[int]:
         at = entries.find(wanted)
         while at >= 0:
             if at % _WIDTH == 0:
-                yield int(entries[at + _HASH : at + _WIDTH], 16)
+                try:
+                    yield int(entries[at + _HASH : at + _WIDTH], 16)
+                except ValueError:
+                    reader.corrupt(index, "an index of keys holds what is no offset")
             at = entries.find(wanted, at + 1)
 
 

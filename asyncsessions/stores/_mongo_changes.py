@@ -65,13 +65,13 @@ def shared_change(old: Head, new: Head) -> Document | None:
     return {"version": old.version, "gone": gone, "added": added, "sets": sets}
 
 
-def shared_update(changes: Mapping[str, Document]) -> Document:
+def shared_update(changes: Mapping[str, Mapping[str, Any]]) -> Document:
     """Return one update for many sessions.
 
     A session of which another version is stored stays as it is, and isn't counted as modified.
 
     Args:
-        changes: For each session its `shared_change`.
+        changes: For each session its `shared_change`, which may be encoded already.
     """
     sessions = list(changes)
     place = {"$indexOfArray": [{"$literal": sessions}, "$_id"]}

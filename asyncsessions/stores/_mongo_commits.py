@@ -298,11 +298,15 @@ class Commits:
 
     async def _insert(self, jobs: Sequence[Job]) -> None:
         documents = []
+        pacer = Pacer()
+        for job in jobs:
+            await pacer.pause()
+            documents.append(job.attempts[-1].head.document())
         for job in jobs:
             job.is_stale = job.needs_proof = True
-            documents.append(job.attempts[-1].head.document())
         failures = (await self._database.insert(self._sessions, documents)).failures
         for index, job in enumerate(jobs):
+            await pacer.pause()
             job.needs_proof = False  # The reply is one.
             failure = failures.get(index)
             if failure is None:
@@ -313,7 +317,7 @@ class Commits:
                 self._fail(job, failure)
 
     async def _update(self, jobs: Sequence[Job]) -> None:
-        updates = Updates.of(jobs)
+        updates = await Updates.of(jobs)
         for job in jobs:
             job.is_stale = job.needs_proof = True
         written = await self._database.update(self._sessions, updates.documents)
@@ -322,7 +326,9 @@ class Commits:
             self._fail(job, failure)
         is_counted = len(refused) == len(written.failures)
         left = [job for job in jobs if not job.is_done]
+        pacer = Pacer()
         for job in left:
+            await pacer.pause()
             # The reply is one, but for a join without a reply, which may come yet.
             job.needs_proof = any(each.is_join and not each.has_failed for each in job.attempts)
             if is_counted and written.documents == len(left):

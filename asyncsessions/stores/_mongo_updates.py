@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from bson import encode
+from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
+from asyncsessions.pacing import Pacer
 from asyncsessions.stores._mongo_changes import shared_change, shared_update, update_between
 from asyncsessions.stores._mongo_database import Document
 from asyncsessions.stores._mongo_jobs import Job
@@ -26,12 +29,14 @@ class Updates(NamedTuple):
     jobs: list[Sequence[Job]]
 
     @classmethod
-    def of(cls, jobs: Sequence[Job]) -> Updates:
+    async def of(cls, jobs: Sequence[Job]) -> Updates:
         """Return the updates that make the last attempts of jobs their sessions' versions."""
-        changes: dict[str, Document] = {}
+        changes: dict[str, RawBSONDocument] = {}
         sharers: list[Job] = []
         updates = cls([], [])
+        pacer = Pacer()
         for job in jobs:
+            await pacer.pause()
             attempt = job.attempts[-1]
             assert attempt.base is not None  # noqa: S101  # or it would be an insert
             is_alone = job.is_alone or len(jobs) == 1
@@ -39,7 +44,8 @@ class Updates(NamedTuple):
             if change is None:
                 updates.add(update_between(attempt.base, attempt.head), [job])
             else:
-                changes[job.session_id] = change
+                # One object until the reply is there, instead of seven that the collector visits.
+                changes[job.session_id] = RawBSONDocument(encode(change))
                 sharers.append(job)
         if sharers:
             updates.add(shared_update(changes), sharers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -231,6 +232,10 @@ class Match:
                 case = turn.case
                 text = f"{self.store}: {self._scenario} {case.level:,} {case.operation}"
                 self.run.progress(f"{text}, {case.system}")
+                # As a server does at its start: or a full collection in this turn walks through
+                # all modules and what the others hold, which says nothing about this system.
+                gc.collect()
+                gc.freeze()
                 yield turn
 
     async def attempt(self, entrant: Entrant, part: Awaitable[None]) -> None:

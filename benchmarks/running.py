@@ -163,13 +163,10 @@ async def _match(
 
 
 async def _play(name: str, match: Match) -> None:
-    # As a server does at its start: or each full collection walks through all modules of all
-    # peers, and how long that takes says nothing about any of them.
-    gc.collect()
-    gc.freeze()
     try:
         await MATCHES[name](match)
     finally:
+        # Each turn has frozen what was there before.
         gc.unfreeze()
 
 

@@ -110,6 +110,22 @@ async def test_no_caller_waits_for_the_time_of_those_before_it(tmp_path: Path, s
         assert [message.content for message in messages] == ["first", "second"]
 
 
+@pytest.mark.parametrize("scheme", LOCKED_FILES)
+async def test_every_lock_is_tried_before_its_callers_fail(tmp_path: Path, scheme: str) -> None:
+    """Also where they are more than one thread has at a time, and time is up for all of them."""
+    timeout = 0.5 * slowness()
+    names = [f"s{number}" for number in range(200)]
+    async with open_store(f"{scheme}://{tmp_path}?durability=os&lock_timeout={timeout}") as store:
+        await asyncio.gather(*(store.add_message(name, "user", "first") for name in names))
+        with locked(tmp_path, scheme, names):
+            calls = [store.add_message(name, "user", "second") for name in names]
+            answers = asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.sleep(timeout / 5)
+        # They are free for all of this time, in which the application holds up the event loop.
+        time.sleep(timeout)  # noqa: ASYNC251  # that is the point
+        assert await answers == [True] * len(names)
+
+
 async def test_who_comes_later_has_the_whole_time(tmp_path: Path) -> None:
     lock_timeout = 0.2
     async with open_store(f"jsonl://{tmp_path}?lock_timeout={lock_timeout}") as store:
@@ -139,7 +155,7 @@ async def test_what_waited_for_too_long_is_not_done(tmp_path: Path) -> None:
     for caller in callers[:2]:
         caller.since -= LONG_ENOUGH
     callers[1].cancel()
-    waits = LockWaits(LONG_ENOUGH)
+    waits = LockWaits(LONG_ENOUGH, 64)
     job = Job("s", writer(tmp_path), "append", ["a", "b", "c"], create=True)
     waits.add(job, list(callers), try_again)
     with pytest.raises(LockTimeoutError):
@@ -155,7 +171,7 @@ async def test_a_failure_to_try_again_reaches_those_who_wait(tmp_path: Path) -> 
 
     callers: list[Deferred[str]] = [Deferred() for _ in range(2)]
     callers[1].cancel()
-    waits = LockWaits(LONG_ENOUGH)
+    waits = LockWaits(LONG_ENOUGH, 64)
     job = Job("s", writer(tmp_path), "append", ["a", "b"], create=True)
     waits.add(job, list(callers), refuse)
     with pytest.raises(StoreUnavailableError, match="no thread"):
@@ -239,7 +255,7 @@ async def test_a_poller_that_is_cancelled_before_it_begins_leaves_nobody_waiting
         waits.add(job, [caller], never)
         return caller
 
-    waits = LockWaits(LONG_ENOUGH)
+    waits = LockWaits(LONG_ENOUGH, 64)
     before = asyncio.all_tasks()
     caller = begin()
     for task in asyncio.all_tasks() - before:
@@ -268,7 +284,7 @@ async def test_a_job_may_come_as_the_last_one_ends(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         return await begin()
 
-    waits = LockWaits(LONG_ENOUGH)
+    waits = LockWaits(LONG_ENOUGH, 64)
     for turns in range(6):
         assert await asyncio.wait_for(begin_after(turns), LONG_ENOUGH) == "done"
     await waits.end()

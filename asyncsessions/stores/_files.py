@@ -130,7 +130,7 @@ class FileStore(BaseSessionStore):
         # Threads of their own, or flushes that hold all threads would wait for one more.
         self._syncers = Workers(_SYNC_THREADS, "asyncsessions-sync")
         # A forked child doesn't wait for what its parent waits for.
-        self._lock_waits = LockWaits(self._lock_timeout)
+        self._lock_waits = LockWaits(self._lock_timeout, _JOBS_AT_ONCE)
 
     def _make_directory(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -308,16 +308,13 @@ class FileStore(BaseSessionStore):
 
         Args:
             jobs: The jobs. One that fails has its error afterwards.
-            busy: Gets those whose session is locked, and what are too many to have at once.
+            busy: Gets those whose session is locked.
         """
         held: list[Job] = []
         for job in jobs:
             try:
-                is_full = len(held) == _JOBS_AT_ONCE
-                if is_full or not job.writer.acquire(create=job.create, load=job.load):
-                    busy.append(job)
-                else:
-                    held.append(job)
+                is_free = job.writer.acquire(create=job.create, load=job.load)
+                (held if is_free else busy).append(job)
             except Exception as exc:  # noqa: BLE001  # it reaches this session's callers only
                 self._note_failure(job, exc)
         return held

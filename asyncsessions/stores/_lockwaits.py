@@ -87,10 +87,12 @@ class LockWaits:
 
     Args:
         timeout: How long a caller waits, in seconds.
+        at_once: How many locks one hop may have; the others are due for the next one.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, at_once: int) -> None:
         self._timeout = timeout
+        self._at_once = at_once
         self._waits: list[_Wait] = []
         self._news = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
@@ -164,7 +166,8 @@ class LockWaits:
         due: list[_Wait] = []
         left: list[_Wait] = []
         for wait in self._waits:
-            (due if wait.is_due(now, self._timeout) else left).append(wait)
+            is_next = len(due) < self._at_once and wait.is_due(now, self._timeout)
+            (due if is_next else left).append(wait)
         if not due:
             return
         loop = asyncio.get_running_loop()

@@ -46,6 +46,8 @@ TREE = "asyncsessions:tree"
 """The key in a session's metadata of all that this package knows about it."""
 
 _ANNEX, _CHILD, _MERGED, _SNAPSHOT = "annex.", "child.", "merged.", "snapshot."
+# All of them are in the session's record, which most calls read, and in each of its snapshots.
+_MOST_RUNS = 64
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -109,35 +111,62 @@ class SavedMerge(msgspec.Struct, frozen=True):
     Attributes:
         seq: Its newest message then.
         record: What its record held; None: only messages were brought so far.
-        at: The newest ``seq`` of the other one, after the merge.
-        claim: Up to where somebody has begun to append its messages, if that is after ``seq``.
+        runs: Where its messages are, oldest first: so many of them, the first of which has one
+            ``seq`` in the other session, and one in its own (``there, here, count``). Only the
+            newest ones are kept.
+        claim: Up to where somebody has begun to append its messages; 0: nobody has.
         key: Their idempotency key.
-        is_unsure: Whether there was a revert since then, which may have hidden them.
+        life: Of the session that was merged; see `Lineage.life`.
     """
 
     seq: int
     record: SavedRecord | None
-    at: int = 0
+    runs: tuple[tuple[int, int, int], ...] = ()
     claim: int = 0
     key: str = ""
-    is_unsure: bool = False
+    life: tuple[float, int] | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether an append of messages was begun, of which nobody has noted the end."""
+        return bool(self.key)
 
     def claimed(self, upto: int) -> SavedMerge:
         """Return it with a note that messages up to one are about to be appended."""
-        return msgspec.structs.replace(self.unclaimed(), claim=upto, key=uuid.uuid4().hex)
+        return msgspec.structs.replace(self, claim=upto, key=uuid.uuid4().hex)
 
     def unclaimed(self) -> SavedMerge:
         """Return it without such a note."""
-        return msgspec.structs.replace(self, claim=0, key="", is_unsure=False)
+        return msgspec.structs.replace(self, claim=0, key="")
 
-    def reverted(self) -> SavedMerge:
-        """Return it with a note of a revert, if messages are being appended."""
-        return msgspec.structs.replace(self, is_unsure=self.is_claimed)
+    def finished(self, places: Iterable[tuple[int, int]]) -> SavedMerge:
+        """Return it with what was appended: for each message its ``seq`` there, and its own."""
+        runs = list(self.runs)
+        for there, here in places:
+            first, own, count = runs[-1] if runs else (0, 0, 0)
+            if count and (there, here) == (first + count, own + count):
+                runs[-1] = (first, own, count + 1)
+            else:
+                runs.append((there, here, 1))
+        seq = max(self.seq, self.claim)
+        return msgspec.structs.replace(self.unclaimed(), seq=seq, runs=tuple(runs[-_MOST_RUNS:]))
 
-    @property
-    def is_claimed(self) -> bool:
-        """Whether an append of messages was begun, of which nobody has noted the end."""
-        return self.claim > self.seq
+    def back_at(self, seq: int) -> SavedMerge:
+        """Return what it is when messages after one are taken away from the other session."""
+        runs = tuple(
+            (there, here, min(count, seq + 1 - there))
+            for there, here, count in self.runs
+            if there <= seq
+        )
+        _, own, count = runs[-1] if runs else (0, 1, 0)
+        return msgspec.structs.replace(self, seq=own + count - 1, runs=runs)
+
+    def moved(self, after: int, to: int) -> SavedMerge:
+        """Return it when what comes after one message there is put anew, the last one at ``to``."""
+        kept = self.back_at(after)
+        if kept.runs == self.runs:
+            return self
+        return msgspec.structs.replace(self, runs=(*kept.runs, (to, self.seq, 1)))
 
     def change(self, fork_id: str) -> Change:
         """Return what notes it."""
@@ -240,6 +269,11 @@ class Lineage:
         return born if isinstance(born, int) else 0
 
     @property
+    def life(self) -> tuple[float, int]:
+        """What tells it apart from sessions that had its id before."""
+        return self.info.created_at, self.born
+
+    @property
     def annexes(self) -> list[str]:
         """Where messages are stored that it shows and that were never appended to it."""
         return [key.removeprefix(_ANNEX) for key in self._tree if key.startswith(_ANNEX)]
@@ -291,15 +325,17 @@ class Lineage:
         keys = [key for key in self._tree if key.startswith(_MERGED)]
         return {key.removeprefix(_MERGED): self._read(key, SavedMerge) for key in keys}
 
-    def merges_back_at(self, snapshot: SavedSnapshot) -> dict[str, SavedMerge]:
-        """Return the merges of a snapshot, with what is being appended now."""
-        merges = {fork_id: merge.reverted() for fork_id, merge in snapshot.merges.items()}
-        for fork_id, now in self.merges.items():
-            if now.is_claimed:
-                old = merges.get(fork_id) or SavedMerge(0, None)
-                claimed = msgspec.structs.replace(old, claim=now.claim, key=now.key)
-                merges[fork_id] = claimed.reverted()
-        return merges
+    def merge_of(self, fork: Lineage) -> SavedMerge:
+        """Return how far a session was merged into this one."""
+        merged = self.merges.get(fork.info.session_id)
+        if merged is None or merged.life != fork.life:
+            return SavedMerge(0, None, life=fork.life)
+        return merged
+
+    @property
+    def is_being_merged(self) -> bool:
+        """Whether a merge has begun to append messages to it, and nobody has noted the end."""
+        return any(merge.is_begun for merge in self.merges.values())
 
     @staticmethod
     def unmerged(fork_id: str) -> Change:
@@ -338,11 +374,6 @@ class Lineage:
         count = min(max(0, info.message_count - view.hidden), info.last_seq - view.after)
         own = Part(info.session_id, view.after, info.last_seq, count)
         return (*view.parts, own)
-
-    def shows(self, seq: int) -> bool:
-        """Whether it shows a message that was appended to it."""
-        own = (part for part in self.parts if part.source == self.info.session_id)
-        return any(part.after < seq <= part.upto for part in own)
 
     def in_common(self, other: Lineage) -> list[Part]:
         """Return what both sessions show, from their first message on; of copies, the originals."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from asyncsessions.errors import (
-    IdempotencyConflictError,
-    SessionChangedError,
-    UnrelatedSessionsError,
-)
+from asyncsessions.errors import UnrelatedSessionsError
+from asyncsessions.hierarchy.bringing import Bringing, UnfinishedError
 from asyncsessions.hierarchy.forking import Forking
 from asyncsessions.hierarchy.lineage import (
     Lineage,
@@ -20,7 +16,6 @@ from asyncsessions.hierarchy.lineage import (
     SavedMerge,
     SavedRecord,
     cut,
-    new_token,
 )
 from asyncsessions.hierarchy.models import MergeConflict, MergeResult
 from asyncsessions.hierarchy.records import Records
@@ -38,7 +33,6 @@ Resolve: TypeAlias = Callable[
 Strategy: TypeAlias = Literal["append", "interleave"] | Resolve
 """What becomes of messages; see `HierarchicalSessionStore.merge_sessions`."""
 
-_NO_MERGE = SavedMerge(0, None)
 _STRATEGIES: Mapping[str, Resolve] = {"interleave": interleave}
 
 
@@ -50,6 +44,7 @@ class Merging:
         forking: Knows how they are related.
         snapshotting: Remembers what they were.
         rewriting: Rewrites them.
+        bringing: Brings messages of one to another.
     """
 
     def __init__(
@@ -58,6 +53,7 @@ class Merging:
         forking: Forking,
         snapshotting: Snapshotting,
         rewriting: Rewriting,
+        bringing: Bringing,
     ) -> None:
         self._records = records
         self._reader = records.reader
@@ -65,6 +61,7 @@ class Merging:
         self._forking = forking
         self._snapshotting = snapshotting
         self._rewriting = rewriting
+        self._bringing = bringing
 
     async def merge(self, fork_id: str, into: str | None, strategy: Strategy) -> MergeResult:
         """Merge; see `HierarchicalSessionStore.merge_sessions`."""
@@ -82,12 +79,13 @@ class Merging:
         await self._forking.lines(fork, target)  # Or nothing is written.
         if resolve is not None:
             return await self._resolve(fork, into, resolve)
-        count = await self._append(fork, into)
+        async with self._records.pinned(into):
+            count = await self._append(fork, into)
         return MergeResult(count, await self._merge_records(fork, into))
 
     async def _base(self, fork: Lineage, target: Lineage) -> SavedRecord:
         """Return what both records were when the sessions parted, or were merged last."""
-        merged = target.merges.get(fork.info.session_id, _NO_MERGE)
+        merged = target.merge_of(fork)
         line, other = await self._forking.lines(fork, target)
         if merged.record is not None:
             return merged.record
@@ -109,64 +107,15 @@ class Merging:
         fork_id = fork.info.session_id
         count = 0
         while True:
-            count += await self._finish(fork, session_id)
+            count += await self._bringing.finish(fork, session_id)
             target = await self._records.known(session_id)
-            merged = target.merges.get(fork_id, _NO_MERGE)
-            new = await self._new_messages(fork, target)
+            await self._forking.lines(fork, target)  # It may be another one by now.
+            merged = target.merge_of(fork)
+            new = await self._bringing.new_messages(fork, target)
             if not new:
                 return count
-            if not merged.is_claimed:
-                await self._try(target, merged.claimed(new[-1].seq).change(fork_id))
-
-    async def _finish(self, fork: Lineage, session_id: str) -> int:
-        """Append what somebody has begun to append, unless it is there by now.
-
-        Returns:
-            How many messages that were.
-        """
-        fork_id = fork.info.session_id
-        target = await self._records.known(session_id)
-        merged = target.merges.get(fork_id, _NO_MERGE)
-        if not merged.is_claimed:
-            return 0
-        if merged.claim > fork.info.last_seq:
-            fork = await self._records.known(fork_id)
-        new = [each for each in await self._new_messages(fork, target) if each.seq <= merged.claim]
-        stored: Sequence[Message] = []
-        if new:
-            # The fork may show others by now than when they were appended.
-            with contextlib.suppress(IdempotencyConflictError):
-                stored = await self._store.append(
-                    session_id, new, idempotency_key=f"merge:{merged.key}"
-                )
-        while True:
-            target = await self._records.known(session_id)
-            now = target.merges.get(fork_id, _NO_MERGE)
-            if now.key != merged.key and now.seq >= merged.claim:
-                return 0  # Somebody else has noted it.
-            done = now.unclaimed()
-            is_shown = not (now.is_unsure and stored) or target.shows(stored[-1].seq)
-            if is_shown:
-                at = stored[-1].seq if stored else now.at
-                done = msgspec.structs.replace(done, seq=max(now.seq, merged.claim), at=at)
-            # Or the revert has hidden them, and they are as good as new.
-            if await self._try(target, done.change(fork_id)):
-                return len(new) if is_shown else 0
-
-    async def _try(self, target: Lineage, *changes: Change) -> bool:
-        """Change a session's record, unless another merge or a revert has; return whether."""
-        guards = (target.unless_changed(), new_token())
-        try:
-            await self._records.amend(target.info.session_id, *guards, *changes)
-        except SessionChangedError:
-            return False
-        return True
-
-    async def _new_messages(self, fork: Lineage, target: Lineage) -> list[Message]:
-        common = fork.in_common(target)
-        after = common[-1].upto if common else 0
-        merged = target.merges.get(fork.info.session_id, _NO_MERGE)
-        return await self._reader.read_at(fork, Window(after=max(after, merged.seq)))
+            if not merged.is_begun:
+                await self._bringing.note(target, merged.claimed(new[-1].seq).change(fork_id))
 
     async def _in_common(self, target: Lineage, fork: Lineage) -> tuple[Part, ...]:
         """Return what a session shows of what both of them do."""
@@ -184,14 +133,15 @@ class Merging:
         fork_id = fork.info.session_id
         result = MergeResult(0, [])
         merge = Merge()
+        after = 0
 
         async def plan(target: Lineage) -> Plan:
-            nonlocal fork, result, merge
-            if target.merges.get(fork_id, _NO_MERGE).is_claimed:
-                raise _UnfinishedError
+            nonlocal fork, result, merge, after
+            if target.is_being_merged:
+                raise UnfinishedError
             # What another merge has brought by now, this one knows, too.
             fork = await self._records.known(fork_id)
-            new = await self._new_messages(fork, target)
+            new = await self._bringing.new_messages(fork, target)
             if not new:
                 raise _NothingNewError
             common = await self._in_common(target, fork)
@@ -203,14 +153,19 @@ class Merging:
 
         def changes(target: Lineage, snapshot_id: str, upto: int) -> list[Change]:
             automatic = self._snapshotting.automatic(target, snapshot_id)
-            merged = SavedMerge(fork.info.last_seq, SavedRecord.of(fork.info), upto)
-            return [*automatic, *merge.changes, merged.change(fork_id)]
+            seq = fork.info.last_seq
+            merged = SavedMerge(
+                seq, SavedRecord.of(fork.info), runs=((upto, seq, 1),), life=fork.life
+            )
+            moved = {each: saved.moved(after, upto) for each, saved in target.merges.items()}
+            merges = target.only_merged({**moved, fork_id: merged})
+            return [*automatic, *merge.changes, *merges]
 
         while True:
-            await self._finish(fork, session_id)
+            await self._bringing.finish_all(session_id)
             try:
                 await self._rewriting.put(session_id, plan, changes, keeps_late=True)
-            except _UnfinishedError:
+            except UnfinishedError:
                 continue
             except _NothingNewError:
                 return MergeResult(0, await self._merge_records(fork, session_id))
@@ -221,20 +176,19 @@ class Merging:
         fork_id, upto = fork.info.session_id, fork.info.last_seq
         while True:
             target = await self._records.known(session_id)
-            merged = target.merges.get(fork_id, _NO_MERGE)
+            merged = target.merge_of(fork)
             # After the target: what another merge has brought by then, this one knows, too.
             fork = await self._records.known(fork_id)
             merge = await self._merged_record(fork, target)
             # A revert may have taken away what was brought; then it is to be brought again.
-            is_whole = not await self._new_messages(fork, target)
+            is_whole = not await self._bringing.new_messages(fork, target)
             merged = msgspec.structs.replace(
                 merged,
                 seq=max(merged.seq, upto) if is_whole else merged.seq,
                 record=SavedRecord.of(fork.info),
-                at=target.info.last_seq,
             )
             # Or two merges at the same time would both count what the fork has changed.
-            if await self._try(target, merged.change(fork_id), *merge.changes):
+            if await self._bringing.note(target, merged.change(fork_id), *merge.changes):
                 return merge.conflicts
 
     async def _merged_record(self, fork: Lineage, target: Lineage) -> Merge:
@@ -249,10 +203,6 @@ class Merging:
 
 class _NothingNewError(Exception):
     """There are no messages to merge, or another merge has brought them meanwhile."""
-
-
-class _UnfinishedError(Exception):
-    """Another merge has begun to append messages."""
 
 
 def _untitled(record: SavedRecord) -> dict[str, Any]:

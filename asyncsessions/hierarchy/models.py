@@ -94,7 +94,7 @@ class MergeResult(msgspec.Struct, frozen=True):
     """What a merge did.
 
     Attributes:
-        messages: How many messages it brought.
+        messages: How many messages it brought, without those that another call did meanwhile.
         conflicts: What it left for somebody to decide.
     """
 

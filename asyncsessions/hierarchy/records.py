@@ -23,8 +23,6 @@ from asyncsessions.errors import (
 )
 from asyncsessions.hierarchy.lineage import (
     Lineage,
-    SavedRecord,
-    in_tree,
     shared,
 )
 from asyncsessions.hierarchy.reading import Reader
@@ -126,6 +124,21 @@ class Records:
         return lineage, pin
 
     @asynccontextmanager
+    async def pinned(self, session_id: str) -> AsyncIterator[None]:
+        """Keep a session's record, also if it is deleted meanwhile.
+
+        So an append that comes after that finds its idempotency key, and makes no new session.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        pin = str(uuid.uuid4())
+        await self.amend(session_id, shared(pin, 1))
+        async with self.letting_go(session_id, pin):
+            yield
+        await self.release(session_id, pin)
+
+    @asynccontextmanager
     async def letting_go(self, session_id: str, reader: str) -> AsyncIterator[None]:
         """Release a session for somebody for whom what needed it fails.
 
@@ -149,33 +162,6 @@ class Records:
         """Note that somebody doesn't read a session any more; return whether it exists."""
         changes = [shared(reader), Lineage.child(reader, None), Lineage.unmerged(reader)]
         return await self.store.amend_session(session_id, changes) is not None
-
-    async def delete(self, session_id: str) -> bool:
-        """Delete a session, if there is one; what others read of it stays where they find it."""
-
-        async def leave(now: Lineage, pin: str) -> list[Change]:
-            info = now.info
-            return [
-                *now.show(()),
-                shared(pin),
-                in_tree("gone", info.last_seq),
-                in_tree("born", info.last_seq),
-                *(Lineage.child(each, None) for each in now.children),
-                in_tree("origin"),
-                in_tree("copied"),
-                in_tree("is_shared"),
-                *Lineage.forget(now.snapshots),
-                *now.only_merged({}),
-                *SavedRecord({}, {}).changes(info),
-                *(Change((field,), "set", None) for field in TEXTS if getattr(info, field)),
-            ]
-
-        try:
-            await self.keeping(session_id, leave)
-        except SessionNotFoundError:
-            return False
-        await self.collect(session_id)
-        return True
 
     async def collect(self, session_id: str) -> None:
         """Remove a deleted session for good once nobody reads it, and then its deleted parents."""

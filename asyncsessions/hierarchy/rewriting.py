@@ -15,9 +15,11 @@ from asyncsessions.errors import (
     SessionNotFoundError,
     SessionSharedError,
 )
+from asyncsessions.hierarchy.bringing import Bringing
 from asyncsessions.hierarchy.lineage import (
     Lineage,
     Part,
+    SavedRecord,
     View,
     count_of,
     in_tree,
@@ -26,7 +28,7 @@ from asyncsessions.hierarchy.lineage import (
     view_changes,
     without,
 )
-from asyncsessions.hierarchy.records import EVERYTHING, Records
+from asyncsessions.hierarchy.records import EVERYTHING, TEXTS, Records
 from asyncsessions.hooks import Change, Window
 from asyncsessions.models import Message
 
@@ -41,9 +43,11 @@ class Rewriting:
 
     Args:
         records: The sessions' records.
+        bringing: Finishes what merges have begun.
     """
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, bringing: Bringing) -> None:
+        self._bringing = bringing
         self._store = records.store
         self._reader = records.reader
         self._records = records
@@ -85,6 +89,33 @@ class Rewriting:
             return [lineage.unless_changed(), *view_changes(view), shared(pin)]
 
         await self._records.keeping(session_id, count)
+
+    async def delete(self, session_id: str) -> bool:
+        """Delete a session, if there is one; what others read of it stays where they find it."""
+
+        async def leave(now: Lineage, pin: str) -> list[Change]:
+            info = now.info
+            return [
+                *now.show(()),
+                shared(pin),
+                in_tree("gone", info.last_seq),
+                in_tree("born", info.last_seq),
+                *(Lineage.child(each, None) for each in now.children),
+                in_tree("origin"),
+                in_tree("copied"),
+                in_tree("is_shared"),
+                *Lineage.forget(now.snapshots),
+                *now.only_merged({}),
+                *SavedRecord({}, {}).changes(info),
+                *(Change((field,), "set", None) for field in TEXTS if getattr(info, field)),
+            ]
+
+        try:
+            await self._bringing.keeping(session_id, leave)
+        except SessionNotFoundError:
+            return False
+        await self._records.collect(session_id)
+        return True
 
     async def _let_go(self, session_id: str, annexes: Sequence[str]) -> None:
         if annexes:

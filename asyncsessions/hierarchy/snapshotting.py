@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from asyncsessions.codec import check_json_object
-from asyncsessions.errors import (
-    SnapshotNotFoundError,
-)
+from asyncsessions.errors import SnapshotNotFoundError
+from asyncsessions.hierarchy.bringing import Bringing
 from asyncsessions.hierarchy.lineage import (
     Lineage,
     SavedSnapshot,
@@ -33,10 +30,12 @@ class Snapshotting:
 
     Args:
         records: The sessions' records.
+        bringing: Finishes what merges have begun.
     """
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, bringing: Bringing) -> None:
         self._records = records
+        self._bringing = bringing
         self._reader = records.reader
 
     async def snapshot(
@@ -52,7 +51,7 @@ class Snapshotting:
             snapshot = lineage.snapshot(lineage.parts, self._records.now(), **fields)
             return [lineage.unless_changed(), *lineage.keep(snapshot_id, snapshot)]
 
-        _, snapshot_id = await self._records.keeping(session_id, keep)
+        _, snapshot_id = await self._bringing.keeping(session_id, keep)
         return snapshot_id
 
     async def forget(self, session_id: str, chosen: Callable[[str, SavedSnapshot], bool]) -> int:
@@ -79,10 +78,10 @@ class Snapshotting:
             if snapshot is None:
                 raise SnapshotNotFoundError(session_id, snapshot_id)
             changes = [*lineage.show(snapshot.parts), *self.automatic(lineage, automatic_id)]
-            changes += lineage.only_merged(lineage.merges_back_at(snapshot))
+            changes += lineage.only_merged(snapshot.merges)
             return changes + snapshot.record.changes(lineage.info)
 
-        await self._records.keeping(session_id, revert)
+        await self._bringing.keeping(session_id, revert)
 
     async def revert_to_message(self, session_id: str, seq: int) -> None:
         """Bring a session back to a message."""
@@ -91,19 +90,14 @@ class Snapshotting:
             parts = await self._reader.parts_upto(lineage, seq)
             changes = [*lineage.show(parts), *self.automatic(lineage, automatic_id)]
             # What a merge did to metadata and state stays, so it is not to be done again.
-            merges = {
-                each: (
-                    merge if merge.at <= seq else msgspec.structs.replace(merge, seq=0)
-                ).reverted()
-                for each, merge in lineage.merges.items()
-            }
+            merges = {each: merge.back_at(seq) for each, merge in lineage.merges.items()}
             changes += lineage.only_merged(merges)
             checkpoint = lineage.checkpoint_at(seq)
             if checkpoint is not lineage.info.checkpoint:
                 changes.append(Change(("checkpoint",), "set", checkpoint))
             return changes
 
-        await self._records.keeping(session_id, revert)
+        await self._bringing.keeping(session_id, revert)
 
     def automatic(self, lineage: Lineage, snapshot_id: str) -> list[Change]:
         """Return what remembers a session as it is, so that what comes now can be undone."""

@@ -475,7 +475,9 @@ class HierarchicalSessionStore(BranchedStore):
             SessionNotFoundError: There is no such session.
             UnrelatedSessionsError: They have no common ancestor, or are the same one.
         """
-        merging = Merging(self._records, self._forking, self._snapshotting, self._rewriting)
+        merging = Merging(
+            self._records, self._forking, self._snapshotting, self._rewriting, self._bringing
+        )
         return await self._perform(fork_id, lambda _: merging.merge(fork_id, into, strategy))
 
 

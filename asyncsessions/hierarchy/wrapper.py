@@ -23,6 +23,7 @@ from asyncsessions.errors import (
     SessionSharedError,
     StoreUnavailableError,
 )
+from asyncsessions.hierarchy.bringing import Bringing
 from asyncsessions.hierarchy.forking import Forking
 from asyncsessions.hierarchy.lineage import TREE, Lineage
 from asyncsessions.hierarchy.reading import Reader
@@ -69,8 +70,9 @@ class BranchedStore(BaseSessionStore):
         self._reader = Reader(store)
         self._records = Records(store, self._reader)
         self._forking = Forking(self._records)
-        self._snapshotting = Snapshotting(self._records)
-        self._rewriting = Rewriting(self._records)
+        self._bringing = Bringing(self._records)
+        self._snapshotting = Snapshotting(self._records, self._bringing)
+        self._rewriting = Rewriting(self._records, self._bringing)
 
     @override
     @classmethod
@@ -184,7 +186,7 @@ class BranchedStore(BaseSessionStore):
             if record is None or not record.has_kin:
                 with contextlib.suppress(SessionSharedError):
                     return await self._store._delete(session_id)
-            return await self._records.delete(session_id)
+            return await self._rewriting.delete(session_id)
         except CorruptSessionError:
             return await self._store._delete(session_id)
 

@@ -53,6 +53,7 @@ _MODULES = (
     "_branch_model",
     "branching",
     "branching_edges",
+    "branching_interrupted",
     "branching_lineage",
     "branching_merges",
     "branching_properties",

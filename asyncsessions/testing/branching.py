@@ -31,6 +31,7 @@ from asyncsessions.testing._cases import (
     user,
 )
 from asyncsessions.testing.branching_edges import BranchEdgeCases
+from asyncsessions.testing.branching_interrupted import InterruptedMergeCases
 from asyncsessions.testing.branching_lineage import LineageCases, MoveCases
 from asyncsessions.testing.branching_merges import MergeCases
 from asyncsessions.testing.branching_properties import BranchModelCases
@@ -351,6 +352,7 @@ class HierarchyConformance(
     LineageCases,
     MoveCases,
     MergeCases,
+    InterruptedMergeCases,
     SnapshotCases,
     RemovalCases,
     BranchingTogetherCases,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -14,7 +13,7 @@ from asyncsessions.errors import (
     UnrelatedSessionsError,
 )
 from asyncsessions.hierarchy import HierarchicalSessionStore
-from asyncsessions.hierarchy.merging import Merging, Strategy
+from asyncsessions.hierarchy.merging import Strategy
 from asyncsessions.testing._branch_cases import Hierarchy, HierarchyCases, add, shown_in
 from asyncsessions.testing._cases import (
     ManualClock,
@@ -347,187 +346,6 @@ class MergeCases(HierarchyCases):
         await tree.pop_message("s")
         assert await shown_in(tree, "s") == ["m1", "f1", "f2", "last"]
 
-    async def test_a_merge_that_was_cut_off_goes_on_after_another(
-        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        await fill(tree, "s", 1)
-        first, second = [await tree.fork_session("s") for _ in range(2)]
-        await add(tree, first, "f")
-        await add(tree, second, "g")
-        with monkeypatch.context() as patch:
-            patch.setattr(Merging, "_merge_records", lambda *_: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                await tree.merge_sessions(first)
-        await tree.merge_sessions(second)
-        await tree.merge_sessions(first)
-        assert await shown_in(tree, "s") == ["m1", "f", "g"]
-
-    @pytest.mark.parametrize("strategy", ["append", "interleave"])
-    async def test_a_merge_that_was_cut_off_is_finished_by_a_later_one(
-        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch, strategy: Strategy
-    ) -> None:
-        await fill(tree, "s", 1)
-        fork = await tree.fork_session("s")
-        note = vars(Merging)["_try"]
-        said = ["m1"]
-        # Before it is noted what comes, before it is appended, and before that is noted.
-        for step in range(3):
-            notes = iter([] if step == 0 else [1])
-
-            async def cut_off(*args: Any, notes: Any = notes, **_: Any) -> Any:
-                if next(notes, None) is None:
-                    raise ZeroDivisionError
-                return await note(*args)
-
-            await add(tree, fork, f"f{step}")
-            with monkeypatch.context() as patch:
-                patch.setattr(Merging, "_try", cut_off)
-                if step == 1:
-                    patch.setattr(BaseSessionStore, "append", cut_off)
-                with pytest.raises(ZeroDivisionError):
-                    await tree.merge_sessions(fork)
-            await add(tree, fork, f"late {step}")
-            await tree.merge_sessions(fork, strategy=strategy)
-            said += [f"f{step}", f"late {step}"]
-            assert await shown_in(tree, "s") == said
-
-    @pytest.mark.parametrize("is_killed", [False, True])
-    @pytest.mark.parametrize("is_reverted", [False, True])
-    @pytest.mark.parametrize("is_appended", [False, True])
-    async def test_a_snapshot_or_revert_during_a_merge_doubles_nothing(
-        self,
-        tree: Hierarchy,
-        monkeypatch: pytest.MonkeyPatch,
-        *,
-        is_appended: bool,
-        is_reverted: bool,
-        is_killed: bool,
-    ) -> None:
-        """It comes after messages are announced; they may be appended then, but it isn't noted."""
-        await fill(tree, "s", 1)
-        snapshots = [await tree.create_snapshot("s")]
-        fork = await tree.fork_session("s")
-        await add(tree, fork, "f1", "f2")
-        steps = iter([False, True] if is_appended else [True])
-        owner: Any = Merging if is_appended else BaseSessionStore
-        name = "_try" if is_appended else "append"
-        step = getattr(owner, name)
-
-        async def interrupted(*args: Any, **options: Any) -> Any:
-            if next(steps, False):
-                snapshots.append(await tree.create_snapshot("s"))
-                if is_reverted:
-                    await tree.revert_to_snapshot("s", snapshots[0])
-                if is_killed:
-                    raise ZeroDivisionError
-            return await step(*args, **options)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, interrupted)
-            with pytest.raises(ZeroDivisionError) if is_killed else nullcontext():
-                await tree.merge_sessions(fork)
-        await tree.merge_sessions(fork)
-        assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
-        for snapshot in snapshots:
-            await tree.revert_to_snapshot("s", snapshot)
-            await tree.merge_sessions(fork)
-            assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
-        await tree.revert_to_message("s", 1)
-        await tree.merge_sessions(fork)
-        assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
-
-    async def test_what_is_taken_away_during_a_merge_can_be_merged_again(
-        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        await fill(tree, "s", 1)
-        fork = await tree.fork_session("s")
-        await add(tree, fork, "f")
-        merge = vars(Merging)["_merge_records"]
-
-        async def after_revert(*args: Any) -> Any:
-            await tree.revert_to_message("s", 1)
-            return await merge(*args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Merging, "_merge_records", after_revert)
-            await tree.merge_sessions(fork)
-        assert await shown_in(tree, "s") == ["m1"]
-        await tree.merge_sessions(fork)
-        assert await shown_in(tree, "s") == ["m1", "f"]
-
-    async def test_a_merge_that_comes_late_takes_nothing_back(
-        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """It has read the fork before another merge did."""
-        await fill(tree, "s", 1)
-        fork = await tree.fork_session("s")
-        await add(tree, fork, "f1")
-        await tree.increment_state(fork, "n", 5)
-        resolve = vars(Merging)["_resolve"]
-
-        async def late(merging: Merging, read: Any, *args: Any) -> Any:
-            monkeypatch.setattr(Merging, "_resolve", resolve)
-            await add(tree, fork, "f2")
-            await tree.increment_state(fork, "n", 2)
-            await tree.merge_sessions(fork, strategy="interleave")
-            return await resolve(merging, read, *args)
-
-        monkeypatch.setattr(Merging, "_resolve", late)
-        await tree.merge_sessions(fork, strategy="interleave")
-        for _ in range(2):
-            assert await shown_in(tree, "s") == ["m1", "f1", "f2"]
-            assert await tree.get_state("s") == {"n": 7}
-            assert (await tree.merge_sessions(fork)).messages == 0
-
-    async def test_a_merge_that_knows_less_than_another_counts_nothing_twice(
-        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """It has read the fork before, and brings the record after the other one."""
-        await fill(tree, "s", 1)
-        fork = await tree.fork_session("s")
-        await tree.increment_state("s", "n", 10)
-        await add(tree, fork, "f1")
-        merge_records = vars(Merging)["_merge_records"]
-
-        async def late(*args: Any) -> Any:
-            monkeypatch.setattr(Merging, "_merge_records", merge_records)
-            await tree.increment_state(fork, "n")
-            await tree.merge_sessions(fork)
-            return await merge_records(*args)
-
-        monkeypatch.setattr(Merging, "_merge_records", late)
-        for _ in range(2):
-            await tree.merge_sessions(fork)
-            assert await tree.get_state("s") == {"n": 11}
-
-    @pytest.mark.parametrize("change", ["pop", "partial"])
-    async def test_a_fork_that_changed_after_a_merge_was_cut_off_can_be_merged(
-        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch, change: str
-    ) -> None:
-        await fill(tree, "s", 1)
-        fork = await tree.fork_session("s")
-        await add(tree, fork, "f1")
-        await tree.upsert_partial_assistant_message(fork, "f")
-        note = vars(Merging)["_try"]
-        steps = iter(range(3))
-
-        async def cut_off(*args: Any) -> Any:
-            if next(steps, None) == 1:
-                raise ZeroDivisionError
-            return await note(*args)
-
-        monkeypatch.setattr(Merging, "_try", cut_off)
-        with pytest.raises(ZeroDivisionError):
-            await tree.merge_sessions(fork)
-        if change == "pop":
-            await tree.pop_message(fork)
-        else:
-            await tree.upsert_partial_assistant_message(fork, "f2", finalize=True)
-        await add(tree, fork, "f3")
-        for _ in range(2):
-            await tree.merge_sessions(fork)
-            assert await shown_in(tree, "s") == ["m1", "f1", "f", "f3"]
-
     async def test_a_turn_that_is_copied_half_way_is_merged_when_it_is_whole(
         self, tree: Hierarchy
     ) -> None:
@@ -539,26 +357,6 @@ class MergeCases(HierarchyCases):
         assert (await tree.diff("s", fork)).common == 1
         await tree.merge_sessions(fork)
         assert await shown_in(tree, "s") == ["m1", "ha", "half"]
-
-    async def test_a_merge_of_another_fork_may_come_between(
-        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """It changes what is shown after messages were appended, and before that is noted."""
-        await fill(tree, "s", 1)
-        first, second = [await tree.fork_session("s") for _ in range(2)]
-        await add(tree, first, "f")
-        await add(tree, second, "g")
-        note = vars(Merging)["_try"]
-        steps = iter(range(3))
-
-        async def between(*args: Any) -> Any:
-            if next(steps, None) == 1:
-                await tree.merge_sessions(second, strategy="interleave")
-            return await note(*args)
-
-        monkeypatch.setattr(Merging, "_try", between)
-        await tree.merge_sessions(first)
-        assert sorted(await shown_in(tree, "s")) == ["f", "g", "m1"]
 
     async def test_a_merge_that_fails_keeps_nothing(
         self, tree: Hierarchy, plain: BaseSessionStore
@@ -594,3 +392,59 @@ class MergeCases(HierarchyCases):
             ["m1", *(f"f{number}" for number in range(3)), *(f"a{number}" for number in range(10))]
         )
         assert await tree.get_state("s", "n") == 3
+
+    async def test_a_revert_between_or_into_merges_brings_only_the_rest_again(
+        self, tree: Hierarchy
+    ) -> None:
+        await fill(tree, "s", 1)
+        fork = await tree.fork_session("s")
+        await add(tree, fork, "f1")
+        await tree.merge_sessions(fork)
+        await add(tree, "s", "m2")
+        await add(tree, fork, "f2", "f3")
+        await tree.merge_sessions(fork)
+        await tree.merge_sessions(fork)
+        everything = ["m1", "f1", "m2", "f2", "f3"]
+        assert await shown_in(tree, "s") == everything
+        for seq in (4, 3, 2):
+            await tree.revert_to_message("s", seq)
+            assert await shown_in(tree, "s") == everything[:seq]
+            assert (await tree.merge_sessions(fork)).messages == 2 - (seq == 4)
+            left = [each for each in everything if each != "m2" or seq > 2]
+            assert await shown_in(tree, "s") == left
+            await tree.undo_revert("s")
+
+    async def test_what_a_later_merge_has_put_anew_can_be_reverted_and_merged_again(
+        self, tree: Hierarchy
+    ) -> None:
+        await fill(tree, "s", 1)
+        first, second = [await tree.fork_session("s") for _ in range(2)]
+        await add(tree, first, "f")
+        await tree.merge_sessions(first)
+        await add(tree, second, "g")
+        await tree.merge_sessions(second, strategy=lambda own, new: [*new, *own])
+        assert await shown_in(tree, "s") == ["m1", "g", "f"]
+        seqs = [message.seq for message in await tree.get_messages("s")]
+        await tree.revert_to_message("s", seqs[1])
+        await tree.merge_sessions(first)
+        assert await shown_in(tree, "s") == ["m1", "g", "f"]
+
+    async def test_a_fork_that_was_remade_is_merged_from_its_beginning(
+        self, tree: Hierarchy, clock: ManualClock
+    ) -> None:
+        """What others remember of the one that had its id is not about it."""
+        await fill(tree, "s", 1)
+        await tree.create_session("f", parent_id="s")
+        other = await tree.create_session(parent_id="s")
+        await add(tree, "f", "f1", "f2")
+        await tree.merge_sessions("f")
+        await tree.merge_sessions("f", into=other)
+        snapshot = await tree.create_snapshot("s")
+        await tree.delete_session("f")
+        clock.advance(1)
+        await tree.create_session("f", parent_id="s")
+        await add(tree, "f", "g1", "g2", "g3")
+        await tree.revert_to_snapshot("s", snapshot)
+        for target, old in (("s", ["m1", "f1", "f2"]), (other, ["f1", "f2"])):
+            assert (await tree.merge_sessions("f", into=target)).messages == 3
+            assert await shown_in(tree, target) == [*old, "g1", "g2", "g3"]

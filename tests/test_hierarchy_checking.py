@@ -14,7 +14,7 @@ from asyncsessions import BaseSessionStore, open_store
 from asyncsessions.errors import MessageNotFoundError, SessionSharedError
 from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.hierarchy.checking import Finding, check_trees
-from asyncsessions.hierarchy.lineage import TREE
+from asyncsessions.hierarchy.saved import TREE
 from asyncsessions.hooks import SHARED, Change
 from asyncsessions.testing._cases import ManualClock, fill, ids, texts, user
 

@@ -16,8 +16,9 @@ from asyncsessions.errors import (
     SessionChangedError,
     SessionNotFoundError,
 )
-from asyncsessions.hierarchy.lineage import Lineage, new_token
+from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.records import Records
+from asyncsessions.hierarchy.saved import new_token
 from asyncsessions.hooks import Change, Window
 from asyncsessions.models import Message
 

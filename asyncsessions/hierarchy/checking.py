@@ -15,9 +15,10 @@ import msgspec
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import CorruptSessionError, SessionChangedError
 from asyncsessions.hierarchy.examining import Examiner, Finding, Suspicion
-from asyncsessions.hierarchy.lineage import TREE, Lineage
+from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.records import Records
+from asyncsessions.hierarchy.saved import TREE
 from asyncsessions.hooks import SHARED
 
 __all__ = ["Finding", "check_trees"]

@@ -15,14 +15,8 @@ import msgspec
 
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.errors import CorruptSessionError, InvalidSessionIdError
-from asyncsessions.hierarchy.lineage import (
-    Lineage,
-    Part,
-    SavedSnapshot,
-    count_of,
-    in_tree,
-    shared,
-)
+from asyncsessions.hierarchy.lineage import Lineage
+from asyncsessions.hierarchy.saved import Part, SavedSnapshot, count_of, in_tree, shared
 from asyncsessions.hierarchy.soundness import damage
 from asyncsessions.hooks import Change
 

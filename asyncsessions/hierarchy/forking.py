@@ -14,9 +14,10 @@ from asyncsessions.errors import (
     SessionCycleError,
     UnrelatedSessionsError,
 )
-from asyncsessions.hierarchy.lineage import (
+from asyncsessions.hierarchy.lineage import Lineage
+from asyncsessions.hierarchy.records import EVERYTHING, TEXTS, Records
+from asyncsessions.hierarchy.saved import (
     TREE,
-    Lineage,
     Part,
     SavedRecord,
     View,
@@ -28,7 +29,6 @@ from asyncsessions.hierarchy.lineage import (
     view_changes,
     without,
 )
-from asyncsessions.hierarchy.records import EVERYTHING, TEXTS, Records
 from asyncsessions.hooks import SHARED, Change
 from asyncsessions.models import Message, SessionInfo
 from asyncsessions.requests import check_text

@@ -10,16 +10,11 @@ import msgspec
 from asyncsessions.errors import UnrelatedSessionsError
 from asyncsessions.hierarchy.bringing import Bringing, UnfinishedError
 from asyncsessions.hierarchy.forking import Forking
-from asyncsessions.hierarchy.lineage import (
-    Lineage,
-    Part,
-    SavedMerge,
-    SavedRecord,
-    cut,
-)
+from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.models import MergeConflict, MergeResult
 from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Plan, Rewriting
+from asyncsessions.hierarchy.saved import Part, SavedMerge, SavedRecord, cut
 from asyncsessions.hierarchy.snapshotting import Snapshotting
 from asyncsessions.hierarchy.threeway import Merge, interleave
 from asyncsessions.hooks import Change, Window

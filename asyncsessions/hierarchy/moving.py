@@ -10,9 +10,10 @@ import msgspec
 from asyncsessions.codec import encode_message, message_from
 from asyncsessions.errors import InvalidMessageError, SessionExistsError
 from asyncsessions.hierarchy.forking import Forking
-from asyncsessions.hierarchy.lineage import Lineage, Part, SavedRecord, SavedSnapshot, in_tree
+from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Rewriting
+from asyncsessions.hierarchy.saved import Part, SavedRecord, SavedSnapshot, in_tree
 from asyncsessions.hooks import Change
 from asyncsessions.models import ImportReport, Message
 from asyncsessions.pacing import Pacer, paced_map

@@ -11,7 +11,8 @@ import msgspec
 from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import decode_messages, seq_of
 from asyncsessions.errors import MessageNotFoundError
-from asyncsessions.hierarchy.lineage import Lineage, Part, View, count_of, cut
+from asyncsessions.hierarchy.lineage import Lineage
+from asyncsessions.hierarchy.saved import Part, View, count_of, cut
 from asyncsessions.hooks import Tail, Window
 from asyncsessions.models import Message
 

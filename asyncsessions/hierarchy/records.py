@@ -21,11 +21,9 @@ from asyncsessions.errors import (
     SessionStoreError,
     StoreUnavailableError,
 )
-from asyncsessions.hierarchy.lineage import (
-    Lineage,
-    shared,
-)
+from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.reading import Reader
+from asyncsessions.hierarchy.saved import shared
 from asyncsessions.hooks import Change
 from asyncsessions.models import JSONValue
 

@@ -16,8 +16,9 @@ from asyncsessions.errors import (
     SessionSharedError,
 )
 from asyncsessions.hierarchy.bringing import Bringing
-from asyncsessions.hierarchy.lineage import (
-    Lineage,
+from asyncsessions.hierarchy.lineage import Lineage
+from asyncsessions.hierarchy.records import EVERYTHING, TEXTS, Records
+from asyncsessions.hierarchy.saved import (
     Part,
     SavedRecord,
     View,
@@ -28,7 +29,6 @@ from asyncsessions.hierarchy.lineage import (
     view_changes,
     without,
 )
-from asyncsessions.hierarchy.records import EVERYTHING, TEXTS, Records
 from asyncsessions.hooks import Change, Window
 from asyncsessions.models import Message
 

@@ -8,12 +8,9 @@ from typing import Any
 from asyncsessions.codec import check_json_object
 from asyncsessions.errors import SnapshotNotFoundError
 from asyncsessions.hierarchy.bringing import Bringing
-from asyncsessions.hierarchy.lineage import (
-    Lineage,
-    SavedSnapshot,
-    new_token,
-)
+from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.records import Records
+from asyncsessions.hierarchy.saved import SavedSnapshot, new_token
 from asyncsessions.hooks import Change
 from asyncsessions.requests import check_text
 

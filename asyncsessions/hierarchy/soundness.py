@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asyncsessions.errors import CorruptSessionError
-from asyncsessions.hierarchy.lineage import TREE, Lineage, Part
+from asyncsessions.hierarchy.lineage import Lineage
+from asyncsessions.hierarchy.saved import TREE, Part
 from asyncsessions.hooks import SHARED
 
 __all__ = ["damage"]

@@ -13,10 +13,11 @@ from anyio import to_thread
 
 from asyncsessions._compat import override
 from asyncsessions.errors import CorruptSessionError, SessionChangedError, SessionExistsError
-from asyncsessions.hierarchy.lineage import Lineage, count_of, in_tree
+from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.merging import Merging, Strategy
 from asyncsessions.hierarchy.models import MergeResult, SessionDiff, SessionTree, Snapshot
 from asyncsessions.hierarchy.moving import Moving
+from asyncsessions.hierarchy.saved import count_of, in_tree
 from asyncsessions.hierarchy.soundness import damage
 from asyncsessions.hierarchy.wrapper import BranchedStore, refusal
 from asyncsessions.hooks import Change, Window

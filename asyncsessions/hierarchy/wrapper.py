@@ -25,10 +25,11 @@ from asyncsessions.errors import (
 )
 from asyncsessions.hierarchy.bringing import Bringing
 from asyncsessions.hierarchy.forking import Forking
-from asyncsessions.hierarchy.lineage import TREE, Lineage
+from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.reading import Reader
 from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Rewriting
+from asyncsessions.hierarchy.saved import TREE
 from asyncsessions.hierarchy.snapshotting import Snapshotting
 from asyncsessions.hooks import (
     SHARED,

@@ -15,7 +15,7 @@ from asyncsessions.errors import (
     SessionNotFoundError,
     UnrelatedSessionsError,
 )
-from asyncsessions.hierarchy.lineage import TREE
+from asyncsessions.hierarchy.saved import TREE
 from asyncsessions.hooks import SHARED, Change
 from asyncsessions.testing._branch_cases import Hierarchy, HierarchyCases, add, shown_in
 from asyncsessions.testing._cases import (

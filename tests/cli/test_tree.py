@@ -16,7 +16,7 @@ import redis
 from asyncsessions import open_store
 from asyncsessions.cli.mermaid import flowchart
 from asyncsessions.hierarchy import HierarchicalSessionStore, SessionTree
-from asyncsessions.hierarchy.lineage import TREE
+from asyncsessions.hierarchy.saved import TREE
 from asyncsessions.hooks import SHARED, Change
 from tests.cli.helpers import bad, call, contents, exported, good, with_store
 

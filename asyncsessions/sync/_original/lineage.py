@@ -12,7 +12,7 @@ import msgspec
 
 from asyncsessions.codec import encode_json
 from asyncsessions.errors import StoreUnavailableError
-from asyncsessions.hierarchy.lineage import own_fields
+from asyncsessions.hierarchy.saved import own_fields
 from asyncsessions.hooks import check_unshared
 from asyncsessions.pacing import Breather
 from asyncsessions.stores._docformat import loads, parse_list

@@ -26,6 +26,7 @@ from asyncsessions.hierarchy.saved import (
     own_fields,
     shared,
     skip,
+    under,
     view_changes,
     without,
 )
@@ -99,7 +100,7 @@ class Forking:
         seq = info.last_seq if seq is None else seq
         changes = [
             *_inherited(lineage, seq, title),
-            in_tree("parent", {"id": info.session_id, "seq": seq}),
+            *under(info.session_id, seq),
             in_tree("origin", msgspec.to_builtins(SavedRecord.of(info))),
         ]
         originals = tuple(lineage.originals(parts))
@@ -184,8 +185,7 @@ class Forking:
             if any(each.info.session_id == session_id for each in line):
                 raise SessionCycleError(session_id, parent_id)
             parent = await self.adopt(parent_id, session_id)
-            link = {"id": parent_id, "seq": parent.info.last_seq}
-            first += [in_tree("gone"), in_tree("parent", link)]
+            first += [in_tree("gone"), *under(parent_id, parent.info.last_seq)]
             if old is not None and old.source is not None:
                 # Those who read the old one may need it.
                 first.append(Lineage.annex(old.source.id, self._records.now()))

@@ -112,9 +112,10 @@ class Lineage:
         return born if isinstance(born, int) else 0
 
     @property
-    def life(self) -> tuple[float, int]:
-        """What tells it apart from sessions that had its id before."""
-        return self.info.created_at, self.born
+    def life(self) -> str:
+        """What tells a session that belongs under another one apart from others of its id."""
+        life = self._tree.get("life")
+        return life if isinstance(life, str) else ""
 
     @property
     def annexes(self) -> list[str]:

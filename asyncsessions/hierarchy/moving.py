@@ -13,7 +13,7 @@ from asyncsessions.hierarchy.forking import Forking
 from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Rewriting
-from asyncsessions.hierarchy.saved import Part, SavedRecord, SavedSnapshot, in_tree
+from asyncsessions.hierarchy.saved import Part, SavedRecord, SavedSnapshot, in_tree, under
 from asyncsessions.hooks import Change
 from asyncsessions.models import ImportReport, Message
 from asyncsessions.pacing import Pacer, paced_map
@@ -110,7 +110,7 @@ class Moving:
         if given.parent_id is not None:
             if await self._reader.lineage(given.parent_id) is not None:
                 await self._forking.adopt(given.parent_id, session_id)
-            changes.append(in_tree("parent", {"id": given.parent_id, "seq": given.parent_seq}))
+            changes += under(given.parent_id, given.parent_seq)
         if changes:
             await self._records.amend(session_id, *changes)
         return session_id

@@ -27,6 +27,7 @@ __all__ = [
     "own_fields",
     "shared",
     "skip",
+    "under",
     "view_changes",
     "without",
 ]
@@ -115,7 +116,7 @@ class SavedMerge(msgspec.Struct, frozen=True):
     runs: tuple[tuple[int, int, int], ...] = ()
     claim: int = 0
     key: str = ""
-    life: tuple[float, int] | None = None
+    life: str = ""
 
     @property
     def is_begun(self) -> bool:
@@ -203,6 +204,12 @@ def new_token() -> Change:
 def in_tree(key: str, value: JSONValue = None) -> Change:
     """Return what sets something under the tree's key, or with None removes it."""
     return Change(("metadata", TREE, key), "remove" if value is None else "set", value)
+
+
+def under(parent_id: str, seq: int) -> list[Change]:
+    """Return what makes a new session belong under another one, as it was at a message."""
+    link: dict[str, JSONValue] = {"id": parent_id, "seq": seq}
+    return [in_tree("parent", link), in_tree("life", uuid.uuid4().hex)]
 
 
 def skip(count: int) -> Change:

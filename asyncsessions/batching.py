@@ -21,6 +21,7 @@ import anyio
 import msgspec
 
 from asyncsessions.errors import StoreClosedError
+from asyncsessions.tasks import start
 
 __all__ = ["Deferred", "Entry", "GroupCommit", "Outcome"]
 
@@ -265,7 +266,7 @@ class GroupCommit(Generic[Item, Result]):
 
     def _start_drainer(self) -> None:
         self._drainers += 1
-        task = asyncio.get_running_loop().create_task(self._drain())
+        task = start(self._drain())
         self._tasks.add(task)
         task.add_done_callback(self._note_drained)
 

@@ -15,6 +15,7 @@ import anyio
 from asyncsessions.batching import Entry, GroupCommit, Outcome
 from asyncsessions.errors import SessionStoreError, StoreClosedError, StoreUnavailableError
 from asyncsessions.hooks import Append, Update
+from asyncsessions.tasks import start
 
 __all__ = ["Engine"]
 
@@ -65,7 +66,7 @@ class Engine:
             return
         # One that is done has failed, and whoever waited for it was cancelled.
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening = start(self._open())
             self._opening.add_done_callback(_look_at)
         opening = self._opening
         try:
@@ -94,7 +95,7 @@ class Engine:
         """
         self._is_closed = True
         if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
+            self._closing = start(self._close())
         elif self._closing.done():
             return
         await asyncio.shield(self._closing)
@@ -129,7 +130,7 @@ class Engine:
         """Await a hook that writes; a cancelled caller still sees it through."""
         if not self.is_ready:
             await self.open()
-        task = asyncio.get_running_loop().create_task(hook(*args, **kw))
+        task = start(hook(*args, **kw))
         self._actions.add(task)
         task.add_done_callback(self._actions.discard)
         try:

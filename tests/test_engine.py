@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -121,3 +123,44 @@ async def test_a_clock_may_count_whole_seconds() -> None:
     async with Recording(lambda: 1767225600) as store:
         await store.add_message("s", "user", "x")
     assert [repr(time) for time in store.times] == ["1767225600.0"]
+
+
+who: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+class Sees(InMemorySessionStore):
+    """Notes for whom its hooks are called, as a driver does that keeps deadlines there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    @override
+    async def _open(self) -> None:
+        self.seen.append(who.get())
+        await super()._open()
+
+    @override
+    async def _append(self, batch: Sequence[Append]) -> list[Any]:
+        self.seen.append(who.get())
+        await asyncio.sleep(0)
+        return await super()._append(batch)
+
+    @override
+    async def _delete(self, session_id: str, *, expired_at: float | None = None) -> bool:
+        self.seen.append(who.get())
+        return await super()._delete(session_id, expired_at=expired_at)
+
+    @override
+    async def _close(self) -> None:
+        self.seen.append(who.get())
+        await super()._close()
+
+
+async def test_what_a_driver_keeps_for_one_caller_is_not_for_others() -> None:
+    async with Sees() as store:
+        who.set("a caller")
+        await asyncio.gather(*(store.add_message("s", "user", "x") for _ in range(3)))
+        await store.delete_session("s")
+    assert len(store.seen) >= 4
+    assert set(store.seen) == {"nobody"}

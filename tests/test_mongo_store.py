@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 import pytest_asyncio
 from bson import ObjectId
@@ -31,7 +32,7 @@ from asyncsessions.stores._mongo_cache import PageCache
 from asyncsessions.stores._mongo_session import Head, Page
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
-from asyncsessions.testing.timing import LONG_ENOUGH
+from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 
 
 def database_of(path: Path) -> str:
@@ -512,3 +513,25 @@ async def test_jump_of_this_machines_clock_moves_no_expiry(
     monkeypatch.setattr(time, "time", real)
     await store.append("s", [user("and more")])
     assert await said(store, "s") == ["kept", "and more"]
+
+
+async def test_a_callers_deadline_and_transaction_are_nobody_elses(
+    store: MongoSessionStore, client: AsyncMongoClient[dict[str, Any]]
+) -> None:
+    """The driver keeps both in context variables, which a task inherits from who starts it."""
+    end = time.monotonic() + 0.5 * slowness()
+
+    async def steady(number: int) -> None:
+        while time.monotonic() < end:
+            await store.add_message(f"s{number}", "user", "x")
+
+    async def hasty() -> None:
+        with pymongo.timeout(0.1):
+            await store.add_message("s", "user", "x")
+
+    await asyncio.gather(hasty(), *map(steady, range(16)))
+    async with client.start_session() as session, session.bind():
+        await store.add_message("s", "user", "y")
+        await asyncio.gather(*(store.add_message(f"s{number}", "user", "y") for number in range(3)))
+    await store.add_message("s", "user", "z")
+    assert await said(store, "s") == ["x", "y", "z"]

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from asyncsessions.tasks import start
+
 __all__ = ["Detached"]
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ class Detached:
         """Return what a function's work returns."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(_see_through(answer, work, *args))
+        task = start(_see_through(answer, work, *args))
         self._answers[task] = answer
         task.add_done_callback(self._end)
         return await answer

@@ -15,6 +15,7 @@ import anyio
 from asyncsessions.batching import Deferred
 from asyncsessions.errors import LockTimeoutError, SessionStoreError
 from asyncsessions.stores._jobs import Job
+from asyncsessions.tasks import start
 
 __all__ = ["LockWaits"]
 
@@ -112,7 +113,7 @@ class LockWaits:
         self._waits.append(_Wait(job, callers))
         if self._poller is None:
             self._news = asyncio.Event()
-            self._poller = asyncio.get_running_loop().create_task(self._poll(try_again))
+            self._poller = start(self._poll(try_again))
             # For it may be cancelled before it begins.
             self._poller.add_done_callback(self._note_end)
         self._news.set()

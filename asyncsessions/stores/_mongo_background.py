@@ -9,6 +9,7 @@ from typing import Any
 
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.stores._mongo_errors import DRIVER_ERRORS
+from asyncsessions.tasks import start
 
 __all__ = ["Background"]
 
@@ -32,7 +33,7 @@ class Background:
             except _FAILURES as exc:
                 logger.debug("left for later after %s", type(exc).__name__)
 
-        task = asyncio.get_running_loop().create_task(quietly())
+        task = start(quietly())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 from asyncsessions.stores._mongo_jobs import Job
+from asyncsessions.tasks import start
 
 __all__ = ["Lanes", "together"]
 
@@ -36,7 +37,7 @@ class Lanes:
         lane = self._new if job.base is None else self._old
         is_full = len(lane.jobs) >= _LANE or lane.size + job.size > _LANE_BYTES
         if is_full and lane.jobs:
-            self._sent.append(asyncio.get_running_loop().create_task(lane.leave()))
+            self._sent.append(start(lane.leave()))
         lane.jobs.append(job)
         lane.size += job.size
         return is_full

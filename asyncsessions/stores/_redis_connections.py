@@ -13,6 +13,7 @@ from redis import exceptions
 from asyncsessions.pacing import Pacer
 from asyncsessions.stores._redis_errors import DRIVER_ERRORS
 from asyncsessions.stores._redis_scripts import Call, Word, packed
+from asyncsessions.tasks import start
 
 __all__ = ["Connection", "Connections"]
 
@@ -82,7 +83,7 @@ class Connections:
             self._room += 1
             return
         # A task of its own, because each of them may be cancelled without the others.
-        task = asyncio.get_running_loop().create_task(self._send_for(turns))
+        task = start(self._send_for(turns))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from asyncsessions.stores._urls import split_url
 
 if TYPE_CHECKING:
     from asyncsessions.base import BaseSessionStore
@@ -49,11 +50,13 @@ def open_store(url: str, **options: Any) -> BaseSessionStore:
         ValueError: The scheme, the URL or an option isn't valid; names it.
         ImportError: The store's driver isn't installed; says what to install.
     """
-    scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+    scheme = split_url(url).scheme if isinstance(url, str) else ""
     target = STORES.get(scheme)
     if target is None:
         known = ", ".join(f"{name}://" for name in STORES)
         shown = f"{scheme}://..." if scheme else repr(url)
+        if not scheme and "@" in str(url):
+            shown = "a URL without a scheme"
         raise ValueError(f"no store for {shown}; known are {known}")
     module, _, name = target.partition(":")
     try:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 
 import pytest
 
 from asyncsessions import open_store
 from asyncsessions.registry import STORES
+from asyncsessions.stores.mongo import MongoSessionStore
+from asyncsessions.stores.postgres import PostgresSessionStore
+from asyncsessions.stores.redis import RedisSessionStore
 
 EXTRAS = {
     "redis://localhost": ("redis", "redis"),
@@ -58,12 +62,19 @@ def test_password_of_an_unknown_store_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_password_of_a_url_without_a_scheme_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="no store") as caught:
+        open_store("my_redis://bob:secret@localhost/0")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "postgresql", "mongodb"])
 @pytest.mark.parametrize(
     "address",
     [
         *("bob:sec/ret@localhost/0", "bob:sec?ret@localhost/0", "bob:sec#ret@localhost/0"),
         *("bob:secret@localhost:65536/0", "bob:secret@localhost:0/0", "bob:secret@localhost:x/0"),
+        *("bob:[secret]@localhost/0", "bob:secret\N{FULLWIDTH QUESTION MARK}@localhost/0"),
         "bob:secret@localhost:" + "9" * 5000,
     ],
 )
@@ -72,6 +83,26 @@ def test_address_that_is_not_valid_is_refused_without_its_password(
 ) -> None:
     with pytest.raises(ValueError, match=r"%23|%XX|%xx|port") as caught:
         open_store(f"{scheme}://{address}")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in shown
+    assert "ret@" not in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [
+        (MongoSessionStore, "mongodb"),
+        (MongoSessionStore, "mongodb+srv"),
+        (PostgresSessionStore, "postgresql"),
+        (RedisSessionStore, "redis"),
+    ],
+)
+@pytest.mark.parametrize("password", ["sec/ret", "sec#ret", "[secret]", "sec?ret"])
+def test_a_store_that_is_made_without_open_store_shows_no_password_either(
+    kind: Callable[[str], object], scheme: str, password: str
+) -> None:
+    with pytest.raises(ValueError, match=r"%23|%XX|%xx") as caught:
+        kind(f"{scheme}://bob:{password}@db.example.net/app")
     shown = "".join(traceback.format_exception(caught.value))
     assert "secret" not in shown
     assert "ret@" not in shown

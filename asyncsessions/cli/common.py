@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import anyio.to_thread
 import typer
@@ -21,6 +21,7 @@ from asyncsessions.base import BaseSessionStore
 from asyncsessions.codec import encode_json
 from asyncsessions.hierarchy import HierarchicalSessionStore
 from asyncsessions.registry import STORES, open_store
+from asyncsessions.stores._urls import split_url
 
 __all__ = [
     "CommandError",
@@ -87,7 +88,7 @@ def safe_url(url: str) -> str:
 
 def store_directory(url: str) -> Path | None:
     """Return the directory of a store on files; None for other stores."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme not in {"json", "jsonl"}:
         return None
     return Path(unquote(parts.netloc + parts.path))
@@ -118,7 +119,7 @@ async def opened_plain(url: str, *, create: bool = False) -> AsyncIterator[BaseS
 
 
 async def _made(url: str, *, create: bool) -> BaseSessionStore:
-    scheme = urlsplit(url).scheme
+    scheme = split_url(url).scheme
     if scheme == "memory":
         raise ValueError("memory:// keeps nothing between commands; give another --store")
     if scheme not in STORES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -22,6 +21,7 @@ from asyncsessions.cli.common import (
     safe_url,
     store_directory,
 )
+from asyncsessions.stores._urls import split_url
 
 __all__ = ["doctor"]
 
@@ -69,7 +69,7 @@ def doctor(
 
 def _treat(url: str, directory: Path | None, *, with_repair: bool) -> Iterator[Result]:
     if directory is not None:
-        yield from treat_files(urlsplit(url).scheme, directory, with_repair=with_repair)
+        yield from treat_files(split_url(url).scheme, directory, with_repair=with_repair)
     yield from treat_trees(url, with_repair=with_repair, has_files=directory is not None)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, cast
-from urllib.parse import urlsplit
 
 import typer
 
 from asyncsessions.cli.common import StoreOption, run, safe_url
 from asyncsessions.registry import open_store
+from asyncsessions.stores._urls import split_url
 
 if TYPE_CHECKING:
     from asyncsessions.stores.postgres import PostgresSessionStore
@@ -29,7 +29,7 @@ def migrate(
     It may run at any time, in any number of processes at once. Stores do it themselves when they
     open, unless migrate=false is in their URL.
     """
-    if urlsplit(store).scheme not in {"postgresql", "postgres"}:
+    if split_url(store).scheme not in {"postgresql", "postgres"}:
         raise ValueError(f"only postgresql:// stores have tables to migrate, not {safe_url(store)}")
     opened = cast("PostgresSessionStore", open_store(store))
     if sql:

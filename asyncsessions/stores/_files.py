@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from asyncsessions._compat import override
 from asyncsessions.base import BaseSessionStore
@@ -28,7 +28,7 @@ from asyncsessions.stores._disk import Disk
 from asyncsessions.stores._jobs import Job, Verb
 from asyncsessions.stores._lockwaits import LockWaits
 from asyncsessions.stores._threads import Workers
-from asyncsessions.stores._urls import STORE_OPTIONS, query_options
+from asyncsessions.stores._urls import STORE_OPTIONS, query_options, split_url
 from asyncsessions.stores._writer import SessionWriter
 
 if sys.platform != "win32":
@@ -107,7 +107,7 @@ class FileStore(BaseSessionStore):
     @override
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
-        parts = urlsplit(url)
+        parts = split_url(url)
         directory = unquote(parts.netloc + parts.path)
         if not directory:
             raise ValueError(f"{url!r} names no directory; write {parts.scheme}://DIRECTORY")

@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import anyio.to_thread
 from pymongo import AsyncMongoClient, MongoClient
@@ -20,6 +20,7 @@ from pymongo.uri_parser import parse_uri
 from asyncsessions.errors import StoreRefusedError
 from asyncsessions.stores._detached import Detached
 from asyncsessions.stores._mongo_errors import DUPLICATE_KEY, check_reply
+from asyncsessions.stores._urls import check_address, split_url
 
 __all__ = ["DRIVER_OPTIONS", "Database", "Document", "WriteConcern", "Written"]
 
@@ -110,7 +111,7 @@ class Database:
         self._concern = concern
         if self._url is not None:
             _check_url(self._url)
-            name = name or unquote(urlsplit(self._url).path.strip("/"))
+            name = name or unquote(split_url(self._url).path.strip("/"))
         elif isinstance(source, MongoClient) or not hasattr(source, "get_database"):
             text = f"give a URL, an AsyncMongoClient or a Motor client, not {type(source).__name__}"
             raise ValueError(text)
@@ -144,7 +145,7 @@ class Database:
         return self._left_open(settings)
 
     def _left_open(self, settings: Document) -> Document:
-        query = urlsplit(self._url or "").query.lower()
+        query = split_url(self._url or "").query.lower()
         return {name: value for name, value in settings.items() if f"{name.lower()}=" not in query}
 
     async def close(self) -> None:
@@ -262,6 +263,7 @@ class Database:
 
 def _check_url(url: str) -> None:
     """Check a URL as far as that goes without a look at the network."""
+    check_address(split_url(url))
     if not url.startswith("mongodb://"):
         return
     try:

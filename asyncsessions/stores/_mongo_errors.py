@@ -8,6 +8,7 @@ from typing import Any
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
+    InvalidURI,
     NetworkTimeout,
     OperationFailure,
     PyMongoError,
@@ -98,6 +99,9 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
         return StoreUnavailableError, "the server didn't answer in time"
     if isinstance(exc, ConnectionFailure):
         return StoreUnavailableError, "the connection to the server broke"
+    if isinstance(exc, InvalidURI):
+        # The driver's text may quote the password.
+        return StoreRefusedError, "the URL isn't valid; escape special characters in it"
     if isinstance(exc, ConfigurationError):
         return StoreRefusedError, f"the driver can't work with this server or URL: {exc}"
     if isinstance(exc, PyMongoError):

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import asyncpg
 
 from asyncsessions.errors import SessionStoreError
 from asyncsessions.stores._servers import connections_for_flushes
+from asyncsessions.stores._urls import check_address, split_url
 
 __all__ = ["Connection", "Connections", "transaction"]
 
@@ -36,11 +37,16 @@ class Connections:
         size: With a URL, how many connections there are at the most.
         timeout: How long to wait for a connection to be made, in seconds.
         is_prepared: Whether statements may stay prepared at the server.
+
+    Raises:
+        ValueError: The URL isn't valid.
     """
 
     def __init__(self, source: Any, *, size: int, timeout: float, is_prepared: bool) -> None:
         self._url: str | None = source if isinstance(source, str) else None
         self._pool: Any = None if isinstance(source, str) else source
+        if self._url is not None:
+            check_address(split_url(self._url))
         self._size = size
         self._timeout = timeout
         self._is_prepared = is_prepared
@@ -88,14 +94,14 @@ class Connections:
             # Others that wait for a lock get it before their own time is up.
             "idle_in_transaction_session_timeout": milliseconds // 2,
         }
-        given = urlsplit(self._url).query
+        given = split_url(self._url).query
         return [f"{name} = {value}" for name, value in limits.items() if name not in given]
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"timeout": self._timeout}
         if not self._is_prepared:
             options["statement_cache_size"] = 0
-        names = {name for name, _ in parse_qsl(urlsplit(self._url or "").query)}
+        names = {name for name, _ in parse_qsl(split_url(self._url or "").query)}
         if "application_name" not in names:
             options["server_settings"] = {"application_name": "asyncsessions"}
         return options

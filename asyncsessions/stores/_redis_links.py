@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl
 
 from redis import asyncio as aioredis
 from redis import exceptions
@@ -23,6 +23,7 @@ from asyncsessions.stores._redis_connections import Connection, Connections
 from asyncsessions.stores._redis_errors import DRIVER_ERRORS, is_read_only
 from asyncsessions.stores._redis_scripts import Call, Word
 from asyncsessions.stores._servers import connections_for_flushes
+from asyncsessions.stores._urls import split_url
 
 __all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
 
@@ -209,7 +210,7 @@ def check_url(url: str) -> None:
     known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
     fault = f"known are {known}"
     try:
-        parts = urlsplit(url)
+        parts = split_url(url)
         if parts.scheme in _SCHEMES:
             fault = _fault_of(parts)
             if not fault:
@@ -257,7 +258,7 @@ def make_link(
         "retry": Retry(NoBackoff(), 0),
         **_without_driver_info(),
     }
-    scheme = urlsplit(source).scheme
+    scheme = split_url(source).scheme
     if scheme != "unix":
         settings["socket_keepalive"] = True
     if scheme.endswith("+cluster"):

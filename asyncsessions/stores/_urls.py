@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-__all__ = ["STORE_OPTIONS", "query_options", "split_options", "switch"]
+__all__ = [
+    "STORE_OPTIONS",
+    "check_address",
+    "query_options",
+    "split_options",
+    "split_url",
+    "switch",
+]
 
 STORE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "max_messages": int,
@@ -14,6 +21,19 @@ STORE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "max_message_bytes": int,
 }
 """What every store takes, and how to read it."""
+
+
+def split_url(url: str) -> SplitResult:
+    """Return the parts of a URL.
+
+    Raises:
+        ValueError: It can't be split. Nothing of it is in the text, which may hold a password.
+    """
+    try:
+        return urlsplit(url)
+    except ValueError:
+        text = "the URL isn't valid; in its user and its password, write special characters, such "
+        raise ValueError(f"{text}as [ and whatever looks like / ? # @ :, as %xx") from None
 
 
 def switch(text: str) -> bool:
@@ -66,8 +86,8 @@ def split_options(
         ValueError: The address isn't valid, or an option isn't known, or its value isn't of its
             type; names it. Nothing of the password is in the text.
     """
-    parts = urlsplit(url)
-    _check_address(parts)
+    parts = split_url(url)
+    check_address(parts)
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     for_driver = [pair for pair in pairs if pair[0] in driver]
     ours = [pair for pair in pairs if pair[0] not in driver]
@@ -75,8 +95,12 @@ def split_options(
     return left.geturl(), query_options(urlencode(ours), kinds)
 
 
-def _check_address(parts: SplitResult) -> None:
-    """Check the part of a URL that a password may be in, before anybody quotes it."""
+def check_address(parts: SplitResult) -> None:
+    """Check the part of a URL that a password may be in, before anybody quotes it.
+
+    Raises:
+        ValueError: It isn't valid. Nothing of the password is in the text.
+    """
     if "@" not in parts.netloc and parts.netloc and "@" in f"{parts.path}{parts.query}":
         raise ValueError(
             "the user or the password in the URL holds a character that must be written as %xx: "

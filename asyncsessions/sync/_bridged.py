@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 from asyncsessions import registry
 from asyncsessions.errors import ForkedStoreError, SessionStoreError, StoreClosedError
 from asyncsessions.protocols import SessionStore, check_async_store
+from asyncsessions.stores._urls import split_url
 from asyncsessions.sync._bridge import LoopThread, loop_thread, run_within, running_thread
 
 __all__ = ["BridgedStore"]
@@ -36,7 +36,7 @@ class BridgedStore:
         if isinstance(store, str):
             url = store
             store = registry.open_store(url, **options)
-            if urlsplit(url).scheme != "memory":
+            if split_url(url).scheme != "memory":
                 self._make = lambda: registry.open_store(url, **options)
         else:
             _check_unopened(store, options)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from asyncsessions import registry
 from asyncsessions.errors import (
@@ -19,6 +19,7 @@ from asyncsessions.errors import (
     StoreUnavailableError,
 )
 from asyncsessions.protocols import SessionStore
+from asyncsessions.stores._urls import split_url
 from asyncsessions.sync._bridge import LoopThread, loop_thread, run
 from asyncsessions.sync._original.anystore import AnyStore
 from asyncsessions.sync._original.constants import (
@@ -121,7 +122,7 @@ class Opening:
             key = (str(self.session_dir), retention, self.lock_timeout, options, make)
             return shared_lease(thread, key, self._make_documents)
         is_forked = any(other is not thread for other, _ in list(self._leases))
-        if is_forked and urlsplit(self._url).scheme == "memory":
+        if is_forked and split_url(self._url).scheme == "memory":
             raise ForkedStoreError
         return shared_lease(thread, None, self._make_any)
 
@@ -141,7 +142,7 @@ class Opening:
 
     def _make_any(self) -> tuple[SessionStore, Original]:
         url, options = self._url or "", self._retention_options()
-        if urlsplit(url).scheme == "json":
+        if split_url(url).scheme == "json":
             documents = EditableStore.from_url(url, **options, **self._options)
             return documents, self._over_documents(Documents(documents, spill_directory()))
         window = options.pop("active_window", None)
@@ -225,5 +226,5 @@ class Opening:
 
 def directory_of(url: str) -> str:
     """Return the directory of a ``json://`` URL; empty text for any other."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     return unquote(parts.netloc + parts.path) if parts.scheme == "json" else ""

@@ -18,6 +18,7 @@ import pytest_asyncio
 from bson import ObjectId
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import OperationFailure
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -25,10 +26,18 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
-from asyncsessions import CorruptSessionError, InvalidMessageError, MessageTooLargeError, open_store
+from asyncsessions import (
+    CorruptSessionError,
+    InvalidMessageError,
+    MessageTooLargeError,
+    StoreUnavailableError,
+    open_store,
+)
+from asyncsessions.pacing import Pacer
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores import _mongo_moves
 from asyncsessions.stores._mongo_cache import PageCache
+from asyncsessions.stores._mongo_database import Database
 from asyncsessions.stores._mongo_session import Head, Page
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
@@ -535,3 +544,79 @@ async def test_a_callers_deadline_and_transaction_are_nobody_elses(
         await asyncio.gather(*(store.add_message(f"s{number}", "user", "y") for number in range(3)))
     await store.add_message("s", "user", "z")
     assert await said(store, "s") == ["x", "y", "z"]
+
+
+async def test_what_the_server_has_answered_is_told_whatever_ends_meanwhile(
+    client: AsyncMongoClient[dict[str, Any]],
+    store: MongoSessionStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The time limit passes while the callers of a flush are told one after the other."""
+    pause = Pacer.pause
+    is_told = False
+
+    async def slow(pacer: Pacer) -> None:
+        await (asyncio.sleep(0.1 * slowness()) if is_told else pause(pacer))
+
+    update = Database.update
+
+    async def answered(*args: Any) -> Any:
+        nonlocal is_told
+        written = await update(*args)
+        is_told = True
+        return written
+
+    options: dict[str, Any] = {"database": database_of(tmp_path), "prefix": "x."}
+    async with MongoSessionStore(client, timeout=slowness(), **options) as store:
+        names = [f"s{number}" for number in range(30)]
+        await asyncio.gather(*(store.append(name, [user("first")]) for name in names))
+        monkeypatch.setattr(Pacer, "pause", slow)
+        monkeypatch.setattr(Database, "update", answered)
+        await asyncio.gather(*(store.append(name, [user("second")]) for name in names))
+        monkeypatch.undo()
+        for name in names:
+            assert await said(store, name) == ["first", "second"]
+
+
+async def test_a_refusal_of_one_sessions_keys_is_its_own(
+    client: AsyncMongoClient[dict[str, Any]], store: MongoSessionStore, tmp_path: Path
+) -> None:
+    keyed = [store.append("s", [user("x")], idempotency_key=f"k{number}") for number in range(70)]
+    await asyncio.gather(*keyed)
+    # The document is full, so the next one moves some out.
+    missing: dict[str, Any] = {"validator": {"missing": {"$exists": True}}}
+    await client[database_of(tmp_path)].command("collMod", "x.keys", **missing)
+    refused, *others = await asyncio.gather(
+        store.append("s", [user("y")], idempotency_key="another"),
+        *(store.append(f"s{number}", [user("y")]) for number in range(300)),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, StoreUnavailableError)
+    assert not any(isinstance(each, Exception) for each in others)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_what_can_not_be_cleaned_up_does_not_undo_what_is_done(
+    store: MongoSessionStore, monkeypatch: pytest.MonkeyPatch, *, is_deleted: bool
+) -> None:
+    texts = [f"{number} " * 2000 for number in range(100)]
+    await store.append("s", list(map(user, texts)))
+
+    async def gone(_: str) -> Any:
+        raise OperationFailure("interrupted by the test", 50)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._leftovers, "remove", gone)
+        if is_deleted:
+            with pytest.raises(StoreUnavailableError, match="is deleted, but not all"):
+                await store.delete_session("s")
+        else:
+            popped = await store.pop_message("s")
+            assert popped is not None
+            assert popped.content == texts[-1]
+    if is_deleted:
+        await store.delete_session("s")
+        assert not await store.session_exists("s")
+    else:
+        assert await said(store, "s") == texts[:-1]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from pymongo.errors import OperationFailure, WriteConcernError
@@ -261,6 +262,11 @@ class Commits:
             return False
         except SessionStoreError as exc:
             job.head, job.answer = None, exc
+        except OperationFailure as exc:
+            # The server refuses what belongs to this session, such as a collection of its own.
+            if is_lost(exc):
+                raise
+            job.head, job.answer = None, exc
         job.base = base
         if job.head is not None:
             return True
@@ -305,8 +311,8 @@ class Commits:
         for job in jobs:
             job.is_stale = job.needs_proof = True
         failures = (await self._database.insert(self._sessions, documents)).failures
-        for index, job in enumerate(jobs):
-            await pacer.pause()
+
+        def hear(index: int, job: Job) -> None:
             job.needs_proof = False  # The reply is one.
             failure = failures.get(index)
             if failure is None:
@@ -315,6 +321,8 @@ class Commits:
                 job.attempts[-1].has_failed = True
             else:
                 self._fail(job, failure)
+
+        await _tell(jobs, hear)
 
     async def _update(self, jobs: Sequence[Job]) -> None:
         updates = await Updates.of(jobs)
@@ -326,9 +334,8 @@ class Commits:
             self._fail(job, failure)
         is_counted = len(refused) == len(written.failures)
         left = [job for job in jobs if not job.is_done]
-        pacer = Pacer()
-        for job in left:
-            await pacer.pause()
+
+        def hear(_: int, job: Job) -> None:
             # The reply is one, but for a join without a reply, which may come yet.
             job.needs_proof = any(each.is_join and not each.has_failed for each in job.attempts)
             if is_counted and written.documents == len(left):
@@ -336,6 +343,8 @@ class Commits:
             else:
                 # The server doesn't say which were lost, unless all were; all look again.
                 job.attempts[-1].has_failed = is_counted and not written.documents
+
+        await _tell(left, hear)
 
     def _fail(self, job: Job, failure: Exception) -> None:
         """Note that the server has refused a job's write, which is only this job's affair."""
@@ -366,9 +375,8 @@ class Commits:
             first_seq=first_seq,
             is_contested=self._beliefs.is_contested(session_id),
         )
-        if head.garbage and not job.cleans_up and session_id not in self._cleaning:
-            self._cleaning.add(session_id)
-            self._background.spawn(self.clean_up(session_id))
+        if head.garbage and not job.cleans_up:
+            self.clean_up_later(session_id)
 
     def note_read(self, session_id: str) -> None:
         """Note that somebody reads a session's newest messages."""
@@ -397,8 +405,34 @@ class Commits:
             self._cleaning.discard(session_id)
         head = self._beliefs.head(session_id)
         if head is not None and head.garbage == garbage:
+            # A copy, for a flush may be planned from this one.
+            head = copy.copy(head)
             head.garbage = ()
+            self._beliefs.remember(head)
+
+    def clean_up_later(self, session_id: str) -> None:
+        """Remove what a session has let go of in the background, unless that is under way."""
+        if session_id not in self._cleaning:
+            self._cleaning.add(session_id)
+            self._background.spawn(self.clean_up(session_id))
 
     async def finish(self) -> None:
         """Return when nothing is under way in the background."""
         await self._background.finish()
+
+
+async def _tell(jobs: Sequence[Job], hear: Callable[[int, Job], None]) -> None:
+    """Tell each job what became of it, giving way in between.
+
+    If that is cancelled, the rest is told at once: the server has answered, so nobody may hear
+    that the outcome isn't known.
+    """
+    left = iter(enumerate(jobs))
+    pacer = Pacer()
+    try:
+        for index, job in left:
+            hear(index, job)
+            await pacer.pause()
+    finally:
+        for index, job in left:
+            hear(index, job)

@@ -10,6 +10,7 @@ from pymongo.errors import (
     ConnectionFailure,
     InvalidURI,
     NetworkTimeout,
+    NotPrimaryError,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -42,9 +43,32 @@ _REFUSED = {
     100: "the write concern can't be met by this replica set; check write_concern",
     8000: "the user or the password is wrong; check them in the URL",
 }
+_NOT_PRIMARY_TEXT = (
+    "the server is a secondary; give all members of the replica set, or its name, in the URL"
+)
 _FULL = frozenset({14031})
 _WRITE_CONCERN_TIMEOUT = 64
 _FULL_TEXT = "No space left on device"
+
+# The first of them that an error is an instance of.
+_ANSWERS: Mapping[type[Exception], tuple[type[StoreUnavailableError], str]] = {
+    ServerSelectionTimeoutError: (
+        StoreUnavailableError,
+        (
+            "no server that takes writes was found in time; check that it runs, its host and port, "
+            "and the name of the replica set in the URL"
+        ),
+    ),
+    WaitQueueTimeoutError: (
+        StoreUnavailableError,
+        "no connection came free in time; raise maxPoolSize",
+    ),
+    NotPrimaryError: (StoreRefusedError, _NOT_PRIMARY_TEXT),
+    NetworkTimeout: (StoreUnavailableError, "the server didn't answer in time"),
+    ConnectionFailure: (StoreUnavailableError, "the connection to the server broke"),
+    # The driver's text may quote the password.
+    InvalidURI: (StoreRefusedError, "the URL isn't valid; escape special characters in it"),
+}
 
 
 def check_reply(reply: Mapping[str, Any]) -> dict[int, OperationFailure]:
@@ -90,18 +114,9 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
             "the server's certificate isn't trusted; name its authority with tlsCAFile in the URL"
         )
         return StoreRefusedError, text
-    if isinstance(exc, ServerSelectionTimeoutError):
-        text = "no server that takes writes was found in time; check that it runs, its host and "
-        return StoreUnavailableError, f"{text}port, and the name of the replica set in the URL"
-    if isinstance(exc, WaitQueueTimeoutError):
-        return StoreUnavailableError, "no connection came free in time; raise maxPoolSize"
-    if isinstance(exc, NetworkTimeout):
-        return StoreUnavailableError, "the server didn't answer in time"
-    if isinstance(exc, ConnectionFailure):
-        return StoreUnavailableError, "the connection to the server broke"
-    if isinstance(exc, InvalidURI):
-        # The driver's text may quote the password.
-        return StoreRefusedError, "the URL isn't valid; escape special characters in it"
+    for kind, answer in _ANSWERS.items():
+        if isinstance(exc, kind):
+            return answer
     if isinstance(exc, ConfigurationError):
         return StoreRefusedError, f"the driver can't work with this server or URL: {exc}"
     if isinstance(exc, PyMongoError):
@@ -121,8 +136,7 @@ def _explain_code(exc: OperationFailure) -> tuple[type[StoreUnavailableError], s
     if code in _REFUSED:
         return StoreRefusedError, f"{_REFUSED[code]} (code {code})"
     if code in _NOT_PRIMARY:
-        text = "the server is a secondary; give all members of the replica set, or its name"
-        return StoreRefusedError, f"{text}, in the URL (code {code})"
+        return StoreRefusedError, f"{_NOT_PRIMARY_TEXT} (code {code})"
     if code == _WRITE_CONCERN_TIMEOUT:
         text = "the write isn't on as many members as write_concern asks for"
         return StoreUnavailableError, f"{text}, because some are away (code {code})"

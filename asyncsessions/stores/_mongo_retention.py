@@ -87,7 +87,10 @@ class Retention:
         page = next((page for page in head.pages if page.last > front.end), None)
         while page is not None and page.level:
             pages = await self._pages.unfold(head, page)
-            page = next(page for page in pages if page.last > front.end)
+            page = next((page for page in pages if page.last > front.end), None)
+            if page is None:
+                detail = "a page of pages doesn't hold what its document says"
+                raise CorruptSessionError(detail, session_id=head.session_id)
         messages, end = await self._messages(head, page)
         try:
             front.flags += [

@@ -251,8 +251,26 @@ class MongoSessionStore(ServerStore):
             raise job.answer
         # Where there was nothing to write, somebody else may have left what they began.
         if job.head is None or job.head.garbage:
-            await self._in_turn(lambda: self._commits.clean_up(job.session_id))
+            await self._clean_up_after(job)
         return job.answer
+
+    async def _clean_up_after(self, job: Job) -> None:
+        """Remove what a session has let go of when a job was committed.
+
+        Raises:
+            StoreUnavailableError: The session is deleted, but what it had stored is still there.
+        """
+        session_id = job.session_id
+        try:
+            await self._in_turn(lambda: self._commits.clean_up(session_id))
+        except self._driver_errors as exc:
+            if not isinstance(job, DeleteJob):
+                # What the caller asked for is done; asked for again, it would be done twice.
+                self._commits.clean_up_later(session_id)
+                return
+            kind, reason = self._explain(exc)
+            text = f"session {session_id!r} is deleted, but not all that it had stored: {reason}"
+            raise kind(f"{text}; delete it again", session_id=session_id) from exc
 
     def _new_writer(self) -> Writer:
         self._writer_count += 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 
-from asyncsessions import StoreUnavailableError
+from asyncsessions import StoreRefusedError, StoreUnavailableError
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
@@ -192,3 +192,11 @@ async def test_garbage_stays_until_letting_go_of_it_is_durable(pair: Pair, datab
             assert await pages.count_documents({}) == count
         await other.purge_expired()
         assert await pages.count_documents({}) == 0
+
+
+async def test_a_secondary_is_named_as_such(pair: Pair, database: str) -> None:
+    url = f"mongodb://127.0.0.1:{pair.secondary.port}/{database}?directConnection=true"
+    store = MongoSessionStore(url, timeout=2.0 * slowness())
+    with pytest.raises(StoreRefusedError, match="secondary"):
+        await store.append("s", [user("x")])
+    await store.aclose()

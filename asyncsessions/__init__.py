@@ -1,8 +1,12 @@
 """An async-first store for the conversations of bots, agents and gateways.
 
-async with open_store("jsonl://data") as store:
-await store.add_message("chat-1", "user", "Hello")
-history = await store.get_chat_history("chat-1", max_messages=20)
+::
+
+    from asyncsessions import open_store
+
+    async with open_store("jsonl://data") as store:
+        await store.add_message("chat-1", "user", "Hello")
+        history = await store.get_chat_history("chat-1", max_messages=20)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The base class of all stores: every shared semantic, once.
 
-A store fills eight hooks; each is one atomic action of its server or file. Everything else
+A store fills seven hooks; each is one atomic action of its server or file. Everything else
 (validation, encoding, group commit, windows, expiry, cancellation, error translation, life
 cycle) happens here and means the same on every store.
 """
@@ -89,7 +89,7 @@ class BaseSessionStore(SessionStore, ABC):
     """Implements `SessionStore` on a few hooks.
 
     Whatever here isn't a hook has two underscores before its name, so a store's can't clash;
-    only `_perform` and `_enqueue` are there for a store to call.
+    only `_perform`, `_consult` and `_enqueue` are there for a store to call.
 
     Args:
         max_messages: Retention: older messages are dropped for good in the same step as an

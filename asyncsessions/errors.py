@@ -110,7 +110,7 @@ class MessageTooLargeError(InvalidMessageError):
 
 
 class VersionConflictError(SessionStoreError):
-    """Another writer was first: ``expected_seq`` isn't the newest message. Nothing was written.
+    """Another writer was first: ``expected_seq`` isn't the newest ``seq``. Nothing was written.
 
     Attributes:
         expected_seq: What the caller gave.

@@ -197,7 +197,7 @@ class SearchHit(msgspec.Struct, frozen=True):
         session_id: The session.
         title: Its title, else its agent's name, else its id.
         updated_at: When the session was last written, in seconds since the epoch.
-        score: Higher is better: +2 for each message with the whole phrase, +1 for each with a word.
+        score: Higher is better: +2 for each message with the whole phrase, +1 for each word.
         seq: The best matching message.
         snippet: A part of that message around the match, at most 160 characters.
         messages: The messages around it, oldest first.

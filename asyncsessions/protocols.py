@@ -526,7 +526,7 @@ class SessionStore(AsyncSessionStoreProtocol, Protocol):
         ...
 
     async def ping(self) -> None:
-        """Return if the store can be read and written now; raise `StoreUnavailableError` if not."""
+        """Raise `StoreUnavailableError` unless the store can be reached; on files, written."""
         ...
 
     async def aclose(self) -> None:

@@ -39,7 +39,7 @@ def open_store(url: str, **options: Any) -> BaseSessionStore:
     is relative to the working directory, ``jsonl:///var/data`` is absolute. On servers there are
     ``redis://``, ``redis+cluster://`` (with TLS ``rediss://``, ``rediss+cluster://``), ``unix://``,
     ``postgresql://`` or ``postgres://``, ``mongodb://`` and ``mongodb+srv://``, each with what its
-    driver takes. Options may also stand in the URL's query, as in
+    driver takes. Options may also stand in the URL's query (but for ``memory://``), as in
     ``jsonl://data?durability=os&max_messages=200``.
 
     Args:
@@ -48,6 +48,7 @@ def open_store(url: str, **options: Any) -> BaseSessionStore:
 
     Raises:
         ValueError: The scheme, the URL or an option isn't valid; names it.
+        TypeError: An argument isn't known, or isn't of its type.
         ImportError: The store's driver isn't installed; says what to install.
     """
     scheme = split_url(url).scheme if isinstance(url, str) else ""

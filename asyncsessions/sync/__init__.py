@@ -1,9 +1,11 @@
 """Sync code on the async stores: `SyncSessionStore`, and PraisonAI's original API.
 
-from asyncsessions.sync import open_store
+::
 
-with open_store("postgresql://localhost/app") as store:
-    store.add_message("chat-1", "user", "Hello")
+    from asyncsessions.sync import open_store
+
+    with open_store("postgresql://localhost/app") as store:
+        store.add_message("chat-1", "user", "Hello")
 """
 
 from __future__ import annotations

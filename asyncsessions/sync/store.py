@@ -61,7 +61,7 @@ class SyncSessionStore(BridgedStore):
     """
 
     def ping(self) -> None:
-        """Return if the store can be read and written now; raise `StoreUnavailableError` if not."""
+        """Raise `StoreUnavailableError` unless the store can be reached; on files, written."""
         self._run(self._async.ping)
 
     # Append.

@@ -10,7 +10,12 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, HTTPException, Query, Request
 from pydantic import BaseModel
 
-from asyncsessions import IdempotencyConflictError, InvalidSessionIdError, open_store
+from asyncsessions import (
+    IdempotencyConflictError,
+    InvalidMessageError,
+    InvalidSessionIdError,
+    open_store,
+)
 
 
 @asynccontextmanager
@@ -40,7 +45,7 @@ async def post_message(
             [{"role": "user", "content": message.content}],
             idempotency_key=idempotency_key,
         )
-    except InvalidSessionIdError as exc:
+    except (InvalidSessionIdError, InvalidMessageError) as exc:
         raise HTTPException(422, str(exc)) from exc
     except IdempotencyConflictError as exc:
         raise HTTPException(409, str(exc)) from exc

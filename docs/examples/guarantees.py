@@ -46,7 +46,9 @@ async def main() -> None:
         assert (newest.seq, newest.content) == (4, "Have a nice trip.")
 
         # --8<-- [start:compaction]
-        await store.append_compaction_checkpoint("chat-2", "Ann booked two window seats to Oslo.")
+        seen = await store.get_messages("chat-2")
+        summary = "Ann booked two window seats to Oslo."  # A model may take its time for this.
+        await store.append_compaction_checkpoint("chat-2", summary, seq=seen[-1].seq)
         await store.add_user_message("chat-2", "And a hotel?")
         working = await store.get_working_history("chat-2")
         assert [message["role"] for message in working] == ["system", "user"]

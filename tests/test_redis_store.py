@@ -488,15 +488,15 @@ class TestRedisOptions:
 
 
 @pytest.mark.parametrize("start", [1, 2, 40])
-@pytest.mark.parametrize("gaps", [(), (0, 1, 2), (5,), (3, 9, 10), (4, 5, 6, 11)])
+@pytest.mark.parametrize("gaps", [(), (0, 1, 2), (5,), (10,), (3, 9, 10), (4, 5, 6, 11)])
 def test_a_window_is_where_it_should_be_or_looked_for(start: int, gaps: tuple[int, ...]) -> None:
     seqs = [start + place for place in range(12) if place not in gaps]
     bodies = [b'{"seq":%d,"role":"user"}' % seq for seq in seqs]
     ends = [start + each for each in (0, 1, 3, 4, 7, 11, 12, 13, 50)]
-    places = Places()
     for limit, after, before, oldest, knows in itertools.product(
-        [None, 1, 3, 20], [0, *ends], [None, *ends], [False, True], [False, True]
+        [None, 1, 3, 5, 20], [0, *ends], [None, *ends], [False, True], [False, True]
     ):
+        places = Places()
         if knows:
             places.learn("s", 0, bodies)
         window = Window(limit, after, before, oldest)
@@ -511,4 +511,3 @@ def test_a_window_is_where_it_should_be_or_looked_for(start: int, gaps: tuple[in
         assert found is None or found == bodies[begin:end]
         if not gaps and begin < end and (before is None or end < len(seqs)):
             assert found is not None or (start > 1 and not knows)
-        places = Places()

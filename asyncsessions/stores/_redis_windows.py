@@ -69,7 +69,9 @@ class Places:
         if window.limit is None:
             # Where some are missing further on, others have moved up.
             return found[: bisect.bisect_left(found, before, key=seq_of)]
-        return found if seq_of(found[-1]) == before - 1 else None
+        # Where some are missing in between, fewer are left at the end of the list.
+        is_whole = len(found) == place.last - place.first + 1
+        return found if is_whole and seq_of(found[-1]) == before - 1 else None
 
     def learn(self, session_id: str, first: int, messages: Sequence[bytes]) -> None:
         """Take note of where a script found messages, because they weren't where they should be."""

@@ -38,6 +38,16 @@ class RewriteCases(StoreCases):
         session = await store.get_session("s")
         assert (session.message_count, session.last_seq) == (2, 3)
 
+    async def test_the_newest_are_all_found_after_a_pop(self, store: SessionStore) -> None:
+        stored = await fill(store, "s", 10)
+        await store.pop_message("s")
+        await store.add_message("s", "user", "new")
+        newest = await store.get_messages("s", limit=1)
+        expected = [*stored[5:9], *newest]
+        assert (await store.get_session("s", max_messages=5)).messages == expected
+        before = newest[0].seq + 1
+        assert await store.get_messages("s", limit=5, before=before) == expected
+
     async def test_popped_seq_is_not_given_again(self, store: SessionStore) -> None:
         await fill(store, "s", 3)
         await store.pop_message("s")

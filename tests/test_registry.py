@@ -108,6 +108,12 @@ def test_a_store_that_is_made_without_open_store_shows_no_password_either(
     assert "ret@" not in shown
 
 
+def test_at_sign_in_a_password_is_no_host_for_postgresql() -> None:
+    with pytest.raises(ValueError, match="%40") as caught:
+        open_store("postgresql://bob:pa@ss:secret@localhost:5432/app")
+    assert "secret" not in str(caught.value)
+
+
 def test_password_that_is_taken_for_options_is_not_shown() -> None:
     with pytest.raises(ValueError, match="unknown option in the URL"):
         open_store("redis://localhost/0?se-cret")

@@ -46,7 +46,11 @@ class Connections:
         self._url: str | None = source if isinstance(source, str) else None
         self._pool: Any = None if isinstance(source, str) else source
         if self._url is not None:
-            check_address(split_url(self._url))
+            parts = split_url(self._url)
+            check_address(parts)
+            if parts.netloc.count("@") > 1:
+                # The driver would take what follows the first one for a host, and name it.
+                raise ValueError("the URL holds more than one @; in a password, write it as %40")
         self._size = size
         self._timeout = timeout
         self._is_prepared = is_prepared

@@ -64,8 +64,10 @@ class WriteConcern:
     def document(self, of_client: Mapping[str, Any]) -> Document:
         """Return what goes with each write, for a client with such settings."""
         given = {name: value for name, value in self._given.items() if value is not None}
-        # Without acknowledgement, which a client may have, nobody could tell who was first.
+        # Without acknowledgement, which a client may have, nobody could tell who was first; and the
+        # server takes no ``fsync`` together with a journal.
         settings = {name: value for name, value in of_client.items() if (name, value) != ("w", 0)}
+        settings.pop("fsync", None)
         return {"w": "majority", "j": True} | settings | given
 
 

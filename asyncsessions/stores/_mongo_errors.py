@@ -47,6 +47,7 @@ _NOT_PRIMARY_TEXT = (
     "the server is a secondary; give all members of the replica set, or its name, in the URL"
 )
 _FULL = frozenset({14031})
+_TIME_LIMIT = 50
 _WRITE_CONCERN_TIMEOUT = 64
 _FULL_TEXT = "No space left on device"
 
@@ -137,6 +138,9 @@ def _explain_code(exc: OperationFailure) -> tuple[type[StoreUnavailableError], s
         return StoreRefusedError, f"{_REFUSED[code]} (code {code})"
     if code in _NOT_PRIMARY:
         return StoreRefusedError, f"{_NOT_PRIMARY_TEXT} (code {code})"
+    if code == _TIME_LIMIT:
+        text = "the client's own time limit passed; a write may have happened; raise timeoutMS"
+        return StoreUnavailableError, f"{text} (code {code})"
     if code == _WRITE_CONCERN_TIMEOUT:
         text = "the write isn't on as many members as write_concern asks for"
         return StoreUnavailableError, f"{text}, because some are away (code {code})"

@@ -189,7 +189,8 @@ class ClusterLink(Link):
                 return await self._command(*command, **{NEVER_DECODE: True})
             except exceptions.NoScriptError as exc:
                 error = exc
-            except exceptions.ResponseError as exc:
+            except DRIVER_ERRORS as exc:
+                # Such as a slot that is half moved, for too long: the other replies are there.
                 return exc
         return error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis import asyncio as aioredis
+from redis.crc import key_slot
 
 from asyncsessions import (
     StoreUnavailableError,
@@ -261,3 +262,32 @@ async def test_slots_that_move_under_load_lose_and_double_nothing(is_own_client:
                 assert await store.get_state(name, "n") == len(texts)
             assert len(await store.list_sessions()) == len(stored)
         await client.aclose()
+
+
+async def test_a_slot_that_is_half_moved_holds_up_its_own_sessions_only() -> None:
+    with RedisClusterServers() as cluster:
+        first, second = cluster.nodes[:2]
+        async with open_store(cluster.url, timeout=3 * slowness()) as store:
+            names = [f"s{n}" for n in range(60)]
+            await asyncio.gather(*(store.append(name, [user("a")]) for name in names))
+            slots = {name: str(key_slot(name.encode())) for name in names}
+            own = [
+                name
+                for name in names
+                if "MOVED" not in first.command("EXISTS", f"asyncsessions:{{{name}}}:record")
+            ]
+            slot = slots[own[0]]
+            for node, state, other in (
+                (second, "IMPORTING", first),
+                (first, "MIGRATING", second),
+            ):
+                name_of_other = other.command("CLUSTER", "MYID").split()[-1]
+                node.command("CLUSTER", "SETSLOT", slot, state, name_of_other)
+            answers = await asyncio.gather(
+                *(store.append(name, [user("b")]) for name in own), return_exceptions=True
+            )
+            for name, answer in zip(own, answers, strict=True):
+                if slots[name] != slot:
+                    assert not isinstance(answer, BaseException)
+                    assert await said(store, name) == ["a", "b"]
+            assert isinstance(answers[0], StoreUnavailableError)

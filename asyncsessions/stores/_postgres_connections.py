@@ -117,9 +117,16 @@ class Connections:
         when a table had few rows would read all of it for long after. Behind a pooler the
         connection isn't this store's to set up, and no plan stays.
         """
-        if self._is_prepared:
-            settings = ["enable_seqscan = off", "enable_bitmapscan = off", *self._limits()]
-            await connection.execute("; ".join(f"SET {setting}" for setting in settings))
+        if not self._is_prepared:
+            return
+        settings = ["enable_seqscan = off", "enable_bitmapscan = off", *self._limits()]
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.execute("; ".join(f"SET {setting}" for setting in settings))
+        except BaseException:
+            # The pool would ask a server that doesn't answer for a proper end, without a limit.
+            connection.terminate()
+            raise
 
     async def open(self) -> None:
         """Connect, unless that is done or the caller's business."""

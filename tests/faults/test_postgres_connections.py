@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -294,3 +295,38 @@ async def test_migrations_at_the_same_time_leave_no_connection(server: PostgresS
     async with PostgresSessionStore(server.url) as store:
         await asyncio.gather(*(store.migrate() for _ in range(4)), store.ping())
     assert await no_connections(server)
+
+
+async def test_a_server_that_falls_silent_while_a_connection_is_set_up_is_not_waited_for(
+    server: PostgresServer,
+) -> None:
+    """Nor for the cancellation of what was sent to it."""
+    port = urlsplit(server.url).port
+    silent = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_connection("127.0.0.1", port)
+
+        async def answer() -> None:
+            while said := await answers.read(1 << 16):
+                writer.write(said)
+
+        answering = asyncio.create_task(answer())
+        cancel_request = b"\x04\xd2\x16\x2e"
+        while said := await reader.read(1 << 16):
+            if b"SET enable_" in said or said[4:8] == cancel_request:
+                await silent.wait()
+                break
+            requests.write(said)
+        answering.cancel()
+        requests.close()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        own_port = listener.sockets[0].getsockname()[1]
+        url = server.url.replace(f":{port}", f":{own_port}")
+        store = PostgresSessionStore(url, timeout=slowness())
+        with pytest.raises(StoreUnavailableError):
+            await asyncio.wait_for(store.append("s", [user("x")]), LONG_ENOUGH)
+        await asyncio.wait_for(store.aclose(), LONG_ENOUGH)
+        silent.set()

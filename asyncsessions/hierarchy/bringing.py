@@ -104,7 +104,9 @@ class Bringing:
             try:
                 return await self._records.keeping(session_id, make_whole)
             except UnfinishedError:
-                await self.finish_all(session_id)
+                # Or one that is deleted meanwhile would be made again.
+                async with self._records.pinned(session_id):
+                    await self.finish_all(session_id)
 
     async def finish_all(self, session_id: str) -> None:
         """Finish what any session's merge into this one has begun to append."""

@@ -157,7 +157,8 @@ class Merging:
             return [*automatic, *merge.changes, *merges]
 
         while True:
-            await self._bringing.finish_all(session_id)
+            async with self._records.pinned(session_id):
+                await self._bringing.finish_all(session_id)
             try:
                 await self._rewriting.put(session_id, plan, changes, keeps_late=True)
             except UnfinishedError:

@@ -165,16 +165,23 @@ class Lineage:
 
     @property
     def merges(self) -> dict[str, SavedMerge]:
-        """How far other sessions were merged into this one, by their ids."""
+        """What of other sessions was merged into this one, by their ids."""
         keys = [key for key in self._tree if key.startswith(MERGED)]
         return {key.removeprefix(MERGED): self._read(key, SavedMerge) for key in keys}
 
     def merge_of(self, fork: Lineage) -> SavedMerge:
-        """Return how far a session was merged into this one."""
+        """Return what of a session was merged into this one."""
         merged = self.merges.get(fork.info.session_id)
         if merged is None or merged.life != fork.life:
-            return SavedMerge(0, None, life=fork.life)
-        return merged
+            merged = SavedMerge(None, life=fork.life)
+        common = self.in_common(fork)
+        newest = common[-1].upto if common else 0
+        return msgspec.structs.replace(merged, common=max(merged.common, newest))
+
+    def has(self, seq: int) -> bool:
+        """Whether it shows a message of its own, unless that was removed."""
+        own = (part for part in self.parts if part.source == self.info.session_id)
+        return any(part.after < seq <= part.upto for part in own)
 
     @property
     def is_being_merged(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -14,7 +15,7 @@ from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.models import MergeConflict, MergeResult
 from asyncsessions.hierarchy.records import Records
 from asyncsessions.hierarchy.rewriting import Plan, Rewriting
-from asyncsessions.hierarchy.saved import Part, SavedMerge, SavedRecord, cut
+from asyncsessions.hierarchy.saved import Part, SavedMerge, SavedRecord, cut, runs_of
 from asyncsessions.hierarchy.snapshotting import Snapshotting
 from asyncsessions.hierarchy.threeway import Merge, interleave
 from asyncsessions.hooks import Change, Window
@@ -110,7 +111,8 @@ class Merging:
             if not new:
                 return count
             if not merged.is_begun:
-                await self._bringing.note(target, merged.claimed(new[-1].seq).change(fork_id))
+                claimed = merged.claimed((each.seq for each in new), target.info.last_seq)
+                await self._bringing.note(target, claimed.change(fork_id))
 
     async def _in_common(self, target: Lineage, fork: Lineage) -> tuple[Part, ...]:
         """Return what a session shows of what both of them do."""
@@ -126,12 +128,10 @@ class Merging:
     async def _resolve(self, fork: Lineage, session_id: str, resolve: Resolve) -> MergeResult:
         """Merge messages and records in one step."""
         fork_id = fork.info.session_id
-        result = MergeResult(0, [])
-        merge = Merge()
-        after = 0
+        resolved = _Resolved(fork, Merge())
 
         async def plan(target: Lineage) -> Plan:
-            nonlocal fork, result, merge, after
+            nonlocal resolved
             if target.is_being_merged:
                 raise UnfinishedError
             # What another merge has brought by now, this one knows, too.
@@ -143,45 +143,34 @@ class Merging:
             after = common[-1].upto if common else 0
             own = await self._reader.read_at(target, Window(after=after))
             merge = await self._merged_record(fork, target)
-            result = MergeResult(len(new), merge.conflicts)
-            return common, resolve(own, new)
+            resolved = _Resolved(fork, merge, after, own, new, resolve(own, new))
+            return common, resolved.messages
 
         def changes(target: Lineage, snapshot_id: str, upto: int) -> list[Change]:
             automatic = self._snapshotting.automatic(target, snapshot_id)
-            seq = fork.info.last_seq
-            merged = SavedMerge(
-                seq, SavedRecord.of(fork.info), runs=((upto, seq, 1),), life=fork.life
-            )
-            moved = {each: saved.moved(after, upto) for each, saved in target.merges.items()}
-            merges = target.only_merged({**moved, fork_id: merged})
-            return [*automatic, *merge.changes, *merges]
+            merges = target.only_merged(resolved.merges(target, upto))
+            return [*automatic, *resolved.merge.changes, *merges]
 
         while True:
-            async with self._records.pinned(session_id):
-                await self._bringing.finish_all(session_id)
             try:
                 await self._rewriting.put(session_id, plan, changes, keeps_late=True)
             except UnfinishedError:
-                continue
+                await self._bringing.finish_all(session_id)
             except _NothingNewError:
                 return MergeResult(0, await self._merge_records(fork, session_id))
-            return result
+            else:
+                return MergeResult(len(resolved.new), resolved.merge.conflicts)
 
     async def _merge_records(self, fork: Lineage, session_id: str) -> list[MergeConflict]:
         """Merge the record of a fork whose messages were brought."""
-        fork_id, upto = fork.info.session_id, fork.info.last_seq
+        fork_id = fork.info.session_id
         while True:
             target = await self._records.known(session_id)
-            merged = target.merge_of(fork)
             # After the target: what another merge has brought by then, this one knows, too.
             fork = await self._records.known(fork_id)
             merge = await self._merged_record(fork, target)
-            # A revert may have taken away what was brought; then it is to be brought again.
-            is_whole = not await self._bringing.new_messages(fork, target)
             merged = msgspec.structs.replace(
-                merged,
-                seq=max(merged.seq, upto) if is_whole else merged.seq,
-                record=SavedRecord.of(fork.info),
+                target.merge_of(fork), record=SavedRecord.of(fork.info)
             )
             # Or two merges at the same time would both count what the fork has changed.
             if await self._bringing.note(target, merged.change(fork_id), *merge.changes):
@@ -195,6 +184,45 @@ class Merging:
         merge.add("metadata", *map(_untitled, (base, mine, theirs)))
         merge.add("state", base.state, mine.state, theirs.state)
         return merge
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """What becomes of messages that two sessions don't have in common.
+
+    Attributes:
+        fork: The session that is merged.
+        merge: What becomes of the records.
+        after: The newest message that both have.
+        own: What the other session shows after that,
+        new: what the fork does, of what wasn't brought,
+        messages: and what the other session is to show in their place.
+    """
+
+    fork: Lineage
+    merge: Merge
+    after: int = 0
+    own: Sequence[Message] = ()
+    new: Sequence[Message] = ()
+    messages: Sequence[Message | Mapping[str, Any]] = ()
+
+    def merges(self, target: Lineage, upto: int) -> dict[str, SavedMerge]:
+        """Return what of other sessions was merged, once the messages are there.
+
+        Those that aren't the same any more are taken to be where the last one is, at ``upto``.
+        """
+        numbered = enumerate(self.messages, upto + 1 - len(self.messages))
+        seqs = {id(message): seq for seq, message in numbered}
+        places = {each.seq: seqs.get(id(each), upto) for each in self.own}
+
+        def moved(merged: SavedMerge) -> SavedMerge:
+            return merged.moved(self.after, places, upto)
+
+        new = runs_of((seqs.get(id(each), upto), each.seq) for each in self.new)
+        merged = moved(target.merge_of(self.fork)).brought(new)
+        merged = msgspec.structs.replace(merged, record=SavedRecord.of(self.fork.info))
+        others = {each: moved(saved) for each, saved in target.merges.items()}
+        return {**others, self.fork.info.session_id: merged}
 
 
 class _NothingNewError(Exception):

@@ -15,7 +15,7 @@ from asyncsessions.errors import (
     SessionNotFoundError,
     SessionSharedError,
 )
-from asyncsessions.hierarchy.bringing import Bringing
+from asyncsessions.hierarchy.bringing import Bringing, UnfinishedError
 from asyncsessions.hierarchy.lineage import Lineage
 from asyncsessions.hierarchy.records import EVERYTHING, TEXTS, Records
 from asyncsessions.hierarchy.saved import (
@@ -67,7 +67,7 @@ class Rewriting:
             ]
 
         try:
-            old, _ = await self._records.keeping(session_id, hide)
+            old, _ = await self._bringing.keeping(session_id, hide, appends=False)
             try:
                 await self._store.clear_session(session_id)
             except SessionSharedError:
@@ -134,13 +134,21 @@ class Rewriting:
             await self._show_nothing(session_id)
             return
 
-        async def plan(_: Lineage) -> Plan:
+        async def plan(now: Lineage) -> Plan:
+            if now.is_being_merged:
+                raise UnfinishedError
             return (), messages
 
         def changes(_: Lineage, pin: str, __: int) -> list[Change]:
             return [Change(("checkpoint",), "set", None), shared(pin)]
 
-        await self.put(session_id, plan, changes, revives=True)
+        while True:
+            try:
+                await self.put(session_id, plan, changes, revives=True)
+            except UnfinishedError:
+                await self._bringing.put_off(session_id)
+            else:
+                return
 
     async def _show_nothing(self, session_id: str) -> None:
         record = await self._reader.record(session_id)

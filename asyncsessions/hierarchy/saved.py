@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ __all__ = [
     "MERGED",
     "TREE",
     "Part",
+    "Run",
     "SavedMerge",
     "SavedRecord",
     "SavedSnapshot",
@@ -25,6 +27,7 @@ __all__ = [
     "in_tree",
     "new_token",
     "own_fields",
+    "runs_of",
     "shared",
     "skip",
     "under",
@@ -39,6 +42,7 @@ MERGED = "merged."
 """What the keys of merges begin with, below that one."""
 
 # All of them are in the session's record, which most calls read, and in each of its snapshots.
+# Where there would be more, two become one around what lies between them.
 _MOST_RUNS = 64
 
 
@@ -97,24 +101,48 @@ class SavedRecord(msgspec.Struct, frozen=True):
         ]
 
 
-class SavedMerge(msgspec.Struct, frozen=True):
-    """How far a session was merged into another.
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Messages of a session, one after the other, that were brought to another.
 
     Attributes:
-        seq: Its newest message then.
-        record: What its record held; None: only messages were brought so far.
-        runs: Where its messages are, oldest first: so many of them, the first of which has one
-            ``seq`` in the other session, and one in its own (``there, here, count``). Only the
-            newest ones are kept.
-        claim: Up to where somebody has begun to append its messages; 0: nobody has.
-        key: Their idempotency key.
+        there: The ``seq`` of the first of them in the other session,
+        here: and in its own.
+        count: How many there are.
+    """
+
+    there: int
+    here: int
+    count: int
+
+    def goes_on_with(self, run: Run) -> bool:
+        """Whether another one comes right after this one in both sessions."""
+        return (run.there, run.here) == (self.there + self.count, self.here + self.count)
+
+    def sized(self, count: int) -> Run:
+        """Return as many messages from its first one on."""
+        return Run(self.there, self.here, count)
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Iterate over the ``seq`` of each message there and in its own session."""
+        return ((self.there + index, self.here + index) for index in range(self.count))
+
+
+class SavedMerge(msgspec.Struct, frozen=True):
+    """What of a session was merged into another.
+
+    Attributes:
+        record: What its record held then; None: only messages were brought so far.
+        common: Both had the same messages up to this ``seq``, and those weren't brought.
+        runs: Where the messages are that were.
+        claim: Those that somebody has begun to append, and where they get if nobody else appends.
+        key: Their idempotency key; empty: nobody has begun to.
         life: Of the session that was merged; see `Lineage.life`.
     """
 
-    seq: int
     record: SavedRecord | None
-    runs: tuple[tuple[int, int, int], ...] = ()
-    claim: int = 0
+    common: int = 0
+    runs: tuple[Run, ...] = ()
+    claim: tuple[Run, ...] = ()
     key: str = ""
     life: str = ""
 
@@ -123,42 +151,60 @@ class SavedMerge(msgspec.Struct, frozen=True):
         """Whether an append of messages was begun, of which nobody has noted the end."""
         return bool(self.key)
 
-    def claimed(self, upto: int) -> SavedMerge:
-        """Return it with a note that messages up to one are about to be appended."""
-        return msgspec.structs.replace(self, claim=upto, key=uuid.uuid4().hex)
+    def has(self, seq: int) -> bool:
+        """Whether a message was brought."""
+        return any(run.here <= seq < run.here + run.count for run in self.runs)
+
+    def gaps(self) -> Iterator[tuple[int, int | None]]:
+        """Iterate over what is new in it: ranges of ``seq``, given by what is before and after."""
+        after = self.common
+        for run in sorted(self.runs, key=lambda run: run.here):
+            if after < run.here - 1:
+                yield after, run.here
+            after = max(after, run.here + run.count - 1)
+        yield after, None
+
+    def claimed(self, seqs: Iterable[int], after: int) -> SavedMerge:
+        """Return it with a note that messages are about to be appended after another one.
+
+        If there are too many runs of them, it is only the first ones.
+        """
+        claim = runs_of(enumerate(seqs, after + 1))[:_MOST_RUNS]
+        return msgspec.structs.replace(self, claim=claim, key=uuid.uuid4().hex)
 
     def unclaimed(self) -> SavedMerge:
         """Return it without such a note."""
-        return msgspec.structs.replace(self, claim=0, key="")
+        return msgspec.structs.replace(self, claim=(), key="")
 
-    def finished(self, places: Iterable[tuple[int, int]]) -> SavedMerge:
-        """Return it with what was appended: for each message its ``seq`` there, and its own."""
-        runs = list(self.runs)
-        for there, here in places:
-            first, own, count = runs[-1] if runs else (0, 0, 0)
-            if count and (there, here) == (first + count, own + count):
-                runs[-1] = (first, own, count + 1)
-            else:
-                runs.append((there, here, 1))
-        seq = max(self.seq, self.claim)
-        return msgspec.structs.replace(self.unclaimed(), seq=seq, runs=tuple(runs[-_MOST_RUNS:]))
+    def brought(self, runs: Iterable[Run]) -> SavedMerge:
+        """Return it with more messages that were brought."""
+        joined = _joined((*self.runs, *runs))
+        first = max(1, len(joined) + 1 - _MOST_RUNS)
+        joined[:first] = [reduce(_around, joined[:first])] if joined else []
+        return msgspec.structs.replace(self, runs=tuple(joined))
 
     def back_at(self, seq: int) -> SavedMerge:
         """Return what it is when messages after one are taken away from the other session."""
-        runs = tuple(
-            (there, here, min(count, seq + 1 - there))
-            for there, here, count in self.runs
-            if there <= seq
-        )
-        _, own, count = runs[-1] if runs else (0, 1, 0)
-        return msgspec.structs.replace(self, seq=own + count - 1, runs=runs)
+        left = (run.sized(min(run.count, seq + 1 - run.there)) for run in self.runs)
+        runs = tuple(run for run in left if run.count > 0)
+        return msgspec.structs.replace(self, common=min(self.common, seq), runs=runs)
 
-    def moved(self, after: int, to: int) -> SavedMerge:
-        """Return it when what comes after one message there is put anew, the last one at ``to``."""
-        kept = self.back_at(after)
-        if kept.runs == self.runs:
-            return self
-        return msgspec.structs.replace(self, runs=(*kept.runs, (to, self.seq, 1)))
+    def moved(self, after: int, places: Mapping[int, int], upto: int) -> SavedMerge:
+        """Return it when messages after one are put elsewhere in the other session, or at ``upto``.
+
+        Args:
+            after: What comes after this message there was put anew.
+            places: Their new ``seq`` by their old one.
+            upto: Where it is taken to be what isn't in there.
+        """
+        moved = (
+            (places.get(there, upto), here)
+            for run in self.runs
+            for there, here in run.places()
+            if there > after
+        )
+        left = self.back_at(after).brought(runs_of(moved))
+        return msgspec.structs.replace(left, common=self.common)
 
     def change(self, fork_id: str) -> Change:
         """Return what notes it."""
@@ -189,6 +235,28 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
             self.metadata,
             self.is_automatic,
         )
+
+
+def runs_of(places: Iterable[tuple[int, int]]) -> tuple[Run, ...]:
+    """Return messages in runs, given the ``seq`` of each there and in its own session."""
+    return tuple(_joined(Run(there, here, 1) for there, here in places))
+
+
+def _joined(runs: Iterable[Run]) -> list[Run]:
+    joined: list[Run] = []
+    for run in runs:
+        if joined and joined[-1].goes_on_with(run):
+            joined[-1] = joined[-1].sized(joined[-1].count + run.count)
+        else:
+            joined.append(run)
+    return joined
+
+
+def _around(first: Run, second: Run) -> Run:
+    """Return a run of all that lies between two, as if it were where the second one ends."""
+    here = min(first.here, second.here)
+    count = max(first.here + first.count, second.here + second.count) - here
+    return Run(second.there + second.count - count, here, count)
 
 
 def view_changes(view: View) -> list[Change]:

@@ -71,7 +71,7 @@ class BranchedStore(BaseSessionStore):
         self._reader = Reader(store)
         self._records = Records(store, self._reader)
         self._forking = Forking(self._records)
-        self._bringing = Bringing(self._records)
+        self._bringing = Bringing(self._records, self._forking)
         self._snapshotting = Snapshotting(self._records, self._bringing)
         self._rewriting = Rewriting(self._records, self._bringing)
 

@@ -57,6 +57,7 @@ _MODULES = (
     "branching_lineage",
     "branching_merges",
     "branching_properties",
+    "branching_repeated",
     "branching_rewrites",
     "cancelling",
     "concurrency",

@@ -35,6 +35,7 @@ from asyncsessions.testing.branching_interrupted import InterruptedMergeCases
 from asyncsessions.testing.branching_lineage import LineageCases, MoveCases
 from asyncsessions.testing.branching_merges import MergeCases
 from asyncsessions.testing.branching_properties import BranchModelCases
+from asyncsessions.testing.branching_repeated import RepeatedMergeCases
 from asyncsessions.testing.branching_rewrites import (
     BranchingTogetherCases,
     RemovalCases,
@@ -353,6 +354,7 @@ class HierarchyConformance(
     MoveCases,
     MergeCases,
     InterruptedMergeCases,
+    RepeatedMergeCases,
     SnapshotCases,
     RemovalCases,
     BranchingTogetherCases,

@@ -51,8 +51,8 @@ class Tables:
         return template.format_map(self._names | parts)
 
     def _lock(self) -> int:
-        """Return the number that stands for these tables among advisory locks."""
-        digest = hashlib.blake2b(f"asyncsessions {self.schema} {self.prefix}".encode()).digest()
+        """Return the number that stands for all tables in this schema among advisory locks."""
+        digest = hashlib.blake2b(f"asyncsessions {self.schema}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
 
 
@@ -129,7 +129,12 @@ _MIGRATIONS = (_FIRST,)
 VERSION: int = len(_MIGRATIONS)
 """The version of the tables that this library works with."""
 
-_CREATE_SCHEMA = "CREATE SCHEMA IF NOT EXISTS {schema};\n"
+# IF NOT EXISTS would demand the permission also where the schema is there.
+_CREATE_SCHEMA = """\
+DO $$ BEGIN
+    IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF;
+END $$;
+"""
 _CREATE_VERSIONS = """\
 CREATE TABLE IF NOT EXISTS {migrations} (
     version integer PRIMARY KEY,
@@ -176,9 +181,7 @@ async def apply_migrations(connection: Any, tables: Tables) -> Sequence[int]:
         Their versions.
     """
     await connection.execute(tables.fill(_LOCK))
-    # Asked before, because to create a schema that is there takes the permission all the same.
-    if not await connection.fetchval("SELECT to_regnamespace($1)", tables.fill("{schema}")):
-        await connection.execute(tables.fill(_CREATE_SCHEMA))
+    await connection.execute(tables.fill(_CREATE_SCHEMA))
     applied = await applied_versions(connection, tables)
     if not applied:
         await connection.execute(tables.fill(_CREATE_VERSIONS))

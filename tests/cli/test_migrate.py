@@ -68,7 +68,7 @@ def test_printed_sql_makes_the_same_tables(postgres_url: str, schema: str) -> No
 def test_sql_is_printed_without_a_server() -> None:
     printed = good("migrate", "--sql", "--store", "postgresql://app:secret@nowhere.invalid/app").out
 
-    assert 'CREATE SCHEMA IF NOT EXISTS "asyncsessions"' in printed
+    assert 'CREATE SCHEMA "asyncsessions"' in printed
     assert "secret" not in printed
 
 

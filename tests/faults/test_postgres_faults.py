@@ -281,6 +281,16 @@ async def test_ten_processes_open_an_empty_database_at_once(server: PostgresServ
         assert [row["version"] for row in versions] == [1]
 
 
+async def test_stores_of_one_schema_open_at_once(server: PostgresServer) -> None:
+    for _ in range(5):
+        urls = [f"{server.url}?table_prefix=t{number}_" for number in range(10)]
+        stores = [open_store(url, timeout=LONG_ENOUGH) for url in urls]
+        await asyncio.gather(*(store.append("s", [user("x")]) for store in stores))
+        await asyncio.gather(*(store.aclose() for store in stores))
+        async with connected(server) as connection:
+            await connection.execute("DROP SCHEMA asyncsessions CASCADE")
+
+
 async def test_writers_of_the_same_sessions_never_deadlock(server: PostgresServer) -> None:
     async with connected(server) as connection:
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'app'"

@@ -32,8 +32,6 @@ _LOST = frozenset(
     }
 )
 _READ_ONLY = "25006"
-# To try again won't help.
-_HOPELESS = (socket.gaierror, ssl.SSLCertVerificationError)
 
 _REFUSED = {
     "28000": "the server doesn't let this user in; check the user in the URL and pg_hba.conf",
@@ -66,6 +64,7 @@ def is_lost(exc: Exception, *, has_written: bool) -> bool:
         exc: The error.
         has_written: Whether this store could write before: a server that is read-only all of a
             sudden is on the wrong side of a failover, and a new connection may find the right one.
+            A name that is unknown all of a sudden comes back.
     """
     if isinstance(exc, asyncpg.PostgresConnectionError):
         return True
@@ -79,7 +78,9 @@ def is_lost(exc: Exception, *, has_written: bool) -> bool:
     if isinstance(exc, asyncpg.InternalClientError):
         # Above all that the server has said goodbye on a connection that isn't closed yet.
         return True
-    return isinstance(exc, OSError) and not isinstance(exc, _HOPELESS)
+    if isinstance(exc, socket.gaierror):
+        return has_written or exc.errno == socket.EAI_AGAIN
+    return isinstance(exc, OSError) and not isinstance(exc, ssl.SSLCertVerificationError)
 
 
 def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:

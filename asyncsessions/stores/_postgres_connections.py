@@ -24,6 +24,12 @@ _LONGEST_LIMIT = 2**31 - 1
 # After these a connection can be used on.
 _HARMLESS = (asyncpg.PostgresError, SessionStoreError)
 _WRONG_SERVER = asyncpg.ReadOnlySQLTransactionError
+# After these another host may do.
+_NOT_THIS_HOST = (
+    OSError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
 
 Connection: TypeAlias = Any
 """One of asyncpg's, or its pool's stand-in for one; the driver has no type hints."""
@@ -51,6 +57,7 @@ class Connections:
             if parts.netloc.count("@") > 1:
                 # The driver would take what follows the first one for a host, and name it.
                 raise ValueError("the URL holds more than one @; in a password, write it as %40")
+        self._hosts: list[str] = _each_host(self._url or "")
         self._size = size
         self._timeout = timeout
         self._is_prepared = is_prepared
@@ -102,9 +109,7 @@ class Connections:
         return [f"{name} = {value}" for name, value in limits.items() if name not in given]
 
     def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"timeout": self._timeout}
-        if not self._is_prepared:
-            options["statement_cache_size"] = 0
+        options: dict[str, Any] = {} if self._is_prepared else {"statement_cache_size": 0}
         names = {name for name, _ in parse_qsl(split_url(self._url or "").query)}
         if "application_name" not in names:
             options["server_settings"] = {"application_name": "asyncsessions"}
@@ -114,12 +119,18 @@ class Connections:
         """Have a new connection use indexes, and end what nobody waits for.
 
         Every statement is made for one, and a plan stays with a prepared statement: one from
-        when a table had few rows would read all of it for long after. Behind a pooler the
-        connection isn't this store's to set up, and no plan stays.
+        when a table had few rows would read all of it for long after. What `begin` says of
+        transactions holds for single statements, too. Behind a pooler the connection isn't this
+        store's to set up, and no plan stays.
         """
         if not self._is_prepared:
             return
-        settings = ["enable_seqscan = off", "enable_bitmapscan = off", *self._limits()]
+        settings = [
+            "enable_seqscan = off",
+            "enable_bitmapscan = off",
+            "default_transaction_isolation = 'read committed'",
+            *self._limits(),
+        ]
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.execute("; ".join(f"SET {setting}" for setting in settings))
@@ -128,6 +139,26 @@ class Connections:
             connection.terminate()
             raise
 
+    async def _connect(self, _url: Any, **options: Any) -> Connection:
+        """Connect to the first host that will do; none of them takes the time of the next ones.
+
+        The driver would wait for one that doesn't answer until the time is up.
+        """
+        hosts = self._hosts.copy()
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._timeout
+        while True:
+            host = hosts.pop(0)
+            share = max(end - clock(), 0.0) / (len(hosts) + 1)
+            try:
+                return await asyncpg.connect(host, **{**options, "timeout": share})
+            except _NOT_THIS_HOST as exc:
+                if isinstance(exc, TimeoutError) and "target_session_attrs=" in host:
+                    # The next connection needn't wait for it: each host is asked if it will do.
+                    self._hosts.sort(key=host.__eq__)
+                if not hosts:
+                    raise
+
     async def open(self) -> None:
         """Connect, unless that is done or the caller's business."""
         if self._pool is not None:
@@ -135,14 +166,18 @@ class Connections:
         # The others are kept outside of the pool; see `lend_kept`.
         pool = asyncpg.create_pool(
             self._url,
-            min_size=1,
+            min_size=0,
             max_size=self.at_once,
+            max_inactive_connection_lifetime=_OLDEST_KEPT,
+            connect=self._connect,
             init=self._prepare,
             reset=_no_reset,
             **self._options(),
         )
         try:
-            self._pool = await pool
+            await pool
+            async with pool.acquire():
+                self._pool = pool
         except BaseException:
             pool.terminate()
             raise
@@ -197,7 +232,7 @@ class Connections:
             if clock() - since < _OLDEST_KEPT:
                 return connection
             connection.terminate()
-        connection = await asyncpg.connect(self._url, **self._options())
+        connection = await self._connect(self._url, **self._options())
         try:
             await self._prepare(connection)
         except BaseException:
@@ -259,6 +294,19 @@ def _is_closed(connection: Connection) -> bool:
     except asyncpg.InterfaceError:
         return True  # Its pool has taken it back, because it was lost.
     return closed
+
+
+def _each_host(url: str) -> list[str]:
+    """Return a URL for each of the hosts in one, in their order."""
+    parts = split_url(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    options = dict(parse_qsl(parts.query))
+    if "," not in hosts or "host" in options or "port" in options:
+        return [url]
+    if options.get("target_session_attrs") == "prefer-standby":
+        return [url]  # Which is decided when all are connected.
+    each = (parts._replace(netloc=f"{user}{at}{host}") for host in hosts.split(","))
+    return [one.geturl() for one in each]
 
 
 async def _no_reset(connection: Connection) -> None:

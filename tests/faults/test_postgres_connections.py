@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -105,6 +106,63 @@ async def test_what_lay_idle_for_long_is_not_used_again(
 WAITING = """SELECT count(*) FROM pg_stat_activity
     WHERE application_name = 'asyncsessions' AND wait_event_type = 'Lock'"""
 LOCK = "SELECT FROM asyncsessions.sessions WHERE session_id = $1 FOR UPDATE"
+
+
+async def test_no_connection_of_the_pool_is_kept_for_long(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_postgres_connections, "_OLDEST_KEPT", 0.2)
+    async with open_store(server.url) as store, connected(server) as admin:
+        for _ in range(2):
+            assert await store.get_messages("s") == []
+            assert await becomes_zero(admin, ALL)
+
+
+@pytest.mark.parametrize("attributes", ["", "?target_session_attrs=primary"])
+async def test_a_host_that_does_not_answer_leaves_the_next_one_time(
+    server: PostgresServer, attributes: str
+) -> None:
+    port = urlsplit(server.url).port
+    with socket.create_server(("127.0.0.1", 0)) as dark:
+        both = f":{dark.getsockname()[1]},127.0.0.1:{port}"
+        url = server.url.replace(f":{port}", both) + attributes
+        async with open_store(url, timeout=2 * slowness()) as store:
+            calls = (store.append(f"s{number}", [user("x")]) for number in range(64))
+            await asyncio.gather(*calls)
+            assert len(await store.list_sessions(limit=100)) == 64
+
+
+async def test_a_name_that_is_lost_for_a_while_is_asked_for_again(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    lookups = iter(range(3))
+    find = loop.getaddrinfo
+
+    async def getaddrinfo(*args: Any, **options: Any) -> Any:
+        if next(lookups, None) is not None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return await find(*args, **options)
+
+    url = server.url.replace("127.0.0.1", "localhost")
+    async with open_store(url, timeout=LONG_ENOUGH) as store:
+        await store.append("s", [user("x")])
+        async with connected(server) as admin:
+            await admin.fetchval(END_ALL)
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+        await store.append("s", [user("y")])
+        assert [each.content for each in await store.get_messages("s")] == ["x", "y"]
+
+
+async def test_what_isolation_the_database_prefers_is_not_asked(server: PostgresServer) -> None:
+    url = f"{server.url}?options=-c%20default_transaction_isolation%3Dserializable"
+    async with PostgresSessionStore(url) as store:
+        await store.append("s", [user("x")])
+        connections = store._connections
+        async with connections.lend() as one, connections.lend_kept() as other:
+            for connection in (one, other):
+                isolation = await connection.fetchval("SHOW transaction_isolation")
+                assert isolation == "read committed"
 
 
 async def test_a_call_that_timed_out_holds_no_locks(server: PostgresServer) -> None:

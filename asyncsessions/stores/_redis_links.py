@@ -8,7 +8,6 @@ import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import SplitResult, parse_qsl
 
@@ -24,12 +23,16 @@ from asyncsessions.stores._redis_errors import DRIVER_ERRORS, is_read_only
 from asyncsessions.stores._redis_scripts import Call, Word
 from asyncsessions.stores._servers import connections_for_flushes
 from asyncsessions.stores._urls import split_url
+from asyncsessions.tasks import start
 
 __all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
 
 _SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 _SPECIAL = "write a password's special characters as %XX"
 _DATABASE = re.compile(r"(/\d*)?")
+# Of a call's time, what one node of a cluster may take. It leaves some to ask another one, where a
+# node stalls, or its machine is gone, which takes no connection and refuses none.
+_NODE_SHARE = 1 / 3
 _REDIRECTED = (
     exceptions.MovedError,
     exceptions.AskError,
@@ -110,7 +113,9 @@ class ClusterLink(Link):
         self._is_owner = is_owner
         self._size = size
         self._timeout = timeout
+        self._patience = timeout * _NODE_SHARE
         self._nodes: dict[str, Connections] = {}
+        self._looks: dict[str, asyncio.Task[None]] = {}
 
     async def send(self, calls: Sequence[Call], *, is_flush: bool = False) -> list[Any]:
         """See `Link.send`."""
@@ -148,10 +153,17 @@ class ClusterLink(Link):
         return "" if node is None else str(node.name)
 
     async def _send_to(self, node: Any, calls: Sequence[Call]) -> list[Any]:
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             replies = await self._connections_to(node).send(calls)
         except (exceptions.ConnectionError, exceptions.TimeoutError):
-            await self._look_after(node)
+            await asyncio.shield(self._look_after(node))
+            raise
+        except (asyncio.CancelledError, TimeoutError):
+            # The client is more patient than this call was, and has noticed nothing.
+            if clock() - began > self._patience:
+                self._look_after(node)
             raise
         for index, reply in enumerate(replies):
             if isinstance(reply, _REDIRECTED):
@@ -163,15 +175,45 @@ class ClusterLink(Link):
         if connections is None:
 
             def make() -> Connection:
-                return node.connection_class(**node.connection_kwargs)
+                settings = node.connection_kwargs
+                if settings.get("socket_timeout") is None:
+                    settings = settings | {"socket_timeout": self._patience}
+                return node.connection_class(**settings)
 
             connections = self._nodes[node.name] = Connections(make, self._size, self._timeout)
         return connections
 
-    async def _look_after(self, node: Any) -> None:
+    def _look_after(self, node: Any) -> asyncio.Task[None]:
         """Have the client find out whether the node is gone, and then look for its successor."""
-        with suppress(*DRIVER_ERRORS):
-            await self._command("PING", target_nodes=node)
+        look = self._looks.get(node.name)
+        if look is None:
+            # A task of its own: who noticed has no time left, or shares it with others.
+            look = self._looks[node.name] = start(self._look(node))
+            look.add_done_callback(lambda _: self._looks.pop(node.name))
+        return look
+
+    async def _look(self, node: Any) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._command("PING", target_nodes=node)
+        except TimeoutError:
+            await self._learn_from_others(node)
+        except DRIVER_ERRORS:
+            pass  # The client has noticed, and learns the rest when it is next used.
+
+    async def _learn_from_others(self, node: Any) -> None:
+        """Let the client learn the cluster's shape without a node that would keep it waiting."""
+        manager = self._client.nodes_manager
+        asked: dict[str, Any] = manager.startup_nodes
+        if len(asked) == 1 or asked.pop(node.name, None) is None:
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                await manager.initialize()
+        except DRIVER_ERRORS:
+            pass  # Whoever waits for the node in vain next has it looked after again.
+        finally:
+            asked.setdefault(node.name, node)
 
     async def _command(self, *words: Word, **options: Any) -> Any:
         """Let the client make a command, which for that learns the cluster's new shape."""
@@ -196,6 +238,9 @@ class ClusterLink(Link):
 
     async def close(self) -> None:
         """See `Link.close`."""
+        for look in self._looks.values():
+            look.cancel()
+        await asyncio.gather(*self._looks.values(), return_exceptions=True)
         for connections in self._nodes.values():
             await connections.close()
         if self._is_owner:
@@ -263,9 +308,7 @@ def make_link(
     if scheme != "unix":
         settings["socket_keepalive"] = True
     if scheme.endswith("+cluster"):
-        # Shorter than a call, so that there is time to ask another node for one that stalls, or
-        # for one whose machine is gone, which takes no connection and refuses none.
-        settings["socket_timeout"] = settings["socket_connect_timeout"] = timeout / 3
+        settings["socket_timeout"] = settings["socket_connect_timeout"] = timeout * _NODE_SHARE
         client = aioredis.RedisCluster.from_url(_plain(source), **settings)
         return ClusterLink(client, size, timeout, is_owner=True)
     # A call's own time limit holds; a second one for each reply costs a tenth of a call.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -197,6 +198,38 @@ async def test_cluster_works_on_after_a_master_failed() -> None:
                 assert texts == [text for _, text in expected if text in texts]
             listed = {info.session_id for info in await store.list_sessions()}
             assert listed == set(stored)
+
+
+@pytest.mark.parametrize("socket_timeout", [None, LONG_ENOUGH])
+async def test_a_patient_client_of_the_callers_gets_over_a_master_that_stalls(
+    socket_timeout: float | None,
+) -> None:
+    with RedisClusterServers(replicas=1) as cluster:
+        client = aioredis.RedisCluster(
+            "127.0.0.1",
+            cluster.nodes[0].port,
+            driver_info=None,
+            socket_timeout=socket_timeout,
+            socket_connect_timeout=socket_timeout,
+        )
+        async with RedisSessionStore(client, timeout=3 * slowness()) as store:
+            names = [f"s{n}" for n in range(12)]
+            await asyncio.gather(*(store.append(name, [user("before")]) for name in names))
+            stalled = cluster.nodes[1]
+            stalled.pause()
+
+            async def append(name: str) -> None:
+                while True:
+                    with suppress(StoreUnavailableError):
+                        await store.append(name, [user("after")], idempotency_key="k")
+                        return
+
+            async with asyncio.timeout(60 * slowness()):
+                await asyncio.gather(*map(append, names))
+            for name in names:
+                assert (await said(store, name))[-1] == "after"
+            stalled.resume()
+        await client.aclose()
 
 
 async def test_writes_to_other_nodes_succeed_while_one_is_down() -> None:

@@ -118,10 +118,10 @@ def _explain_state(exc: Exception, text: str) -> tuple[type[StoreUnavailableErro
         return StoreRefusedError, "the server isn't part of a cluster; use redis:// in the URL"
     if isinstance(exc, exceptions.MovedError):
         return StoreRefusedError, "the server is part of a cluster; use redis+cluster:// in the URL"
-    if text.startswith("WRONGTYPE"):
-        return StoreUnavailableError, (
+    if text.startswith(("WRONGTYPE", "INDEX ")):
+        return StoreRefusedError, (
             "an index holds what this library didn't write; look at the keys with {index} in "
-            "their names"
+            "their names, and delete those that aren't sorted sets"
         )
     if isinstance(exc, exceptions.NoScriptError):
         return StoreUnavailableError, "the server forgot a script; try again"

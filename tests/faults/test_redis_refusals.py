@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from asyncsessions import (
     StoreRefusedError,
     open_store,
 )
+from asyncsessions.protocols import SessionStore
 from asyncsessions.testing.servers import RedisServer
 from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 from tests.faults.conversation import said, user
@@ -71,6 +73,83 @@ async def test_missing_permission_is_refused(server: RedisServer, admin: aioredi
         async with open_store(f"redis://{name}:pass@127.0.0.1:{server.port}") as store:
             with pytest.raises(StoreRefusedError, match="permission"):
                 await store.add_message("s", "user", "x")
+
+
+WRITES: list[Callable[[SessionStore], Awaitable[object]]] = [
+    lambda store: store.append("s", [user("x")]),
+    lambda store: store.append("s", [user("x")], idempotency_key="k"),
+    lambda store: store.append("new", [user("x")]),
+    lambda store: store.set_state("s", "k", 1),
+    lambda store: store.set_agent_info("s", "other"),
+    lambda store: store.clear_session("s"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRITES)))
+@pytest.mark.parametrize("fault", ["permission", "index"])
+async def test_write_that_no_index_can_follow_is_refused_before_it_begins(
+    server: RedisServer, admin: aioredis.Redis, number: int, fault: str
+) -> None:
+    async with open_store(server.url) as store:
+        await store.append("s", [user("before")])
+        await store.set_agent_info("s", "agent")
+    if fault == "index":
+        await admin.delete("asyncsessions:{index}:all")
+        await admin.set("asyncsessions:{index}:all", "something else")
+    await admin.acl_setuser(
+        "app",
+        enabled=True,
+        passwords=["+pass"],
+        keys=["asyncsessions:*"],
+        commands=["+@all", "-zadd" if fault == "permission" else "+zadd"],
+    )
+    async with open_store(f"redis://app:pass@127.0.0.1:{server.port}") as store:
+        for _ in range(2):
+            with pytest.raises(StoreRefusedError, match=fault):
+                await WRITES[number](store)
+        assert await said(store, "s") == ["before"]
+        assert await store.get_state("s") == {}
+        assert (await store.get_session("s")).agent_name == "agent"
+        assert await store.session_exists("new") is False
+
+
+async def test_session_is_refused_that_can_not_come_into_its_index(
+    server: RedisServer, admin: aioredis.Redis
+) -> None:
+    for name in ("agent_name=bad", "expiry"):
+        await admin.set(f"asyncsessions:{{index}}:{name}", "something else")
+    async with (
+        open_store(f"{server.url}?ttl_seconds=1000") as lasting,
+        open_store(server.url) as store,
+    ):
+        outcomes = await asyncio.gather(
+            store.set_agent_info("bad", "bad"),
+            store.set_agent_info("good", "good"),
+            lasting.append("late", [user("x")]),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in outcomes] == [StoreRefusedError, bool, StoreRefusedError]
+        with pytest.raises(StoreRefusedError, match="index"):
+            await store.expire_session("good", 100)
+        assert [info.session_id for info in await store.list_sessions()] == ["good"]
+        assert (await store.get_session("good")).expires_at is None
+
+
+async def test_what_is_written_is_not_refused_where_an_index_is_gone(
+    server: RedisServer, admin: aioredis.Redis
+) -> None:
+    async with open_store(server.url) as store:
+        await store.set_agent_info("s", "agent")
+        await store.expire_session("s", 1000)
+        for name in ("agent_name=agent", "expiry"):
+            await admin.delete(f"asyncsessions:{{index}}:{name}")
+            await admin.set(f"asyncsessions:{{index}}:{name}", "something else")
+        await store.append("s", [user("x")])
+        await store.set_state("s", "k", 1)
+        assert await said(store, "s") == ["x"]
+        with pytest.raises(StoreRefusedError, match="index"):
+            await store.get_sessions_by_agent("agent")
+        assert await store.delete_session("s") is True
 
 
 async def test_documented_permissions_are_enough(

@@ -198,6 +198,10 @@ local function make_append()
 end
 
 return run(function()
+  check_index('all')
+  if ttl ~= '' then
+    check_index('expiry')
+  end
   local answers, append = {}, nil
   local may_be_plain = ttl == '' and not keep
   for number = 1, #KEYS, 3 do

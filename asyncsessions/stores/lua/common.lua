@@ -32,8 +32,10 @@ local function error_text(raised)
   return text
 end
 
--- Run what one session is asked for. An error in what is stored for it is its own; any other
--- error is the server's, and the same for all.
+-- Run what one session is asked for. An error in what is stored for it is its own, and so is one
+-- that begins with one of these codes; any other error is the server's, and the same for all.
+local OWN_CODES = {INDEX = true}
+
 local function guarded(action, ...)
   local is_done, result = pcall(action, ...)
   if is_done then
@@ -43,6 +45,8 @@ local function guarded(action, ...)
   local code = match(text, '^(%u%u+) ')
   if not code or code == 'WRONGTYPE' or code == 'ERR' then
     return {err = 'DAMAGED ' .. text}
+  elseif OWN_CODES[code] then
+    return {err = text}
   end
   error({err = text})
 end

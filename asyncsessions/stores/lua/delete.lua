@@ -31,8 +31,8 @@ local function delete()
   local names = names_in({unpack(fields, 4, 7)})
   leave(id, names)
   if prefix ~= '' then
-    call('ZREM', prefix .. 'all', id)
-    call('ZREM', prefix .. 'expiry', entry('', id))
+    redis.pcall('ZREM', prefix .. 'all', id)
+    redis.pcall('ZREM', prefix .. 'expiry', entry('', id))
   end
   return {fields[1] and 1 or 0, fields[3] or '', names}
 end

@@ -36,7 +36,8 @@ local function unwritten(answer)
   return prefix == '' and {answer} or answer
 end
 
--- Note a session's place, for `save_scores`; returns what the client gets.
+-- Note a session's place, for `save_scores`; returns what the client gets. It is written already, so
+-- an index that is no longer one may lag behind, and says so to its readers.
 local function touched(answer, id, names, updated_at, expires_at, is_new, left)
   if prefix == '' then
     if is_new or expires_at or #names > 0 or left and #left > 0 then
@@ -46,7 +47,7 @@ local function touched(answer, id, names, updated_at, expires_at, is_new, left)
   end
   scores[#scores + 1], scores[#scores + 2] = updated_at, id
   for _, name in ipairs(names) do
-    call('ZADD', prefix .. name, updated_at, id)
+    redis.pcall('ZADD', prefix .. name, updated_at, id)
   end
   if expires_at then
     expiries[#expiries + 1], expiries[#expiries + 2] = expires_at, entry('', id)
@@ -60,8 +61,8 @@ end
 local function leave(id, names)
   if prefix ~= '' then
     for _, name in ipairs(names) do
-      call('ZREM', prefix .. name, id)
-      call('ZREM', prefix .. 'expiry', entry(name, id))
+      redis.pcall('ZREM', prefix .. name, id)
+      redis.pcall('ZREM', prefix .. 'expiry', entry(name, id))
     end
   end
 end

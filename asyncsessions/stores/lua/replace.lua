@@ -91,6 +91,10 @@ local function replace()
 end
 
 return run(function()
+  check_index('all')
+  if ttl ~= '' then
+    check_index('expiry')
+  end
   local answer = guarded(replace)
   save_scores()
   return answer

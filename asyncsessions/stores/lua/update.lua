@@ -263,6 +263,12 @@ local function update(keys, id, stop)
       return unwritten(answers)
     end
     names = names_after(session.draft, #old_names > 0)
+    for _, name in ipairs(missing_in(names, old_names)) do
+      check_index(name)
+    end
+    if session.draft.is_changed.expires_at then
+      check_index('expiry')
+    end
     save(session, answers, names)
     if fields[1] and not fields[4] then
       prune_slots(keys[1])
@@ -275,6 +281,7 @@ local function update(keys, id, stop)
 end
 
 return run(function()
+  check_index('all')
   local answers = {}
   for first = 1, #KEYS, 3 do
     local keys = {KEYS[first], KEYS[first + 1], KEYS[first + 2]}

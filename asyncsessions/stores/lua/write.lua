@@ -18,13 +18,30 @@ local scores, expiries = {}, {}
 
 local function add_scores(key, entries)
   for from = 1, #entries, MOST_ARGUMENTS do
-    call('ZADD', key, unpack(entries, from, math.min(#entries, from + MOST_ARGUMENTS - 1)))
+    -- By now the writes are done, which is what a caller has to know.
+    redis.pcall('ZADD', key, unpack(entries, from, math.min(#entries, from + MOST_ARGUMENTS - 1)))
   end
 end
 
 local function save_scores()
   add_scores(prefix .. 'all', scores)
   add_scores(prefix .. 'expiry', expiries)
+end
+
+-- Refuse a write before it begins where a session couldn't come into an index: because the user may
+-- not write to it, or because its key holds something else. No member is empty, so this changes
+-- nothing.
+local function check_index(name)
+  if prefix == '' then
+    return
+  end
+  local reply = redis.pcall('ZADD', prefix .. name, 'XX', 0, '')
+  local text = type(reply) == 'table' and error_text(reply) or ''
+  if find(text, '^WRONGTYPE') then
+    error({err = 'INDEX ' .. text})
+  elseif find(text, '^NOPERM') then
+    error({err = text})
+  end
 end
 
 local function push(key, seq, first, last)

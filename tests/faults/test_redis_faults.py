@@ -132,6 +132,31 @@ async def test_pop_whose_answer_is_lost_pops_one(store: RedisSessionStore, proxy
     assert await said(store, "s") == ["m0", "m1"]
 
 
+async def test_a_session_with_a_later_write_of_this_client_fails_alone(
+    store: RedisSessionStore, admin: aioredis.Redis
+) -> None:
+    """As where a process that was forked writes with the same name."""
+    names = [f"s{n}" for n in range(8)]
+    await store.append("s4", [user("before")])
+    field = f"w:{store._writer_id}-0"
+    slot: Any = await admin.hget("asyncsessions:{s4}:record", field)
+    number, rest = slot.split(b" ", 1)
+    await admin.hset("asyncsessions:{s4}:record", field, b"%d %b" % (int(number) + 100, rest))
+    for call in (store.append, store.increment_state):
+        argument: Any = [user("x")] if call == store.append else "n"
+        outcomes = await asyncio.gather(
+            *(call(name, argument) for name in names), return_exceptions=True
+        )
+        failed = [
+            name for name, it in zip(names, outcomes, strict=True) if isinstance(it, Exception)
+        ]
+        assert failed == ["s4"]
+        assert isinstance(outcomes[4], StoreUnavailableError)
+    for name in names:
+        assert await said(store, name) == (["before"] if name == "s4" else ["x"])
+        assert await store.get_state(name, "n", 0) == (0 if name == "s4" else 1)
+
+
 async def test_lost_answers_to_appends_with_conditions(
     store: RedisSessionStore, proxy: Proxy
 ) -> None:

@@ -34,7 +34,7 @@ end
 
 -- Run what one session is asked for. An error in what is stored for it is its own, and so is one
 -- that begins with one of these codes; any other error is the server's, and the same for all.
-local OWN_CODES = {INDEX = true}
+local OWN_CODES = {INDEX = true, SUPERSEDED = true}
 
 local function guarded(action, ...)
   local is_done, result = pcall(action, ...)

@@ -9,7 +9,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -218,6 +218,32 @@ class OwnCases(RedisCases):
             page = await store.list_sessions(250)
             rest = await store.list_sessions(250, page.next_cursor)
             assert [info.session_id for info in [*page, *rest]] == names[::-1]
+
+    async def test_short_lists_read_few_records(
+        self, clock: ManualClock, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with self.make_store(clock=clock) as store:
+            names = [f"s{n:02}" for n in range(50)]
+            await asyncio.gather(*(store.add_message(name, "user", "x") for name in names))
+            read_records = store._indexes.read
+            read: list[str] = []
+
+            async def note(ids: Sequence[str]) -> Any:
+                read.extend(ids)
+                return await read_records(ids)
+
+            monkeypatch.setattr(store._indexes, "read", note)
+            for limit in (1, 7):
+                read.clear()
+                page = await store.list_sessions(limit)
+                assert [info.session_id for info in page] == names[: -limit - 1 : -1]
+                assert len(read) <= limit + 1
+            # Misses cost few steps, however many they are.
+            await client.zadd(self.index("all"), {f"ghost{n}": clock.now + 1 for n in range(100)})
+            read.clear()
+            (info,) = await store.list_sessions(1)
+            assert info.session_id == names[-1]
+            assert len(read) < 400
 
     async def test_old_writers_are_forgotten(self, store: SessionStore, client: Any) -> None:
         await store.add_message("s", "user", "x")

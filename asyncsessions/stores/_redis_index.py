@@ -37,7 +37,10 @@ __all__ = ["Indexes"]
 
 logger: logging.Logger = logging.getLogger("asyncsessions.redis")
 
+# So many entries are looked at in one go. A list begins with as many as it needs if all are right,
+# and takes more each time that they weren't.
 _PAGE = 200
+_GROWTH = 4
 # On a cluster a writer announces a session before it makes it, and needs no longer than this.
 _YOUNG = 60
 
@@ -174,11 +177,12 @@ class Indexes:
         found: list[SessionInfo] = []
         # Those whose entry was too high: they belong on another page, where they come again.
         early: dict[str, SessionInfo] = {}
+        count = min(scan.limit, _PAGE)
         while True:
-            entries = await self._page(index, position)
+            entries = await self._page(index, count, position)
             early |= {info.session_id: info for info in await self._checked(index, entries, scan)}
             page = sorted(early.values(), key=_place, reverse=True)
-            if len(entries) < _PAGE:
+            if len(entries) < count:
                 return [*found, *page][: scan.limit]
             member, score = entries[-1]
             position = score, member
@@ -189,11 +193,12 @@ class Indexes:
                 return found[: scan.limit]
             for info in page:
                 del early[info.session_id]
+            count = min(_GROWTH * count, _PAGE)
 
     async def _page(
-        self, index: bytes, position: tuple[Word, Word] | None
+        self, index: bytes, count: int, position: tuple[Word, Word] | None
     ) -> list[tuple[bytes, bytes]]:
-        words = ["", _PAGE, *(position or ("", ""))]
+        words = ["", count, *(position or ("", ""))]
         (reply,) = await self._send([Call.of(self._scripts.page, [index], *words)])
         return list(zip(reply[::2], reply[1::2], strict=True))
 

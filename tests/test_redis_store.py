@@ -456,6 +456,42 @@ class TestRedisOptions:
         with pytest.raises(ValueError, match=option.partition("=")[0]):
             open_store(f"redis://host?{option}")
 
+    @pytest.mark.parametrize(
+        ("url", "option"),
+        [
+            ("redis://host?protocol=4", "protocol"),
+            ("redis://host?socket_read_size=0", "socket_read_size"),
+            ("redis://host?socket_connect_timeout=-1", "socket_connect_timeout"),
+            ("redis+cluster://host/1", "db"),
+            ("redis+cluster://host?db=2", "db"),
+            ("unix:///path?socket_keepalive=1", "socket_keepalive"),
+            ("rediss://host?ssl_password=secret&ssl_min_version=5", "ssl_min_version"),
+            ("rediss://host?ssl_cert_reqs=secret", "ssl_cert_reqs"),
+        ],
+    )
+    def test_option_that_the_driver_refuses_is_named(self, url: str, option: str) -> None:
+        for make in (open_store, RedisSessionStore):
+            with pytest.raises(ValueError, match=f"option {option} ") as caught:
+                make(url)
+            assert "secret" not in str(caught.value)
+
+    def test_unknown_option_is_named_by_the_constructor_too(self) -> None:
+        with pytest.raises(ValueError, match="option unknown "):
+            RedisSessionStore("redis://user:secret@host?unknown=1")
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://user:p%40ss@host:1/2?client_name=x&protocol=3&socket_read_size=4096",
+            "unix:///path?db=1&username=u&password=p&socket_connect_timeout=1.5",
+            "redis+cluster://host/0?socket_keepalive=no",
+            "rediss://host?ssl_ca_certs=f&ssl_certfile=f&ssl_keyfile=f&ssl_password=p",
+            "rediss://host?ssl_cert_reqs=none&ssl_check_hostname=no&ssl_min_version=771",
+        ],
+    )
+    def test_options_of_the_driver_are_taken(self, url: str) -> None:
+        open_store(url)
+
     @pytest.mark.parametrize("options", [{"decode_responses": True}, {"protocol": 3}])
     async def test_callers_client_is_used_and_left_open(
         self, redis_url: str, options: dict[str, Any]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import ssl
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 from urllib.parse import SplitResult, parse_qsl
 
@@ -25,7 +26,7 @@ from asyncsessions.stores._servers import connections_for_flushes
 from asyncsessions.stores._urls import split_url
 from asyncsessions.tasks import start
 
-__all__ = ["ClusterLink", "Link", "ServerLink", "check_url", "make_link"]
+__all__ = ["ClusterLink", "Link", "ServerLink", "check_options", "check_url", "make_link"]
 
 _SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 _SPECIAL = "write a password's special characters as %XX"
@@ -33,6 +34,13 @@ _DATABASE = re.compile(r"(/\d*)?")
 # Of a call's time, what one node of a cluster may take. It leaves some to ask another one, where a
 # node stalls, or its machine is gone, which takes no connection and refuses none.
 _NODE_SHARE = 1 / 3
+# What redis-py notices late or never.
+_LIMITS: dict[str, Callable[[Any], bool]] = {
+    "db": lambda value: value >= 0,
+    "socket_connect_timeout": lambda value: value > 0,
+    "socket_read_size": lambda value: value > 0,
+    "ssl_min_version": lambda value: value in list(ssl.TLSVersion),
+}
 _REDIRECTED = (
     exceptions.MovedError,
     exceptions.AskError,
@@ -267,6 +275,26 @@ def check_url(url: str) -> None:
         is_harmless = str(exc).startswith("Invalid value for")
         fault = str(exc) if is_harmless else _SPECIAL
     raise ValueError(f"the URL for Redis isn't valid; {fault}")
+
+
+def check_options(url: str) -> None:
+    """Check the options for redis-py in a valid URL, without connecting.
+
+    Raises:
+        ValueError: One can't be used; names it. A value may be a secret and isn't in the text.
+    """
+    settings: dict[str, Any] = dict(parse_url(_plain(url)))
+    make_connection: Any = settings.pop("connection_class", aioredis.Connection)
+    if "+cluster" in split_url(url).scheme and settings.get("db"):
+        raise ValueError("option db in the URL isn't valid; a cluster has database 0 only")
+    for name, value in settings.items():
+        try:
+            make_connection(**{name: value}, **_without_driver_info())
+            is_valid = name not in _LIMITS or _LIMITS[name](value)
+        except (TypeError, ValueError, exceptions.RedisError):
+            is_valid = False
+        if not is_valid:
+            raise ValueError(f"option {name} in the URL isn't valid, or not for this kind of URL")
 
 
 def _fault_of(parts: SplitResult) -> str:

@@ -25,7 +25,7 @@ from asyncsessions.stores import _redis_errors as errors
 from asyncsessions.stores._redis_hello import ask, check_server
 from asyncsessions.stores._redis_index import Indexes
 from asyncsessions.stores._redis_keys import Keys
-from asyncsessions.stores._redis_links import ClusterLink, Link, check_url, make_link
+from asyncsessions.stores._redis_links import ClusterLink, Link, check_options, check_url, make_link
 from asyncsessions.stores._redis_nodes import NodeCommits
 from asyncsessions.stores._redis_scripts import Call, Script, Scripts, Word, load_scripts
 from asyncsessions.stores._redis_windows import Places
@@ -103,6 +103,7 @@ class RedisSessionStore(ServerStore):
             raise ValueError(f"connections={connections!r}: {text}")
         if isinstance(source, str):
             check_url(source)
+            check_options(source)
         elif not isinstance(source, aioredis.Redis | aioredis.RedisCluster):
             text = f"give a URL or a client of redis.asyncio, not {type(source).__name__}"
             raise TypeError(f"source isn't valid: {text}")

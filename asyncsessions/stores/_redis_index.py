@@ -186,7 +186,7 @@ class Indexes:
                 return [*found, *page][: scan.limit]
             member, score = entries[-1]
             position = score, member
-            last = (float(score), member.decode())
+            last = (float(score), _id_of(member))
             page = [info for info in page if _place(info) >= last]
             found += page
             if len(found) >= scan.limit:
@@ -207,7 +207,7 @@ class Indexes:
     ) -> list[SessionInfo]:
         """Return the sessions of entries that a scan asks for; correct the entries."""
         good, fixes = [], []
-        ids = [member.decode() for member, _ in entries]
+        ids = [_id_of(member) for member, _ in entries]
         for (member, score), sid, info in zip(entries, ids, await self.read(ids), strict=True):
             if isinstance(info, CorruptSessionError):
                 leave_out(logger, "list", info)
@@ -258,7 +258,7 @@ class Indexes:
         expired, fixes = [], []
         expiry = self._keys.expiry
         parsed = [parse_entry(entry) for entry, _ in entries]
-        ids = [encoded.decode() for _, encoded in parsed]
+        ids = [_id_of(encoded) for _, encoded in parsed]
         infos = await self.read(ids)
         stay = 0
         for (entry, score), (name, encoded), sid, info in zip(
@@ -303,6 +303,11 @@ def _info_or_error(session_id: str, reply: Any) -> SessionInfo | CorruptSessionE
         return info_of(session_id, reply) if reply else None
     except CorruptSessionError as exc:
         return exc
+
+
+def _id_of(member: bytes) -> str:
+    """Return the id of an entry's session; where that is no text, one that hardly anybody has."""
+    return member.decode(errors="replace")
 
 
 def _place(info: SessionInfo) -> tuple[float, str]:

@@ -79,6 +79,11 @@ def entry_of(name: bytes, session_id: bytes) -> bytes:
 
 
 def parse_entry(entry: bytes) -> tuple[bytes, bytes]:
-    """Return the name of the index, empty for that of all, and the session's id."""
+    """Return the name of the index, empty for that of all, and the session's id.
+
+    What isn't such an entry is taken for the id of a session that doesn't expire.
+    """
     size, _, rest = entry.partition(b":")
+    if not size.isdigit():
+        return b"", entry
     return rest[: int(size)], rest[int(size) :]

@@ -117,6 +117,22 @@ async def test_damaged_session_is_left_out_of_lists_with_a_warning(
     assert "session 's' is damaged" in caplog.text
 
 
+async def test_entries_that_nobody_here_made_are_corrected(
+    store: RedisSessionStore, admin: aioredis.Redis
+) -> None:
+    await store.append("good", [user("x")])
+    await store.append("short", [user("x")])
+    await store.expire_session("short", 1000)
+    for name in ("all", "expiry"):
+        members = [b"\xff\xfe", b"junk", b":", b"9:ab", b"0:\xff", b"3:abc\xff"]
+        scores = dict.fromkeys(members, 1.0 if name == "expiry" else 9e9)
+        await admin.zadd(f"asyncsessions:{{index}}:{name}", scores)
+    assert {info.session_id for info in await store.list_sessions(2)} == {"good", "short"}
+    await store.purge_expired()
+    for name, expected in (("all", {b"good", b"short"}), ("expiry", {b"0:short"})):
+        assert set(await admin.zrange(f"asyncsessions:{{index}}:{name}", 0, -1)) == expected
+
+
 async def test_index_that_is_none_is_named(store: RedisSessionStore, admin: aioredis.Redis) -> None:
     await store.append("s", [user("x")])
     await admin.delete("asyncsessions:{index}:all")

@@ -18,11 +18,13 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import asyncio as aioredis
+from redis.asyncio.cluster import ClusterNode
 
 from asyncsessions import InvalidMessageError, StoreClosedError, open_store
 from asyncsessions.hooks import Append, Window
 from asyncsessions.protocols import SessionStore
 from asyncsessions.stores._redis_keys import Keys
+from asyncsessions.stores._redis_links import ClusterLink
 from asyncsessions.stores._redis_windows import Places
 from asyncsessions.stores.redis import RedisSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
@@ -402,6 +404,16 @@ class TestRedisClusterItself(OwnCases):
         assert await store.delete_session("s") is True
         assert list(await store.list_sessions()) == []
         assert caplog.text.count("the indexes lag behind") == 2
+
+    async def test_nodes_that_left_are_forgotten(self, store: RedisSessionStore) -> None:
+        link = store._link
+        assert isinstance(link, ClusterLink)
+        await store.append("s", [user("x")])
+        for port in range(1, 100):
+            link._connections_to(ClusterNode("127.0.0.1", port))
+        await store.append("s", [user("y")])
+        assert set(link._nodes) <= {node.name for node in link._client.get_nodes()}
+        assert texts(await store.get_messages("s")) == ["x", "y"]
 
     async def test_parts_of_a_session_share_a_slot(self, client: Any) -> None:
         keys = Keys("p")

@@ -129,6 +129,8 @@ class ClusterLink(Link):
         """See `Link.send`."""
         del is_flush  # A flush goes to all nodes, as any other call may.
         await self._client.initialize()
+        if len(self._nodes) > len(self._client.get_nodes()):
+            await self._forget_former_nodes()
         nodes: dict[str, Any] = {}
         by_node: defaultdict[str, list[int]] = defaultdict(list)
         for index, call in enumerate(calls):
@@ -190,6 +192,12 @@ class ClusterLink(Link):
 
             connections = self._nodes[node.name] = Connections(make, self._size, self._timeout)
         return connections
+
+    async def _forget_former_nodes(self) -> None:
+        """Let go of nodes that have left the cluster; calls under way to them end as they may."""
+        present = {node.name for node in self._client.get_nodes()}
+        for connections in [self._nodes.pop(name) for name in self._nodes.keys() - present]:
+            await connections.renew()
 
     def _look_after(self, node: Any) -> asyncio.Task[None]:
         """Have the client find out whether the node is gone, and then look for its successor."""

@@ -32,10 +32,8 @@ local function error_text(raised)
   return text
 end
 
--- Run what one session is asked for. An error in what is stored for it is its own, and so is one
--- that begins with one of these codes; any other error is the server's, and the same for all.
-local OWN_CODES = {INDEX = true, SUPERSEDED = true}
-
+-- Run what one session is asked for. An error in what is stored for it is its own, and so are those
+-- that this library's scripts raise; any other error is the server's, and the same for all.
 local function guarded(action, ...)
   local is_done, result = pcall(action, ...)
   if is_done then
@@ -45,7 +43,7 @@ local function guarded(action, ...)
   local code = match(text, '^(%u%u+) ')
   if not code or code == 'WRONGTYPE' or code == 'ERR' then
     return {err = 'DAMAGED ' .. text}
-  elseif OWN_CODES[code] then
+  elseif code == 'INDEX' or code == 'SUPERSEDED' then
     return {err = text}
   end
   error({err = text})

@@ -36,7 +36,10 @@ local function check_index(name)
     return
   end
   local reply = redis.pcall('ZADD', prefix .. name, 'XX', 0, '')
-  local text = type(reply) == 'table' and error_text(reply) or ''
+  if type(reply) ~= 'table' then
+    return
+  end
+  local text = error_text(reply)
   if find(text, '^WRONGTYPE') then
     error({err = 'INDEX ' .. text})
   elseif find(text, '^NOPERM') then

@@ -30,6 +30,7 @@ from asyncsessions import (
     CorruptSessionError,
     InvalidMessageError,
     MessageTooLargeError,
+    StoreRefusedError,
     StoreUnavailableError,
     open_store,
 )
@@ -410,6 +411,20 @@ async def test_url_names_database_prefix_and_write_concern(
     names = await client[database].list_collection_names()
     assert sorted(names) == ["bot_keys", "bot_sessions"]
     await client.drop_database(database)
+
+
+@pytest.mark.parametrize("concern", [2, "racks"])
+@pytest.mark.parametrize("server", ["mongo_url", "mongo_replica_url"])
+async def test_write_concern_that_cannot_be_met_is_told_before_anything_is_written(
+    request: pytest.FixtureRequest, tmp_path: Path, server: str, concern: int | str
+) -> None:
+    url = request.getfixturevalue(server)
+    store = MongoSessionStore(url, database=database_of(tmp_path), write_concern=concern)
+    with pytest.raises(StoreRefusedError, match="write_concern"):
+        await store.append("s", [user("hello")])
+    await store.aclose()
+    async with MongoSessionStore(url, database=database_of(tmp_path)) as other:
+        assert not await other.session_exists("s")
 
 
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -19,7 +19,12 @@ from pymongo.uri_parser import parse_uri
 
 from asyncsessions.errors import StoreRefusedError
 from asyncsessions.stores._detached import Detached
-from asyncsessions.stores._mongo_errors import DUPLICATE_KEY, check_reply
+from asyncsessions.stores._mongo_errors import (
+    BAD_VALUE,
+    DUPLICATE_KEY,
+    WRITE_CONCERN_TIMEOUT,
+    check_reply,
+)
 from asyncsessions.stores._urls import check_address, split_url
 
 __all__ = ["DRIVER_OPTIONS", "Database", "Document", "WriteConcern", "Written"]
@@ -174,6 +179,26 @@ class Database:
             oldest = ".".join(map(str, _OLDEST_SERVER))
             text = f"the server is MongoDB {version[0]}.{version[1]}; use {oldest} or later"
             raise StoreRefusedError(text)
+
+    async def check_write_concern(self, collection: str) -> None:
+        """Check that writes can be as durable as they should be; members may be away for now.
+
+        Raises:
+            OperationFailure: They never can, with the members or tags that the replica set has.
+            StoreRefusedError: Nor on a server that is none.
+        """
+        # It matches nothing and is acknowledged, or refused, as a write would be.
+        nothing = {"q": {"_id": ""}, "u": {"$unset": {"-": ""}}}
+        concern = self._write_concern | {"wtimeout": 1}
+        command = {"update": collection, "updates": [nothing], "writeConcern": concern}
+        try:
+            check_reply(await self.command(command))
+        except OperationFailure as exc:
+            if exc.code == BAD_VALUE:
+                text = "this server is no replica set; give write_concern=1 or 'majority'"
+                raise StoreRefusedError(text) from exc
+            if exc.code != WRITE_CONCERN_TIMEOUT:
+                raise
 
     async def command(self, command: Document) -> Document:
         """Return the reply to a command.

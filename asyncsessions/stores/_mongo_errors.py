@@ -20,12 +20,22 @@ from pymongo.errors import (
 
 from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "DUPLICATE_KEY", "check_reply", "explain", "is_lost"]
+__all__ = [
+    "BAD_VALUE",
+    "DRIVER_ERRORS",
+    "DUPLICATE_KEY",
+    "WRITE_CONCERN_TIMEOUT",
+    "check_reply",
+    "explain",
+    "is_lost",
+]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (PyMongoError, OSError)
 """What the driver raises; a `TimeoutError` is an `OSError`."""
 
+BAD_VALUE = 2
 DUPLICATE_KEY = 11000
+WRITE_CONCERN_TIMEOUT = 64
 
 # Codes of https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml.
 _NOT_PRIMARY = frozenset({10058, 10107, 13435, 13436})
@@ -48,7 +58,6 @@ _NOT_PRIMARY_TEXT = (
 )
 _FULL = frozenset({14031})
 _TIME_LIMIT = 50
-_WRITE_CONCERN_TIMEOUT = 64
 _FULL_TEXT = "No space left on device"
 
 # The first of them that an error is an instance of.
@@ -141,7 +150,7 @@ def _explain_code(exc: OperationFailure) -> tuple[type[StoreUnavailableError], s
     if code == _TIME_LIMIT:
         text = "the client's own time limit passed; a write may have happened; raise timeoutMS"
         return StoreUnavailableError, f"{text} (code {code})"
-    if code == _WRITE_CONCERN_TIMEOUT:
+    if code == WRITE_CONCERN_TIMEOUT:
         text = "the write isn't on as many members as write_concern asks for"
         return StoreUnavailableError, f"{text}, because some are away (code {code})"
     return StoreUnavailableError, f"the server failed with code {code}"

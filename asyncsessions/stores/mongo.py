@@ -151,6 +151,7 @@ class MongoSessionStore(ServerStore):
         await self._database.command({"createIndexes": self._sessions, "indexes": made})
         made = list(self._old_keys.index())
         await self._database.command({"createIndexes": self._key_collection, "indexes": made})
+        await self._database.check_write_concern(self._sessions)
 
     @override
     async def _close(self) -> None:

@@ -134,6 +134,19 @@ async def test_join_that_is_not_durable_in_time_is_not_repeated(pair: Pair, data
         assert (await said(other, "s"))[8:] == ["once", "after"]
 
 
+async def test_store_opens_while_members_are_away_that_its_writes_wait_for(
+    pair: Pair, database: str
+) -> None:
+    async with pair.store(database) as store:
+        await store.append("s", [user("hello")])
+    url = f"mongodb://127.0.0.1:{pair.primary.port}/{database}?directConnection=true"
+    async with (
+        pair.without_majority(),
+        MongoSessionStore(url, write_concern=2, timeout=5 * slowness()) as other,
+    ):
+        assert await said(other, "s") == ["hello"]
+
+
 CALLS: dict[str, Callable[[SessionStore], Awaitable[Any]]] = {
     "first append": lambda store: store.append("new", [user("x")]),
     "append": lambda store: store.append("s", [user("x")]),

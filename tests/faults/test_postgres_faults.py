@@ -192,6 +192,9 @@ async def test_pooler_is_named_where_it_mixes_up_statements(pooler: Pooler) -> N
                 await store.get_messages("s")
 
 
+PLAN_SETTINGS = ("enable_seqscan", "enable_bitmapscan", "jit")
+
+
 async def test_no_statement_stays_prepared(server: PostgresServer) -> None:
     async with PostgresSessionStore(server.url, prepared_statements=False) as store:
         await store.append("s", [user("x")])
@@ -202,8 +205,19 @@ async def test_no_statement_stays_prepared(server: PostgresServer) -> None:
             async with lend() as connection:
                 left = "SELECT name FROM pg_prepared_statements"
                 assert await connection.fetch(left) == []
-                for setting in ("enable_seqscan", "enable_bitmapscan"):
+                for setting in PLAN_SETTINGS:
                     assert await connection.fetchval(f"SHOW {setting}") == "on"
+
+
+async def test_plans_of_own_connections_use_indexes_and_are_never_compiled(
+    server: PostgresServer,
+) -> None:
+    async with PostgresSessionStore(server.url) as store:
+        await store.append("s", [user("x")])
+        for lend in (store._connections.lend, store._connections.lend_kept):
+            async with lend() as connection:
+                for setting in PLAN_SETTINGS:
+                    assert await connection.fetchval(f"SHOW {setting}") == "off"
 
 
 # Many processes.

@@ -152,6 +152,7 @@ class Match:
         most: int | None = None,
         entrants: Sequence[Entrant] | None = None,
         has_sessions: bool = True,
+        has_target: bool = False,
     ) -> None:
         """Measure all systems with callers in a closed loop.
 
@@ -163,6 +164,7 @@ class Match:
             most: How many operations each caller does at most in a repetition.
             entrants: Only these systems.
             has_sessions: Whether the sessions, if they are many, are made before.
+            has_target: Whether a ratio of the cases has to reach one, and so has to be exact.
         """
         count = level if callers is None else callers
 
@@ -178,7 +180,9 @@ class Match:
         turns = [self.turn(entrant, level, operation) for entrant in chosen]
         if has_sessions:
             await self.touch(turns, make)
-        for repetition in range(-1, self.run.repetitions):
+        run = self.run
+        repetitions = run.repetitions_with_target if has_target else run.repetitions
+        for repetition in range(-1, repetitions):
             for turn in self.in_turns(turns, repetition):
                 await self.attempt(turn.entrant, measure(turn, repetition))
         await self.verify(turns)

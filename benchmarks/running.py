@@ -90,7 +90,7 @@ async def measure(
 def _new(run: Run, names: Sequence[str]) -> Results:
     settings = {
         "mode": "quick" if run.is_quick else "full",
-        "repetitions": str(run.repetitions),
+        "repetitions": f"{run.repetitions} or {run.repetitions_with_target}",
         "seconds": str(run.seconds),
         "scenarios": " ".join(names) or "all",
         "stores": " ".join(run.stores) or "all",

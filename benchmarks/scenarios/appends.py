@@ -14,6 +14,7 @@ __all__ = ["arrivals", "big", "hot", "sessions", "zipf"]
 
 CALLERS = (1, 8, 64, 256, 1024)
 SESSIONS = 1000
+_WITH_TARGETS = (1, 64, 256)
 _BIG = "x" * (64 << 10)
 _SKEW = 1.0
 _DRAWS = 100_003
@@ -48,14 +49,15 @@ async def hot(match: Match) -> None:
         return make
 
     for level in match.levels(*CALLERS, quick=(1, 64)):
-        await match.closed(level, at(level))
+        await match.closed(level, at(level), has_target=level in _WITH_TARGETS)
 
 
 async def sessions(match: Match) -> None:
     """Each next append goes to the next of 1,000 sessions."""
     for level in match.levels(1, 64, 256, quick=(256,)):
         ids = _ids("sessions", level)
-        await match.closed(level, _appends(ids, itertools.cycle(ids)))
+        work = _appends(ids, itertools.cycle(ids))
+        await match.closed(level, work, has_target=level in _WITH_TARGETS)
 
 
 async def zipf(match: Match) -> None:

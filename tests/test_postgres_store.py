@@ -368,6 +368,15 @@ def test_bad_option_is_refused(options: dict[str, Any]) -> None:
         PostgresSessionStore("postgresql://app:secret@localhost/app", **options)
 
 
+@pytest.mark.parametrize(
+    "option", ["sslmode=maybe", "sslmode=", "sslnegotiation=none", "target_session_attrs=fast"]
+)
+def test_bad_option_of_the_driver_is_named(option: str) -> None:
+    with pytest.raises(ValueError, match=option.partition("=")[0]) as caught:
+        open_store(f"postgresql://app:secret@localhost/app?{option}")
+    assert "secret" not in str(caught.value)
+
+
 def test_unknown_option_in_the_url_is_named() -> None:
     with pytest.raises(ValueError, match="colour") as caught:
         open_store("postgresql://app:secret@localhost/app?colour=red")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -11,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import asyncpg
 
-from asyncsessions.errors import SessionStoreError
+from asyncsessions.errors import SessionStoreError, StoreRefusedError
 from asyncsessions.stores._servers import connections_for_flushes
 from asyncsessions.stores._urls import check_address, split_url
 
@@ -19,6 +20,13 @@ __all__ = ["Connection", "Connections", "transaction"]
 
 # What lay idle for longer, in seconds, may be forgotten by a router on the way, and isn't used.
 _OLDEST_KEPT = 240.0
+# Options in the URL that the driver would refuse late, and not by name; and those that name files.
+_CHOICES = {
+    "sslmode": "disable allow prefer require verify-ca verify-full",
+    "sslnegotiation": "postgres direct",
+    "target_session_attrs": "any primary standby prefer-standby read-write read-only",
+}
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 # What PostgreSQL takes for one, in milliseconds.
 _LONGEST_LIMIT = 2**31 - 1
 # After these a connection can be used on.
@@ -57,6 +65,7 @@ class Connections:
             if parts.netloc.count("@") > 1:
                 # The driver would take what follows the first one for a host, and name it.
                 raise ValueError("the URL holds more than one @; in a password, write it as %40")
+            _check_choices(parts.query)
         self._hosts: list[str] = _each_host(self._url or "")
         self._size = size
         self._timeout = timeout
@@ -162,9 +171,14 @@ class Connections:
                     raise
 
     async def open(self) -> None:
-        """Connect, unless that is done or the caller's business."""
+        """Connect, unless that is done or the caller's business.
+
+        Raises:
+            StoreRefusedError: A file that the URL names can't be read.
+        """
         if self._pool is not None:
             return
+        await asyncio.to_thread(_check_files, split_url(self._url or "").query)
         # The others are kept outside of the pool; see `lend_kept`.
         pool = asyncpg.create_pool(
             self._url,
@@ -296,6 +310,20 @@ def _is_closed(connection: Connection) -> bool:
     except asyncpg.InterfaceError:
         return True  # Its pool has taken it back, because it was lost.
     return closed
+
+
+def _check_choices(query: str) -> None:
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    for name, choices in _CHOICES.items():
+        if name in given and given[name] not in choices.split():
+            raise ValueError(f"option {name} in the URL isn't valid; it is one of {choices}")
+
+
+def _check_files(query: str) -> None:
+    """Check that there are the files for a connection; the driver would take one for a server."""
+    for name, value in parse_qsl(query):
+        if name in _FILES and not os.access(value, os.R_OK):
+            raise StoreRefusedError(f"there is no file for {name} in the URL, or not for this user")
 
 
 def _each_host(url: str) -> list[str]:

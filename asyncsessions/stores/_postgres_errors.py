@@ -91,6 +91,8 @@ def explain(exc: Exception) -> tuple[type[StoreUnavailableError], str]:
     if isinstance(exc, ssl.SSLCertVerificationError):
         text = "the server's certificate isn't trusted; name its authority with sslrootcert in the "
         return StoreRefusedError, f"{text}URL"
+    if isinstance(exc, asyncpg.ClientConfigurationError):
+        return StoreRefusedError, f"the driver can't connect as it is told to: {exc.args[0]}"
     if not isinstance(exc, asyncpg.PostgresError):
         return StoreUnavailableError, _plain(exc)
     # Tracebacks show the driver's error, too.

@@ -144,6 +144,18 @@ async def test_store_that_is_open_may_migrate(server: PostgresServer) -> None:
         assert len(await store.get_messages("s")) == 1
 
 
+@pytest.mark.parametrize("name", ["sslrootcert", "sslcert", "sslkey", "sslcrl"])
+async def test_missing_file(server: PostgresServer, name: str) -> None:
+    assert name in await refusal(f"{server.url}?sslmode=require&{name}=/secret/none.pem")
+
+
+async def test_settings_that_the_driver_refuses(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSSLMODE", "maybe")
+    assert "sslmode" in await refusal(server.url)
+
+
 async def test_unknown_host() -> None:
     with pytest.raises(StoreUnavailableError, match="resolved"):
         async with open_store("postgresql://app:secret@nowhere.invalid/app", timeout=5):

@@ -18,7 +18,7 @@ from asyncsessions.cli.common import store_directory
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.cli.helpers import DATA, bad, call, good, with_store
 
-COMMAND = [sys.executable, "-m", "asyncsessions.cli"]
+COMMAND = [sys.executable, "-m", "asyncsessions"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 

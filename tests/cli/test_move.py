@@ -525,7 +525,7 @@ def test_other_warnings_are_shown_while_a_store_is_imported(
 
 def test_a_terminal_shows_how_far_an_import_is(tmp_path: Path) -> None:
     terminal, end = pty.openpty()
-    command = [sys.executable, "-m", "asyncsessions.cli", "import", str(DATA)]
+    command = [sys.executable, "-m", "asyncsessions", "import", str(DATA)]
     with subprocess.Popen(
         [*command, "--store", f"jsonl://{tmp_path / 'store'}"],
         stdout=end,

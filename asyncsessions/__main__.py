@@ -1,4 +1,4 @@
-"""Runs the command line as ``python -m asyncsessions.cli``."""
+"""Runs the command line as ``python -m asyncsessions``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error of this library, in one tree.
+"""The errors of this library, in one tree.
 
     SessionStoreError
     ├── InvalidSessionIdError      (also a ValueError)
@@ -23,6 +23,9 @@
     │   └── StoreFullError
     ├── StoreClosedError
     └── ForkedStoreError           (also a RuntimeError)
+
+Two more stand where they are raised: `TurnNotStoredError` in the integration of PraisonAI, and that
+of a repair, which the command line reports.
 
 An error's text says what happened, to which session, and what to do. It never holds message
 content or credentials. An error of the operating system or of a driver is chained as the cause.

@@ -77,8 +77,8 @@ class RedisSessionStore(ServerStore):
             ``unix:///path`` or ``redis+cluster://host:port``; or a client of ``redis.asyncio``,
             whose settings are used and which stays the caller's to close.
         prefix: What the names of all keys begin with.
-        connections: How many connections there are at the most, to each node; two of them are for
-            group commits, or one of two.
+        connections: How many connections there are at the most, to each node; on one server two
+            of them are for group commits, or one of two.
         **options: See `ServerStore` and `BaseSessionStore`.
 
     Raises:

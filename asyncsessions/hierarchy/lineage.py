@@ -286,10 +286,18 @@ class Lineage:
 
     def show(self, parts: tuple[Part, ...]) -> list[Change]:
         """Return what makes it show these parts and what is appended from now on."""
-        return [
-            self.unless_changed(),
-            *view_changes(View(parts, self.info.last_seq, self.info.message_count)),
-        ]
+        view = View(parts, self.info.last_seq, self.hiding())
+        return [self.unless_changed(), *view_changes(view)]
+
+    def hiding(self, shown: int = 0) -> int:
+        """Return how many messages are hidden by a view that shows so many of its own newest.
+
+        0 where a clear is about to remove them all, or was cut off before it did: the view knows
+        of fewer than there are.
+        """
+        info, view = self.info, self.view
+        is_cleared = info.message_count - view.hidden > info.last_seq - view.after
+        return 0 if is_cleared else info.message_count - shown
 
     def unless_changed(self) -> Change:
         """Return what fails a change if something else changed the token meanwhile."""

@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import msgspec
+
 from asyncsessions.errors import (
     SessionChangedError,
     SessionNotFoundError,
@@ -71,22 +73,25 @@ class Rewriting:
             try:
                 await self._store.clear_session(session_id)
             except SessionSharedError:
-                await self._count_hidden(session_id, old.info.last_seq)
+                await self._count_hidden(session_id)
             else:
                 await self._let_go(session_id, old.annexes)
+                now = await self._reader.lineage(session_id)
+                if now is not None and now.view.hidden:
+                    # Somebody else has counted what is gone by now.
+                    await self._count_hidden(session_id)
         except SessionNotFoundError:
             return False
         return count_of(old.parts) > 0 or old.info.checkpoint is not None
 
-    async def _count_hidden(self, session_id: str, after: int) -> None:
-        """Note how many messages are hidden by a session that shows only those after one."""
+    async def _count_hidden(self, session_id: str) -> None:
+        """Note how many messages are hidden, once it is certain which ones stay."""
 
         async def count(lineage: Lineage, pin: str) -> list[Change]:
-            if lineage.view.parts or lineage.view.after != after:
-                return [shared(pin)]
-            shown = await self.part(session_id, after, lineage.info.last_seq)
-            view = View((), after, lineage.info.message_count - shown.count)
-            return [lineage.unless_changed(), *view_changes(view), shared(pin)]
+            info, view = lineage.info, lineage.view
+            own = await self.part(session_id, view.after, info.last_seq)
+            counted = msgspec.structs.replace(view, hidden=info.message_count - own.count)
+            return [lineage.unless_changed(), *view_changes(counted), shared(pin)]
 
         await self._records.keeping(session_id, count)
 
@@ -219,7 +224,8 @@ class Rewriting:
                     parts = (*parts, late) if late.count else parts
                 info = await self._store.get_info(session_id) or info
             newer = await self.part(session_id, annex.upto, info.last_seq)
-            view = View((*parts, annex), annex.upto, info.message_count - newer.count)
+            hidden = Lineage(info).hiding(newer.count)
+            view = View((*parts, annex), annex.upto, hidden)
             shown = view_changes(view)
             try:
                 async with self._records.letting_go(annex.source, session_id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from asyncsessions.errors import (
     SessionSharedError,
     SnapshotNotFoundError,
 )
+from asyncsessions.hierarchy.records import Records
 from asyncsessions.testing._branch_cases import Call, Hierarchy, HierarchyCases, add, said, shown_in
 from asyncsessions.testing._cases import (
     ManualClock,
@@ -403,3 +405,45 @@ class BranchingTogetherCases(HierarchyCases):
                 if isinstance(each, str):
                     assert await shown_in(tree, each) in (before, [])
             assert await shown_in(tree, "s") == []
+
+    @pytest.mark.parametrize("between", ["append", "pop", "set", "delete", "mark", "clear"])
+    async def test_what_comes_between_the_steps_of_a_clear_is_counted_right(
+        self, tree: Hierarchy, monkeypatch: pytest.MonkeyPatch, between: str
+    ) -> None:
+        """First the messages are hidden, and then those removed that nobody else reads."""
+        await fill(tree, "s", 3)
+        await tree.revert_to_message("s", 2)
+        await tree.delete_session(await tree.fork_session("s"))
+        clear = BaseSessionStore.clear_session
+        calls: dict[str, Call] = {
+            "append": lambda: add(tree, "s", "between"),
+            "pop": lambda: tree.pop_message("s"),
+            "set": lambda: tree.set_chat_history("s", [user("set")]),
+            "delete": lambda: tree.delete_session("s"),
+            "mark": lambda: tree.delete_session("s"),
+            "clear": lambda: tree.clear_session("s"),
+        }
+
+        async def too_early(*_: Any) -> None:
+            pass
+
+        if between == "mark":  # What is deleted is removed a little later.
+            monkeypatch.setattr(Records, "collect", too_early)
+        left = iter([calls[between]])
+
+        async def late(store: BaseSessionStore, session_id: str) -> bool:
+            if store is not tree:
+                for call in left:
+                    with contextlib.suppress(SessionNotFoundError, MessageNotFoundError):
+                        await call()
+            return await clear(store, session_id)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(BaseSessionStore, "clear_session", late)
+            await tree.clear_session("s")
+        await add(tree, "s", "after 1", "after 2")
+        fork = await tree.fork_session("s")
+        for session_id in ("s", fork):
+            session = await tree.get_session(session_id)
+            assert session.message_count == len(session.messages)
+            assert texts(session.messages)[-2:] == ["after 1", "after 2"]

@@ -108,11 +108,14 @@ class BaseSessionStore(SessionStore, ABC):
     #: ``now`` that they get says then only what time the record and the messages show.
     _expires_by_server: bool = False
     #: How many batches `_append` and `_update` may have under way at the same time; no session is
-    #: in two of them.
+    #: in two of them, unless appends are chained.
     _flushes_at_once: int = 1
     #: Whether one may begin while callers of the last one are still to be told, where there are
     #: many. It saves time where a flush takes little of this process's own.
     _overlaps_flushes: bool = False
+    #: Whether `_append` may get a batch of one session's while its last such batch is under way. It
+    #: then sees to it that they take effect in their order, or that those of the first never do.
+    _chains_appends: bool = False
     #: Whether messages stay until a call removes them, or ``max_messages`` or an expiry does.
     _keeps_messages: bool = True
 
@@ -299,8 +302,7 @@ class BaseSessionStore(SessionStore, ABC):
     async def _enqueue(self, write: Append | Update, size: int) -> asyncio.Future[Any]:
         """Queue a write, of so many bytes, and return where its outcome will be.
 
-        This is for a store that is made of this one: no session is in two flushes at
-        the same time.
+        This is for a store that is made of this one: its writes are in one order with all others.
         """
         entry = await self.__engine.enqueue(write, size)
         return entry.caller

@@ -5,8 +5,9 @@ There is no timer, so a lone caller waits for nobody. The scheme is the group co
 databases (DeWitt et al., "Implementation Techniques for Main Memory Database Systems", 1984).
 
 Where a store allows it, callers that keep this process busy go in two batches: while the server
-works on one of them, this process sees to the other. Many keys are in both at the same time; one
-key's second batch leaves when the first has come back, before all its callers have been told.
+works on one of them, this process sees to the other. Many keys are divided between them. One key's
+second batch leaves when the first has come back, before all its callers have been told; or, where
+the store keeps their order itself, while the first is still under way.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -112,11 +113,13 @@ class _Turn(Generic[Item, Result]):
 class _Hold(Generic[Item, Result]):
     """What waits behind a key's flush, or behind outcomes that aren't known yet."""
 
-    __slots__ = ("behind", "unknown")
+    __slots__ = ("behind", "can_follow", "unknown")
 
     def __init__(self) -> None:
         self.unknown = 0
         self.behind: deque[Entry[Item, Result]] = deque()
+        # Whether all of it may leave before that flush has come back.
+        self.can_follow = True
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -125,7 +128,7 @@ class GroupCommit(Generic[Item, Result]):
     Guarantees:
 
     * Items with the same key are flushed in the order of submission, and never by two flushes at
-      the same time.
+      the same time, but for those that are chained.
     * An item that fails does so alone.
     * A cancelled item that is still queued is never flushed. One that is under way completes,
       and only then does its caller see the cancellation.
@@ -140,6 +143,8 @@ class GroupCommit(Generic[Item, Result]):
             where there are enough of them; may change.
         overlaps: Whether a batch may leave while callers of the last one are still to be told,
             where that saves time; may change.
+        chained: Types of items of which a batch of one key may leave while the one before it is
+            under way, where that saves time; ``flush`` sees to their order. May change.
         max_items: The most items in one batch.
         max_bytes: The most bytes in one batch; a larger item goes alone.
         max_queued_items: How many items may wait before callers do.
@@ -152,6 +157,7 @@ class GroupCommit(Generic[Item, Result]):
         *,
         max_flushes: int = 1,
         overlaps: bool = False,
+        chained: frozenset[type] = frozenset(),
         max_items: int = 512,
         max_bytes: int = 16 << 20,
         max_queued_items: int = 131_072,
@@ -160,6 +166,7 @@ class GroupCommit(Generic[Item, Result]):
         self._flush = flush
         self.max_flushes = max_flushes
         self.overlaps = overlaps
+        self.chained = chained
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._max_queued_items = max_queued_items
@@ -167,8 +174,8 @@ class GroupCommit(Generic[Item, Result]):
         self._queue: deque[Entry[Item, Result]] = deque()
         # How many entries of each key are queued.
         self._keys: dict[str, int] = {}
-        # Keys that are being flushed, where others could be flushed beside them.
-        self._busy: set[str] = set()
+        # By how many flushes each key is being flushed, where others could be beside them.
+        self._busy: dict[str, int] = {}
         self._held: dict[str, _Hold[Item, Result]] = {}
         # Keys that are held no longer, but were while some callers waited for room.
         self._held_lately: set[str] = set()
@@ -185,6 +192,10 @@ class GroupCommit(Generic[Item, Result]):
         # when that was measured: by the clock, and by what it worked.
         self._is_busy = False
         self._measured = (0.0, 0.0)
+        # The key of the batch that left last, if one of that key may follow it; and whether one is
+        # about to.
+        self._lead: str | None = None
+        self._is_following = False
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -245,6 +256,9 @@ class GroupCommit(Generic[Item, Result]):
         self._bytes += size
         if (key in self._busy or key in self._held) and key not in self._keys:
             self._park(entry)
+            if self.chained and not self._is_following and self._may_follow(key):
+                self._is_following = True
+                self._start_drainer(self._follow(key))
         else:
             self._queue.append(entry)
             self._keys[key] = self._keys.get(key, 0) + 1
@@ -262,11 +276,11 @@ class GroupCommit(Generic[Item, Result]):
                 and not self._answering
             )
         ):
-            self._start_drainer()
+            self._start_drainer(self._drain())
 
-    def _start_drainer(self) -> None:
+    def _start_drainer(self, drainer: Coroutine[Any, Any, None]) -> None:
         self._drainers += 1
-        task = start(self._drain())
+        task = start(drainer)
         self._tasks.add(task)
         task.add_done_callback(self._note_drained)
 
@@ -307,6 +321,53 @@ class GroupCommit(Generic[Item, Result]):
                 await self._see_through(entries)
             # Callers that were just answered may submit again before the next batch leaves.
             await asyncio.sleep(0)
+
+    def _may_follow(self, key: str) -> bool:
+        """Return whether what waits behind a key's flush may leave before that has come back.
+
+        It saves the time for which the server would wait for it, where this thread is what limits.
+        Nobody else may be waiting for a turn.
+        """
+        hold = self._held.get(key)
+        return (
+            hold is not None
+            and len(hold.behind) >= _FEWEST
+            and hold.can_follow
+            and not hold.unknown
+            and self._lead == key
+            and self._flushing == 1
+            and self._is_busy
+            and not self._answering
+            and not self._queue
+        )
+
+    async def _follow(self, key: str) -> None:
+        """Flush what waits behind a key's flush, and then what is queued."""
+        self._is_following = False
+        if self._may_follow(key):
+            entries = self._take_behind(key)
+            self._let_in()
+            if entries:
+                await self._see_through(entries)
+            await asyncio.sleep(0)
+        await self._drain()
+
+    def _take_behind(self, key: str) -> list[Entry[Item, Result]]:
+        behind = self._held[key].behind
+        entries: list[Entry[Item, Result]] = []
+        size = 0
+        while behind and len(entries) < self._max_items:
+            entry = behind[0]
+            if entries and size + entry.size > self._max_bytes:
+                break
+            behind.popleft()
+            self._items -= 1
+            self._bytes -= entry.size
+            if not entry.caller.done():
+                size += entry.size
+                entry.taken = True
+                entries.append(entry)
+        return entries
 
     def _note_drained(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -368,7 +429,12 @@ class GroupCommit(Generic[Item, Result]):
     def _park(self, entry: Entry[Item, Result]) -> None:
         """Let an entry wait for its key; all that are queued with that key came later."""
         entry.since = entry.since or time.monotonic()
-        self._held.setdefault(entry.key, _Hold()).behind.append(entry)
+        hold = self._held.get(entry.key)
+        if hold is None:
+            hold = self._held[entry.key] = _Hold()
+        hold.behind.append(entry)
+        if type(entry.item) not in self.chained:
+            hold.can_follow = False
 
     def _unpark(self, key: str) -> None:
         """Queue what waits for a key, unless that has to wait for something else."""
@@ -385,8 +451,13 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _see_through(self, entries: Sequence[Entry[Item, Result]]) -> None:
         """Flush a batch and answer its callers."""
+        items = [entry.item for entry in entries]
         if self.max_flushes > 1:
-            self._busy.update([entry.key for entry in entries])
+            keys = {entry.key for entry in entries}
+            for key in keys:
+                self._busy[key] = self._busy.get(key, 0) + 1
+            can_lead = len(keys) == 1 and self.chained.issuperset(map(type, items))
+            self._lead = entries[0].key if can_lead else None
         # Where the event loop shuts down, no caller may hang on a batch without an end.
         outcomes: Sequence[Outcome[Result] | BaseException]
         outcomes = [asyncio.CancelledError()] * len(entries)
@@ -394,7 +465,7 @@ class GroupCommit(Generic[Item, Result]):
             self._flushing += 1
             self._measure(entries)
             try:
-                outcomes = await self._flush_batch(entries)
+                outcomes = await self._flush_batch(items)
             finally:
                 self._flushing -= 1
                 self._answering += 1
@@ -431,18 +502,16 @@ class GroupCommit(Generic[Item, Result]):
         queued = len(self._queue)
         are_enough = queued >= untold and queued + untold >= 2 * _FEWEST
         if self._is_busy and are_enough and not self._flushing:
-            self._start_drainer()
+            self._start_drainer(self._drain())
 
-    async def _flush_batch(
-        self, entries: Sequence[Entry[Item, Result]]
-    ) -> Sequence[Outcome[Result]]:
+    async def _flush_batch(self, items: list[Item]) -> Sequence[Outcome[Result]]:
         try:
-            outcomes = await self._flush([entry.item for entry in entries])
-            if len(outcomes) != len(entries):
-                text = f"a flush of {len(entries)} items returned {len(outcomes)} outcomes"
+            outcomes = await self._flush(items)
+            if len(outcomes) != len(items):
+                text = f"a flush of {len(items)} items returned {len(outcomes)} outcomes"
                 raise RuntimeError(text)  # noqa: TRY301  # or callers would wait for ever
         except Exception as exc:  # noqa: BLE001  # it reaches every caller of the batch
-            return [exc] * len(entries)
+            return [exc] * len(items)
         return outcomes
 
     def _note_flushed(
@@ -456,9 +525,12 @@ class GroupCommit(Generic[Item, Result]):
                 self._hold(entry, outcome)
         if self._busy:
             # The last one first, so that the first one is in front again.
-            for entry in reversed(entries):
-                self._busy.discard(entry.key)
-                self._unpark(entry.key)
+            for key in dict.fromkeys(entry.key for entry in reversed(entries)):
+                others = self._busy.pop(key, 1) - 1
+                if others:
+                    self._busy[key] = others
+                else:
+                    self._unpark(key)
 
     def _hold(self, entry: Entry[Item, Result], outcome: asyncio.Future[Result]) -> None:
         """Let an entry's key wait until its outcome is known, and answer it then."""

@@ -30,6 +30,7 @@ class Hooks(Protocol):
     _driver_errors: tuple[type[Exception], ...]
     _flushes_at_once: int
     _overlaps_flushes: bool
+    _chains_appends: bool
 
     async def _open(self) -> None: ...
     async def _close(self) -> None: ...
@@ -85,6 +86,7 @@ class Engine:
             raise self._store._failure(exc, None) from exc
         self._writes.max_flushes = self._store._flushes_at_once
         self._writes.overlaps = self._store._overlaps_flushes
+        self._writes.chained = _APPENDS if self._store._chains_appends else frozenset()
         self.is_ready = True
         self.offer = self._writes.offer
 

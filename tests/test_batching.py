@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,6 +16,7 @@ from asyncsessions import batching
 from asyncsessions.batching import Deferred, GroupCommit, Outcome
 from asyncsessions.errors import StoreClosedError
 from asyncsessions.testing.timing import LONG_ENOUGH
+from tests.busy import Clock
 
 
 class Log:
@@ -373,24 +374,6 @@ async def test_a_failing_half_fails_without_the_other(log: Log) -> None:
 # A flush beside the callers of the last one.
 
 
-class Clock:
-    """Stands for the module `time` in a thread that works for a share of the time."""
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._now = 0.0
-
-    def perf_counter(self) -> float:
-        self._now += 1.0
-        return self._now
-
-    def monotonic(self) -> float:
-        return self._now
-
-    def thread_time(self) -> float:
-        return self._now * self._share
-
-
 @pytest.mark.parametrize(
     ("share", "callers", "overlaps", "untold"),
     [(0.9, 64, True, 32), (0.1, 64, True, 0), (0.9, 64, False, 0), (0.9, 40, True, 0)],
@@ -422,6 +405,127 @@ async def test_a_busy_thread_flushes_beside_the_callers_of_the_last_batch(
         await commit.aclose()
     assert sorted(flushed) == list(range(100 * callers))
     assert max(beside) == untold
+
+
+class Numbered(NamedTuple):
+    key: str
+    number: int
+
+
+class Unchained(Numbered):
+    pass
+
+
+class Ordered:
+    """A flush that keeps the order of each key's batches, as one with ``chained`` has to."""
+
+    def __init__(self, random: Random) -> None:
+        self.begun: defaultdict[str, list[int]] = defaultdict(list)
+        self.most_at_once = 0
+        self._random = random
+        self._under_way: defaultdict[str, list[asyncio.Event]] = defaultdict(list)
+        self._last_could_chain = False
+
+    async def __call__(self, batch: list[Numbered]) -> Sequence[Outcome[int]]:
+        keys = {item.key for item in batch}
+        before = [event for key in keys for event in self._under_way[key]]
+        own = asyncio.Event()
+        for key in keys:
+            self._under_way[key].append(own)
+            at_once = len(self._under_way[key])
+            self.most_at_once = max(self.most_at_once, at_once)
+            assert at_once <= 2
+        can_chain = len(keys) == 1 and {type(item) for item in batch} == {Numbered}
+        assert not before or (can_chain and self._last_could_chain)
+        self._last_could_chain = can_chain
+        for item in batch:
+            self.begun[item.key].append(item.number)
+        for _ in range(self._random.randrange(8)):
+            await asyncio.sleep(0)
+        for event in before:
+            await event.wait()
+        own.set()
+        for key in keys:
+            self._under_way[key].remove(own)
+        return [item.number for item in batch]
+
+
+@pytest.mark.parametrize(
+    ("share", "callers", "chained", "item", "at_once"),
+    [
+        (0.9, 64, True, Numbered, 2),
+        (0.1, 64, True, Numbered, 1),
+        (0.9, 64, False, Numbered, 1),
+        (0.9, 64, True, Unchained, 1),
+        (0.9, 40, True, Numbered, 1),
+    ],
+)
+async def test_a_busy_thread_sends_one_keys_next_batch_beside_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    callers: int,
+    chained: bool,
+    item: type[Numbered],
+    at_once: int,
+) -> None:
+    monkeypatch.setattr(batching, "time", Clock(share))
+    flush = Ordered(Random(1))
+    commit: GroupCommit[Numbered, int] = GroupCommit(
+        flush,
+        max_flushes=2,
+        overlaps=True,
+        chained=frozenset({Numbered}) if chained else frozenset(),
+    )
+
+    async def caller(first: int) -> None:
+        for number in range(first, 50 * callers, callers):
+            assert await commit.submit("k", item("k", number), 1) == number
+
+    async with asyncio.timeout(LONG_ENOUGH):
+        await asyncio.gather(*map(caller, range(callers)))
+        await commit.aclose()
+    assert sorted(flush.begun["k"]) == list(range(50 * callers))
+    assert flush.most_at_once == at_once
+
+
+@pytest.mark.parametrize("keys", [1, 2, 30])
+@pytest.mark.parametrize("unchained", [0.0, 0.002])
+@pytest.mark.parametrize("seed", range(10))
+async def test_any_load_keeps_the_order_of_each_key_where_batches_are_chained(
+    monkeypatch: pytest.MonkeyPatch, seed: int, unchained: float, keys: int
+) -> None:
+    monkeypatch.setattr(batching, "time", Clock(0.9))
+    random = Random(seed)
+    flush = Ordered(random)
+    commit: GroupCommit[Numbered, int] = GroupCommit(
+        flush,
+        max_flushes=2,
+        overlaps=True,
+        chained=frozenset({Numbered}),
+        max_items=40,
+        max_bytes=1000,
+        max_queued_items=150,
+    )
+    counts: defaultdict[str, int] = defaultdict(int)
+
+    async def caller() -> None:
+        for _ in range(20):
+            key = "k0" if random.random() < 0.99 else f"k{random.randrange(keys)}"
+            counts[key] += 1
+            number = counts[key]
+            item = (Unchained if random.random() < unchained else Numbered)(key, number)
+            task = asyncio.ensure_future(commit.submit(key, item, random.randrange(50)))
+            if random.random() < 0.05:
+                await asyncio.sleep(0)
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                assert await task == number
+
+    async with asyncio.timeout(LONG_ENOUGH):
+        await asyncio.gather(*(caller() for _ in range(200)))
+        await commit.aclose()
+    assert all(numbers == sorted(set(numbers)) for numbers in flush.begun.values())
+    assert flush.most_at_once == 2
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9])

@@ -8,7 +8,7 @@ from redis import exceptions
 
 from asyncsessions.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 
-__all__ = ["DRIVER_ERRORS", "explain", "is_damage", "is_lost", "is_read_only"]
+__all__ = ["DRIVER_ERRORS", "explain", "is_damage", "is_early", "is_lost", "is_read_only"]
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
     exceptions.RedisError,
@@ -75,6 +75,11 @@ def is_read_only(reply: object) -> bool:
     return isinstance(reply, exceptions.RedisError) and (
         isinstance(reply, exceptions.ReadOnlyError) or str(reply).startswith("READONLY ")
     )
+
+
+def is_early(reply: object) -> bool:
+    """Whether an append was refused because another one has to come first; see ``append.lua``."""
+    return isinstance(reply, exceptions.ResponseError) and str(reply).startswith("EARLY")
 
 
 def is_damage(exc: Exception) -> bool:

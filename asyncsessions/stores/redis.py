@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import count
 from typing import Any, Self, TypeVar
 
 from redis import asyncio as aioredis
@@ -29,6 +28,7 @@ from asyncsessions.stores._redis_links import ClusterLink, Link, check_options, 
 from asyncsessions.stores._redis_nodes import NodeCommits
 from asyncsessions.stores._redis_scripts import Call, Script, Scripts, Word, load_scripts
 from asyncsessions.stores._redis_windows import Places
+from asyncsessions.stores._redis_writers import Sending, Writers
 from asyncsessions.stores._redis_writes import (
     Todo,
     append_outcomes,
@@ -112,9 +112,6 @@ class RedisSessionStore(ServerStore):
         self._flushes_at_once = connections_for_flushes(connections)
         self._keys = Keys(prefix)
         self._clock_word: str = "" if self._expires_by_server else "clock"
-        # Names of writers that have no write under way, each with the number of its last one.
-        self._idle_writers: list[list[Any]] = []
-        self._writer_names = count()
 
     @override
     @classmethod
@@ -132,6 +129,9 @@ class RedisSessionStore(ServerStore):
         self._link: Link = make_link(self._source, size=self._size, timeout=self._timeout)
         # On a cluster the indexes are elsewhere, and a script can't reach them.
         self._script_prefix: bytes = b"" if self._link.is_cluster else self._keys.indexes
+        # A cluster's calls go to their nodes one after the other, and may be sent on.
+        self._chains_appends = not self._link.is_cluster
+        self._writers = Writers(self._writer_id)
         self._places = Places()
         self._indexes = Indexes(
             self._keys,
@@ -181,32 +181,38 @@ class RedisSessionStore(ServerStore):
         return replies
 
     async def _send_write(
-        self, make_calls: Callable[[tuple[Word, ...]], list[Call]], *, is_flush: bool = False
+        self,
+        make_calls: Callable[[Sending], list[Call]],
+        *,
+        session_id: str | None = None,
+        is_flush: bool = False,
     ) -> list[Any]:
         """Make calls that write, as often as it takes to hear of them, but with effect only once.
 
         Each has its own reply, or its own error: what others have done is done.
 
         Args:
-            make_calls: Takes what every write begins with: above all the field and the number by
-                which the server knows it from its repetition.
+            make_calls: Takes what the server knows it by from its repetition.
+            session_id: The session, if all of it are appends to that one, which come after those
+                that are under way.
             is_flush: Whether this is a group commit.
         """
-        writer = self._idle_writers.pop() if self._idle_writers else self._new_writer()
-        writer[1] += 1
-        try:
-            calls = make_calls((self._clock_word, *writer, self._script_prefix))
-            return await self._replies_or_errors(calls, is_flush=is_flush)
-        finally:
-            self._idle_writers.append(writer)
+        with self._writers.sending(session_id) as sending:
+            return await self._replies_or_errors(sending, make_calls(sending), is_flush=is_flush)
 
-    async def _replies_or_errors(self, calls: Sequence[Call], *, is_flush: bool) -> list[Any]:
+    async def _replies_or_errors(
+        self, sending: Sending, calls: Sequence[Call], *, is_flush: bool
+    ) -> list[Any]:
         replies: list[Any] = [None] * len(calls)
         left: Sequence[int] = range(len(calls))
 
         async def attempt() -> None:
             nonlocal left
-            made = await self._link.send([calls[index] for index in left], is_flush=is_flush)
+            chosen = [calls[index] for index in left]
+            made = await self._link.send(chosen, is_flush=is_flush)
+            if any(map(errors.is_early, made)):
+                await sending.wait()
+                made = await self._link.send(chosen, is_flush=is_flush)
             for index, reply in zip(left, made, strict=True):
                 replies[index] = reply
             left = [index for index in left if self._is_unheard(replies[index])]
@@ -222,9 +228,6 @@ class RedisSessionStore(ServerStore):
 
     def _is_unheard(self, reply: Any) -> bool:
         return isinstance(reply, errors.DRIVER_ERRORS) and self._is_lost(reply)
-
-    def _new_writer(self) -> list[Any]:
-        return [f"w:{self._writer_id}-{next(self._writer_names)}", 0]
 
     # Writes.
 
@@ -271,11 +274,13 @@ class RedisSessionStore(ServerStore):
         # On a cluster one session in each call, because it has its own slot.
         parts = parted(groups, 1 if self._link.is_cluster else _WRITES_AT_ONCE)
 
-        def make_calls(head: tuple[Word, ...]) -> list[Call]:
-            return [self._call(script, part, head, words_of) for part in parts]
+        def make_calls(sending: Sending) -> list[Call]:
+            return [self._call(script, part, sending, words_of) for part in parts]
 
+        is_chained = self._chains_appends and script is self._scripts.append and len(groups) == 1
+        session_id = batch[0].session_id if is_chained else None
         answers: list[Any] = []
-        replies = await self._send_write(make_calls, is_flush=True)
+        replies = await self._send_write(make_calls, session_id=session_id, is_flush=True)
         for part, reply in zip(parts, replies, strict=True):
             answers += [reply] * len(part) if isinstance(reply, Exception) else reply
         if self._link.is_cluster:
@@ -299,24 +304,29 @@ class RedisSessionStore(ServerStore):
         self,
         script: Script,
         part: Sequence[Sequence[W]],
-        head: tuple[Word, ...],
+        sending: Sending,
         words_of: Callable[[Sequence[W]], list[Word]],
     ) -> Call:
         write = part[0][0]
-        if isinstance(write, Append):
-            keep, ttl = write.keep, write.ttl_seconds
-            head = (*head, "" if ttl is None else repr(ttl), "" if keep is None else keep)
 
         def words() -> list[Word]:
             found: list[Word] = [3 * len(part)]
             for group in part:
                 found += self._keys.of(group[0].session_id)
-            found += head
+            found += self._heading(sending)
+            if isinstance(write, Append):
+                keep, ttl = write.keep, write.ttl_seconds
+                found += ("" if ttl is None else repr(ttl), "" if keep is None else keep)
+                found += sending.after()
             for group in part:
                 found += words_of(group)
             return found
 
         return Call(self._keys.of(write.session_id)[0], words, script)
+
+    def _heading(self, sending: Sending) -> tuple[Word, ...]:
+        """Return what every write's arguments begin with; see ``write.lua``."""
+        return self._clock_word, sending.field, sending.number, self._script_prefix
 
     async def _settled(self, ids: Sequence[str], answers: Sequence[Any]) -> list[Any]:
         """See to the indexes of a cluster; return the answers without what concerns these."""
@@ -347,7 +357,7 @@ class RedisSessionStore(ServerStore):
             await self._indexes.announce([replace])
         keys, words = self._keys.of(session_id), replace_words(replace)
         (answer,) = await self._send_write(
-            lambda head: [Call.of(self._scripts.replace, keys, *head, *words)]
+            lambda sending: [Call.of(self._scripts.replace, keys, *self._heading(sending), *words)]
         )
         if self._link.is_cluster:
             (answer,) = await self._settled([session_id], [answer])

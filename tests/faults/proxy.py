@@ -15,6 +15,7 @@ class _Link:
         self._writers = (client, server)
         self.loses_reply = False
         self.is_dead = False
+        self.is_held_back = False
 
     def cut(self) -> None:
         for writer in self._writers:
@@ -44,6 +45,8 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._lost_request: bytes | None = None
+        self._held_request: bytes | None = None
+        self._is_let_through = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -95,6 +98,29 @@ class Proxy:
         """
         self._lost_request = request
 
+    def hold_back(self, request: bytes) -> None:
+        """Forward nothing on the connection that next carries such a request, until `let_through`.
+
+        Args:
+            request: What the request holds.
+        """
+        self._held_request = request
+        self._is_let_through.clear()
+
+    def holds_back(self) -> bool:
+        """Whether a request is being held back."""
+        return any(link.is_held_back for link in self._links)
+
+    def let_through(self) -> None:
+        """Forward what was held back."""
+        self._is_let_through.set()
+
+    def cut_held_back(self) -> None:
+        """End the connection that is held back, so that its request never arrives."""
+        for link in tuple(self._links):
+            if link.is_held_back:
+                link.cut()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -129,6 +155,11 @@ class Proxy:
             if self.delay:
                 await asyncio.sleep(self.delay)
             await self._flows.wait()
+            if not are_replies and self._held_request is not None and self._held_request in data:
+                self._held_request = None
+                link.is_held_back = True
+                await self._is_let_through.wait()
+                link.is_held_back = False
             if link.is_dead:
                 continue
             if are_replies and link.loses_reply:

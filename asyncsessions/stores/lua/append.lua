@@ -1,11 +1,12 @@
 -- Append to sessions: the calls of each are together, in their order.
 --
--- ARGV, after those of all writes: the ttl or "", how many messages to keep or ""; then for each
--- session: its id, the last call's now with the first one's before it if it is another, the number
--- of messages, the number of words that follow, and the messages. Where the calls aren't plain,
--- the number of messages is 0, and there follow for each call: now, key or "", digest,
--- expected_seq or "", the number of messages and these. Messages come without their opening brace;
--- a tool result ends with a space.
+-- ARGV, after those of all writes: the ttl or "", how many messages to keep or "", the field and
+-- the number of the write that has to be there before or "" twice; then for each session: its id,
+-- the last call's now with the first one's before it if it is another, the number of messages, the
+-- number of words that follow, and the messages. Where the calls aren't plain, the number of
+-- messages is 0, and there follow for each call: now, key or "", digest, expected_seq or "", the
+-- number of messages and these. Messages come without their opening brace; a tool result ends with
+-- a space.
 --
 -- Returns for each session the first seq, or for each call {0, first seq, now}, {1} for a key
 -- with other content or {2, last seq} for another expected_seq. On Redis Cluster it is {that,
@@ -15,7 +16,7 @@
 -- include: write
 
 local ttl, keep = ARGV[5], tonumber(ARGV[6])
-local at = 7
+local at = 9
 
 -- A plain append to a session that asks for nothing else, which is the rule; returns nothing where
 -- it isn't.
@@ -197,7 +198,20 @@ local function make_append()
   return append
 end
 
+-- Refuse what was sent while another append of this client to the session was under way, as long as
+-- that one isn't there.
+local function check_order(field, number)
+  if field == '' then
+    return
+  end
+  local slot = redis.pcall('HGET', KEYS[1], field)
+  if type(slot) ~= 'string' or tonumber(match(slot, '^%d+')) < tonumber(number) then
+    error({err = 'EARLY an append that was sent before is still under way'})
+  end
+end
+
 return run(function()
+  check_order(ARGV[7], ARGV[8])
   check_index('all')
   if ttl ~= '' then
     check_index('expiry')

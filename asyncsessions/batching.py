@@ -192,8 +192,8 @@ class GroupCommit(Generic[Item, Result]):
         # when that was measured: by the clock, and by what it worked.
         self._is_busy = False
         self._measured = (0.0, 0.0)
-        # The key of the batch that left last, if one of that key may follow it; and whether one is
-        # about to.
+        # The key of the batch that left last, if another one of that key may follow it; and whether
+        # one is about to.
         self._lead: str | None = None
         self._is_following = False
         self._idle: asyncio.Future[None] | None = None
@@ -456,8 +456,9 @@ class GroupCommit(Generic[Item, Result]):
             keys = {entry.key for entry in entries}
             for key in keys:
                 self._busy[key] = self._busy.get(key, 0) + 1
-            can_lead = len(keys) == 1 and self.chained.issuperset(map(type, items))
-            self._lead = entries[0].key if can_lead else None
+            self._lead = None
+            if len(keys) == 1 and len(items) >= _FEWEST:
+                self._lead = entries[0].key if self.chained.issuperset(map(type, items)) else None
         # Where the event loop shuts down, no caller may hang on a batch without an end.
         outcomes: Sequence[Outcome[Result] | BaseException]
         outcomes = [asyncio.CancelledError()] * len(entries)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from asyncsessions.stores._redis_scripts import Word
 
@@ -18,40 +15,55 @@ class Sending:
     Attributes:
         field: The field of a session's record in which the server notes the writer's last write.
         number: The write's, among those of this writer.
-        over: Set as soon as nobody sends it any more.
+        session_id: The session, if all of it are appends to that one.
+        is_over: Whether nobody sends it any more.
     """
 
-    __slots__ = ("_before", "field", "number", "over")
+    __slots__ = ("_before", "_over", "field", "is_over", "number", "session_id")
 
-    def __init__(self, field: str, number: int, before: Sending | None) -> None:
+    def __init__(
+        self, field: str, number: int, session_id: str | None, before: Sending | None
+    ) -> None:
         self.field = field
         self.number = number
-        self.over = asyncio.Event()
+        self.session_id = session_id
         self._before = before
+        self.is_over = False
+        # Made for who waits, as nearly nobody does.
+        self._over: asyncio.Event | None = None
 
-    @property
     def before(self) -> Sending | None:
-        """The write that this one comes after, while that is under way."""
-        return None if self._before is None or self._before.over.is_set() else self._before
+        """Return the write that this one comes after, while that is under way."""
+        before = self._before
+        return None if before is None or before.is_over else before
 
     def after(self) -> tuple[Word, Word]:
         """Return the field and the number of the write that has to be there before, or nothing.
 
         As soon as that one is over it is nothing, so ask for each attempt.
         """
-        before = self.before
+        before = self.before()
         return ("", "") if before is None else (before.field, before.number)
 
     async def wait(self) -> None:
         """Return when the write before this one is over."""
-        if self.before is not None:
-            await self.before.over.wait()
+        before = self.before()
+        if before is not None:
+            await before.ended()
+
+    async def ended(self) -> None:
+        """Return when nobody sends it any more."""
+        if not self.is_over:
+            self._over = self._over or asyncio.Event()
+            await self._over.wait()
 
     def end(self) -> None:
         """Note that nobody sends it any more."""
-        self.over.set()
+        self.is_over = True
         # Or each would keep all before it.
         self._before = None
+        if self._over is not None:
+            self._over.set()
 
 
 class Writers:
@@ -67,37 +79,36 @@ class Writers:
     def __init__(self, name: str) -> None:
         self._name = name
         self._count = 0
-        self._idle: list[list[Any]] = []
+        # Those that have no write under way, each with the number of its last one.
+        self._idle: list[tuple[str, int]] = []
         # The last of the appends under way to each session.
         self._last: dict[str, Sending] = {}
 
-    @contextmanager
-    def sending(self, session_id: str | None = None) -> Iterator[Sending]:
-        """Name a writer for a write while it is under way.
+    def begin(self, session_id: str | None = None) -> Sending:
+        """Name a writer for a write, until `end`.
 
         Args:
             session_id: The session, if all of it are appends to that one.
         """
-        writer = self._idle.pop() if self._idle else self._new_writer()
-        writer[1] += 1
-        before = None if session_id is None else self._last.get(session_id)
-        sending = Sending(writer[0], writer[1], before)
-        if session_id is not None:
-            self._last[session_id] = sending
-        try:
-            yield sending
-        finally:
-            self._idle.append(writer)
-            if session_id is not None and self._last.get(session_id) is sending:
-                self._go_back(session_id, sending.before)
-            sending.end()
+        field, number = self._idle.pop() if self._idle else self._new_writer()
+        if session_id is None:
+            return Sending(field, number + 1, None, None)
+        last = self._last.get(session_id)
+        sending = self._last[session_id] = Sending(field, number + 1, session_id, last)
+        return sending
 
-    def _go_back(self, session_id: str, before: Sending | None) -> None:
-        if before is None:
-            del self._last[session_id]
-        else:
-            self._last[session_id] = before
+    def end(self, sending: Sending) -> None:
+        """Note that a write's outcome is known or given up."""
+        self._idle.append((sending.field, sending.number))
+        session_id = sending.session_id
+        if session_id is not None and self._last.get(session_id) is sending:
+            before = sending.before()
+            if before is None:
+                del self._last[session_id]
+            else:
+                self._last[session_id] = before
+        sending.end()
 
-    def _new_writer(self) -> list[Any]:
+    def _new_writer(self) -> tuple[str, int]:
         self._count += 1
-        return [f"w:{self._name}-{self._count - 1}", 0]
+        return f"w:{self._name}-{self._count - 1}", 0

@@ -197,8 +197,11 @@ class RedisSessionStore(ServerStore):
                 that are under way.
             is_flush: Whether this is a group commit.
         """
-        with self._writers.sending(session_id) as sending:
+        sending = self._writers.begin(session_id)
+        try:
             return await self._replies_or_errors(sending, make_calls(sending), is_flush=is_flush)
+        finally:
+            self._writers.end(sending)
 
     async def _replies_or_errors(
         self, sending: Sending, calls: Sequence[Call], *, is_flush: bool

@@ -198,20 +198,14 @@ local function make_append()
   return append
 end
 
--- Refuse what was sent while another append of this client to the session was under way, as long as
--- that one isn't there.
-local function check_order(field, number)
-  if field == '' then
-    return
-  end
-  local slot = redis.pcall('HGET', KEYS[1], field)
-  if type(slot) ~= 'string' or tonumber(match(slot, '^%d+')) < tonumber(number) then
-    error({err = 'EARLY an append that was sent before is still under way'})
-  end
-end
-
 return run(function()
-  check_order(ARGV[7], ARGV[8])
+  if ARGV[7] ~= '' then
+    -- It was sent while another append of this client to the session was under way.
+    local slot = redis.pcall('HGET', KEYS[1], ARGV[7])
+    if type(slot) ~= 'string' or tonumber(match(slot, '^%d+')) < tonumber(ARGV[8]) then
+      error({err = 'EARLY an append that was sent before is still under way'})
+    end
+  end
   check_index('all')
   if ttl ~= '' then
     check_index('expiry')

@@ -57,11 +57,8 @@ class Forking:
             check_text("title", title)
         child_id = str(uuid.uuid4())
         now = self._records.now()
-        await self._records.amend(
-            session_id, shared(child_id, EVERYTHING), Lineage.child(child_id, now)
-        )
+        lineage = await self._records.noted(session_id, child_id, Lineage.child(child_id, now))
         async with self._records.letting_go(session_id, child_id):
-            lineage = await self._records.known(session_id)
             parts = await self._reader.parts_upto(lineage, seq)
             beginning = self._begin_as(child_id, lineage, parts, seq, title)
             shares = self._shares(lineage.info)

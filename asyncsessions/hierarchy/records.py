@@ -89,6 +89,27 @@ class Records:
             raise SessionNotFoundError(session_id)
         return values
 
+    async def noted(self, session_id: str, reader: str, *changes: Change) -> Lineage:
+        """Note that somebody reads all of a session, and return its record with that note.
+
+        A session may be removed for good as it is noted, and made anew before it is looked at. The
+        new one knows nothing of the note, so it is made again.
+
+        Args:
+            session_id: The session.
+            reader: Who reads it.
+            changes: What else to note.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        while True:
+            await self.amend(session_id, shared(reader, EVERYTHING), *changes)
+            async with self.letting_go(session_id, reader):
+                lineage = await self.known(session_id)
+            if reader in lineage.sharers:
+                return lineage
+
     async def keeping(
         self, session_id: str, make: Callable[[Lineage, str], Awaitable[list[Change]]]
     ) -> tuple[Lineage, str]:
@@ -108,18 +129,17 @@ class Records:
             SessionNotFoundError: There is no such session.
         """
         pin = str(uuid.uuid4())
-        await self.amend(session_id, shared(pin, EVERYTHING))
+        lineage = await self.noted(session_id, pin)
         async with self.letting_go(session_id, pin):
             while True:
-                lineage = await self.known(session_id)
                 changes = await make(lineage, pin)
                 try:
                     await self.amend(session_id, *changes)
                 except SessionChangedError:
                     await asyncio.sleep(0)
                 else:
-                    break
-        return lineage, pin
+                    return lineage, pin
+                lineage = await self.known(session_id)
 
     @asynccontextmanager
     async def pinned(self, session_id: str) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from asyncsessions.errors import (
     SessionSharedError,
     SnapshotNotFoundError,
 )
+from asyncsessions.hierarchy.checking import check_trees
 from asyncsessions.hierarchy.records import Records
+from asyncsessions.hooks import SHARED, Change
 from asyncsessions.testing._branch_cases import Call, Hierarchy, HierarchyCases, add, said, shown_in
 from asyncsessions.testing._cases import (
     ManualClock,
@@ -405,6 +408,42 @@ class BranchingTogetherCases(HierarchyCases):
                 if isinstance(each, str):
                     assert await shown_in(tree, each) in (before, [])
             assert await shown_in(tree, "s") == []
+
+    @pytest.mark.parametrize("call", ["fork", "revert"])
+    async def test_a_session_that_is_made_anew_before_it_is_looked_at_keeps_what_is_needed(
+        self,
+        tree: Hierarchy,
+        plain: BaseSessionStore,
+        monkeypatch: pytest.MonkeyPatch,
+        call: str,
+    ) -> None:
+        """As where a deleted session was just being removed for good when a note came to it."""
+        await fill(tree, "s", 1)
+        amend = plain.amend_session
+        left = iter([1])
+
+        async def lose(session_id: str, changes: Sequence[Change], **options: Any) -> Any:
+            values = await amend(session_id, changes, **options)
+            if next(left, None) is not None:
+                (reader,) = (each.path[-1] for each in changes if each.path[1] == SHARED)
+                await amend(session_id, [Change(("metadata", SHARED, reader), "remove")])
+                await plain.delete_session(session_id)
+                await fill(plain, session_id, 4)
+            return values
+
+        kept = "s"
+        with monkeypatch.context() as patch:
+            patch.setattr(plain, "amend_session", lose)
+            if call == "fork":
+                kept = await tree.fork_session("s")
+            else:
+                await tree.revert_to_message("s", 3)
+        upto = 4 if call == "fork" else 3
+        assert await shown_in(tree, kept) == said(1, upto)
+        assert await check_trees(plain) == []
+        if call == "fork":
+            await tree.clear_session("s")
+            assert await shown_in(tree, kept) == said(1, upto)
 
     @pytest.mark.parametrize("between", ["append", "pop", "set", "delete", "mark", "clear"])
     async def test_what_comes_between_the_steps_of_a_clear_is_counted_right(

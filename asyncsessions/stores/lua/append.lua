@@ -12,6 +12,7 @@
 -- with other content or {2, last seq} for another expected_seq. On Redis Cluster it is {that,
 -- what the indexes have to know}.
 
+-- include: lone
 -- include: common
 -- include: write
 

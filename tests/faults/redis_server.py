@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import pytest_asyncio
@@ -13,7 +14,7 @@ from asyncsessions.testing.servers import RedisServer
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.faults.proxy import Proxy
 
-__all__ = ["admin", "proxy", "server", "store"]
+__all__ = ["admin", "proxy", "server", "store", "until"]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ async def admin(server: RedisServer) -> AsyncIterator[aioredis.Redis]:
     try:
         yield client
         # A test that failed may have left something that the next one trips over.
+        await client.replicaof("NO", "ONE")
         await client.flushall()
     finally:
         await client.aclose()
@@ -45,3 +47,9 @@ async def store(proxy: Proxy, admin: aioredis.Redis) -> AsyncIterator[RedisSessi
     url = f"redis://127.0.0.1:{proxy.port}"
     async with RedisSessionStore(url, timeout=LONG_ENOUGH) as store:
         yield store
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(LONG_ENOUGH):
+        while not await condition():  # noqa: ASYNC110  # at the server
+            await asyncio.sleep(0.005)

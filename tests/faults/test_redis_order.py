@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
@@ -17,7 +17,7 @@ from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 from tests.busy import Clock
 from tests.faults.conversation import said, user
 from tests.faults.proxy import Proxy
-from tests.faults.redis_server import admin, proxy, server, store
+from tests.faults.redis_server import admin, proxy, server, store, until
 
 __all__ = ["admin", "proxy", "server", "store"]  # Fixtures of this module's tests.
 
@@ -41,12 +41,6 @@ async def refusals(admin: aioredis.Redis) -> int:
     """Return how many appends the server has refused for being early."""
     found = (await admin.info("errorstats")).get("errorstat_EARLY", {})
     return int(found.get("count", 0))
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(LONG_ENOUGH):
-        while not await condition():  # noqa: ASYNC110  # at the server
-            await asyncio.sleep(0.005)
 
 
 async def sent(

@@ -44,6 +44,9 @@ from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing import ManualClock, SharedStoreConformance
 from asyncsessions.testing.timing import LONG_ENOUGH, slowness
 
+# As many messages of a lone caller as its session's document may hold; one more has them moved.
+TAIL = _mongo_moves._BOUNDS_IF_ALONE.entries
+
 
 def database_of(path: Path) -> str:
     return f"test_{hashlib.blake2b(str(path).encode(), digest_size=12).hexdigest()}"
@@ -158,25 +161,30 @@ async def test_documents_stay_small(
     assert [text.split()[0] for text in texts] == [str(n) for n in range(2000)]
 
 
-@pytest.mark.parametrize("is_read", [False, True], ids=["unread", "read"])
-async def test_more_stays_in_the_document_of_a_session_that_is_read(
+@pytest.mark.parametrize(
+    ("use", "least", "most"), [("alone", 2, 40), ("shared", 2, 24), ("read", 20, 44)]
+)
+async def test_how_many_messages_stay_in_the_document(
     store: MongoSessionStore,
     client: AsyncMongoClient[dict[str, Any]],
     tmp_path: Path,
-    *,
-    is_read: bool,
+    use: str,
+    least: int,
+    most: int,
 ) -> None:
+    """All that a reader of twenty wants, or as little as an append has to rewrite."""
     lengths = []
     for n in range(150):
-        await store.append("s", [user(f"{n}")])
-        if is_read:
+        sessions = ["s", "t"] if use == "shared" else ["s"]
+        await asyncio.gather(*(store.append(each, [user(f"{n}")]) for each in sessions))
+        if use == "read":
             await store.get_messages("s", limit=20)
         await store._commits.finish()
         document = await client[database_of(tmp_path)]["x.sessions"].find_one({"_id": "s"})
         assert document is not None
         lengths.append(len(document["tail"]))
-    # All that a reader of twenty messages wants, or as little as an append has to rewrite.
-    assert min(lengths[30:]) >= 20 if is_read else max(lengths) <= 24
+    assert min(lengths[40:]) in range(least, least + 3)
+    assert max(lengths) in range(most - 8, most + 1)
     assert await said(store, "s") == [f"{n}" for n in range(150)]
 
 
@@ -192,14 +200,14 @@ async def test_pages_of_quiet_sessions_are_named_where_many_wait(
     monkeypatch.setattr(_mongo_moves, "_MOST_WAITING", 6)
     monkeypatch.setattr(_mongo_moves, "_LEFT_WAITING", 2)
     sessions = [f"s{k}" for k in range(20)]
-    texts = [f"{n}" for n in range(17)]
+    texts = [f"{n}" for n in range(TAIL + 1)]
     for session_id in sessions:
         for text in texts:
             await store.append(session_id, [user(text)], idempotency_key=text)
         await store._commits.finish()
         if is_repeated:
             # What writes nothing names nothing.
-            await store.append(session_id, [user("16")], idempotency_key="16")
+            await store.append(session_id, [user(texts[-1])], idempotency_key=texts[-1])
             await store._commits.finish()
     assert len(store._commits._moves.sessions()) <= 6
     documents = client[database_of(tmp_path)]["x.sessions"]
@@ -207,12 +215,12 @@ async def test_pages_of_quiet_sessions_are_named_where_many_wait(
     assert sorted(tails)[:14] == [2] * 14
     for session_id in sessions:
         assert await said(store, session_id) == texts
-        assert [m.seq for m in await store.append(session_id, [user("next")])] == [18]
+        assert [m.seq for m in await store.append(session_id, [user("next")])] == [TAIL + 2]
 
 
 async def test_pages_that_wait_hold_no_record_in_memory(store: MongoSessionStore) -> None:
     await store.set_state("s", "large", "x" * 1_000_000)
-    for n in range(17):
+    for n in range(TAIL + 1):
         await store.append("s", [user(f"{n}")], idempotency_key=f"{n}")
     await store._commits.finish()
     move = store._commits._moves.of("s")
@@ -220,11 +228,11 @@ async def test_pages_that_wait_hold_no_record_in_memory(store: MongoSessionStore
     assert (len(move.head.record) < 100, move.head.keys) == (True, {})
     assert await store.get_state("s", "large") == "x" * 1_000_000
     await store.append("s", [user("next")])
-    assert len(await said(store, "s")) == 18
+    assert len(await said(store, "s")) == TAIL + 2
     assert await store.get_state("s", "large") == "x" * 1_000_000
 
 
-@pytest.mark.parametrize("count", [1, 17], ids=["nothing", "pages"])
+@pytest.mark.parametrize("count", [1, TAIL + 1], ids=["nothing", "pages"])
 async def test_closing_asks_the_server_for_nothing_unless_pages_wait(
     mongo_url: str, tmp_path: Path, count: int
 ) -> None:

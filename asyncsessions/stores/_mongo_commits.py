@@ -91,6 +91,8 @@ class Commits:
         """
         if self._clock is not None:
             await self._clock.refresh()
+        if len(jobs) == 1:
+            jobs[0].is_alone = True
         losses = 0
         while pending := [job for job in jobs if not job.is_done]:
             if losses > 1:
@@ -373,6 +375,7 @@ class Commits:
             head,
             attempt.move,
             first_seq=first_seq,
+            is_alone=job.is_alone,
             is_contested=self._beliefs.is_contested(session_id),
         )
         if head.garbage and not job.cleans_up:

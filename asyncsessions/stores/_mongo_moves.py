@@ -33,6 +33,8 @@ class _Bounds(NamedTuple):
 
 # A longer tail makes every append to it dearer, a shorter one means more pages.
 _BOUNDS = _Bounds(16, 96 << 10, 2, 24 << 10)
+# Of a session that was written by itself: nobody else shares the two commands of a move.
+_BOUNDS_IF_ALONE = _Bounds(32, 96 << 10, 2, 24 << 10)
 # Of a session that is read, so that most reads find all they want in its document.
 _BOUNDS_IF_READ = _Bounds(36, 96 << 10, 20, 24 << 10)
 # Of how many sessions it is remembered that they are read.
@@ -107,7 +109,9 @@ class Moves:
             del self._waiting[move.head.session_id]
             self._background.spawn(self._pages.remove_unnamed(move))
 
-    def settle(self, head: Head, named: Move | None, *, first_seq: int, is_contested: bool) -> None:
+    def settle(
+        self, head: Head, named: Move | None, *, first_seq: int, is_alone: bool, is_contested: bool
+    ) -> None:
         """Go on from a session's new version.
 
         Args:
@@ -115,6 +119,7 @@ class Moves:
             named: The move whose pages it names.
             first_seq: Of several processes, the one whose messages from here on have made the tail
                 too long moves it, or if it doesn't, whoever makes it that much longer again.
+            is_alone: Whether no other session was written in the same flush.
             is_contested: Whether other processes write to the session as well.
         """
         session_id = head.session_id
@@ -124,7 +129,9 @@ class Moves:
         elif move is not None and _is_past(head, move.head) and not move.fits(head):
             self.let_go(move)
         elif move is None and session_id not in self._moving:
-            bounds = _BOUNDS_IF_READ if session_id in self._read else _BOUNDS
+            bounds = _BOUNDS_IF_ALONE if is_alone else _BOUNDS
+            if session_id in self._read:
+                bounds = _BOUNDS_IF_READ
             count = _entries_to_move(head.tail, bounds)
             before = [entry for entry in head.tail if entry.seq < first_seq] if count else ()
             if count and _steps(head.tail, bounds) > _steps(before, bounds):

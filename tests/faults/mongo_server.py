@@ -15,12 +15,14 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
+from asyncsessions.stores import _mongo_moves
 from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
 from asyncsessions.testing.timing import LONG_ENOUGH
 from tests.faults.proxy import Proxy
 
 __all__ = [
+    "TAIL",
     "admin",
     "database",
     "held_back",
@@ -31,6 +33,9 @@ __all__ = [
     "store",
     "stored_bytes",
 ]
+
+# As many messages of a lone caller as its session's document may hold; one more has them moved.
+TAIL = _mongo_moves._BOUNDS_IF_ALONE.entries
 
 COLLECTIONS = ("sessions", "messages", "keys")
 

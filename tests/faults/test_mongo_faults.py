@@ -21,6 +21,7 @@ from asyncsessions.stores.mongo import MongoSessionStore
 from asyncsessions.testing.servers import MongoServer
 from tests.faults.conversation import amended, said, user
 from tests.faults.mongo_server import (
+    TAIL,
     admin,
     database,
     held_back,
@@ -204,7 +205,7 @@ MEANWHILE: dict[str, Callable[[SessionStore], Awaitable[Any]]] = {
 async def test_late_move_of_a_tail_changes_nothing(
     store: MongoSessionStore, other: MongoSessionStore, proxy: Proxy, what: str, delay: float
 ) -> None:
-    for n in range(16):
+    for n in range(TAIL):
         await other.append("s", [user(f"m{n}")])
     # Each piece of data waits on its way, so the other's change falls between the mover's steps.
     proxy.delay = 0.002
@@ -384,7 +385,7 @@ async def test_only_one_of_rivals_has_deleted_a_session(
 async def test_move_that_two_writes_let_go_of_at_once(
     store: MongoSessionStore, other: MongoSessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for n in range(17):
+    for n in range(TAIL + 1):
         await store.append("s", [user(f"{n}")], idempotency_key=f"k{n}")
     await store._commits.finish()
     # Now pages of this store wait to be named, and will wait in vain.
@@ -399,7 +400,7 @@ async def test_move_that_two_writes_let_go_of_at_once(
     monkeypatch.setattr(store._old_keys, "prepare", pop_first)
     again = await store.append("s", [user("0")], idempotency_key="k0")
     assert again[0].seq == 1
-    assert len(await said(other, "s")) == 15
+    assert len(await said(other, "s")) == TAIL - 1
 
 
 async def test_rivals_leave_no_page_that_nobody_names(

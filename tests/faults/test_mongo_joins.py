@@ -20,6 +20,7 @@ from asyncsessions.testing.servers import MongoServer
 from asyncsessions.testing.timing import slowness
 from tests.faults.conversation import said, user
 from tests.faults.mongo_server import (
+    TAIL,
     admin,
     database,
     held_back,
@@ -175,7 +176,7 @@ async def test_a_move_of_a_deleted_session_holds_up_no_later_one(
 ) -> None:
     """Whether the later session's versions are above the earlier one's or below."""
     for session_id in map(str, range(12)):
-        for n in range(17):
+        for n in range(TAIL + 1):
             await store.append(session_id, [user(f"old {n}")])
         await store._commits.finish()
         waiting = store._commits._moves.of(session_id)
